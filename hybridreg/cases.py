@@ -1,0 +1,179 @@
+"""What a method sees (ImagePair) and what its judge sees besides (Case)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap, LandmarkSet
+from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.warping import warp
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePair:
+    """The two images of a registration; all that a method may see.
+
+    fixed_mask, moving_mask: where to compare; nonzero is inside; on the grid of their image.
+    fixed_points, moving_points: corresponding points given as guidance, the i-th to the i-th.
+        (Points kept back to judge the result belong to the Case.)
+    """
+
+    fixed: Image
+    moving: Image
+    fixed_mask: LabelMap | None = None
+    moving_mask: LabelMap | None = None
+    fixed_points: LandmarkSet | None = None
+    moving_points: LandmarkSet | None = None
+
+    @property
+    def dimension(self) -> int:
+        return self.fixed.grid.dimension
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One registration problem with what is known about its answer.
+
+    name: of the case; subject: of the person, for statistics.
+    Labels and landmarks come in corresponding pairs; true_transform maps fixed to moving.
+    """
+
+    pair: ImagePair
+    name: str = "case"
+    subject: str = ""
+    fixed_labels: LabelMap | None = None
+    moving_labels: LabelMap | None = None
+    fixed_landmarks: LandmarkSet | None = None
+    moving_landmarks: LandmarkSet | None = None
+    true_transform: Transform | None = None
+
+
+def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
+    """The pair with its moving side resampled onto the fixed grid through ``initial``.
+
+    For methods that cannot start from a transform: register this pair, then ``result.after``.
+    """
+    onto = pair.fixed.grid
+    default = pair.moving.data.min().item()
+    moved_mask = pair.moving_mask and warp(pair.moving_mask, initial, onto=onto)
+    points = pair.moving_points
+    if points is not None:
+        points = replace(points, points=initial.inverse()(points.points))
+    return replace(
+        pair,
+        moving=warp(pair.moving, initial, onto=onto, default=default),
+        moving_mask=moved_mask,
+        moving_points=points,
+    )
+
+
+def check_pair(pair: ImagePair, initial: Transform = IDENTITY):
+    """Refuses, in words, pairs that no registration can do anything sound with (ValueError)."""
+    fixed, moving = pair.fixed, pair.moving
+    if fixed.grid.dimension != moving.grid.dimension:
+        raise ValueError(
+            f"the fixed image is {fixed.grid.dimension}D and the moving image "
+            f"{moving.grid.dimension}D: register images of the same dimension"
+        )
+    if fixed.channels != moving.channels:
+        raise ValueError(
+            f"fixed has {fixed.channels} channels and moving {moving.channels}; "
+            "describe both images with the same channels"
+        )
+    for side, image, mask in (
+        ("fixed", fixed, pair.fixed_mask),
+        ("moving", moving, pair.moving_mask),
+    ):
+        _check_image(side, image)
+        if mask is not None:
+            _check_mask(side, image, mask)
+    _check_points(pair)
+    _check_extents(fixed.grid, moving.grid)
+    _check_overlap(fixed.grid, moving.grid, initial)
+
+
+def _check_image(side: str, image: Image):
+    bad = int((~torch.isfinite(image.data)).sum())
+    if bad:
+        raise ValueError(
+            f"the {side} image has {bad} voxels that are NaN or infinite: "
+            "replace them (by the background value, say) and try again"
+        )
+    if min(image.grid.shape) < 4:
+        raise ValueError(
+            f"the {side} image has {min(image.grid.shape)} voxel(s) along one axis (size "
+            f"{'x'.join(map(str, image.grid.size))}); at least 4 are needed: "
+            "register it as a 2D image, or give a thicker volume"
+        )
+    for channel, data in enumerate(image.data):
+        if data.min() == data.max():
+            which = f" (channel {channel})" if image.channels > 1 else ""
+            raise ValueError(
+                f"the {side} image{which} is constant ({data.min().item():g} everywhere): "
+                "there is nothing to align; is it the right file?"
+            )
+
+
+def _check_mask(side: str, image: Image, mask: LabelMap):
+    if not mask.grid.matches(image.grid):
+        raise ValueError(
+            f"the {side} mask (size {mask.grid.size}, spacing {mask.grid.spacing}) does not lie on "
+            f"the grid of the {side} image (size {image.grid.size}, spacing {image.grid.spacing}): "
+            "resample the mask onto the image"
+        )
+    inside = int((mask.data != 0).sum())
+    if inside == 0:
+        raise ValueError(f"the {side} mask is empty: leave it out or give one with voxels inside")
+    if inside < 50:
+        raise ValueError(f"the {side} mask has only {inside} voxels inside; at least 50 are needed")
+
+
+def _check_points(pair: ImagePair):
+    if pair.fixed_points is None and pair.moving_points is None:
+        return
+    if pair.fixed_points is None or pair.moving_points is None:
+        raise ValueError("points guide a registration in pairs: give both fixed and moving points")
+    counts = len(pair.fixed_points.points), len(pair.moving_points.points)
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{counts[0]} fixed points but {counts[1]} moving points: the i-th belongs to the i-th"
+        )
+    for side, points in (("fixed", pair.fixed_points), ("moving", pair.moving_points)):
+        if points.points.shape[1] != pair.dimension:
+            raise ValueError(
+                f"the {side} points are {points.points.shape[1]}D, the images {pair.dimension}D"
+            )
+
+
+def _check_extents(fixed: Grid, moving: Grid):
+    """Units wrong by 1000 show as fields of view that cannot be of the same thing."""
+    ratio = fixed.diagonal / moving.diagonal
+    if not 1 / 20 < ratio < 20:
+        raise ValueError(
+            f"the fixed image is {_extent(fixed)} and the moving image {_extent(moving)}: these "
+            "cannot show the same thing; one header has its spacing in another unit (um, cm or m "
+            "instead of mm): correct the spacing"
+        )
+    for side, grid in (("fixed", fixed), ("moving", moving)):
+        if not 1 < grid.diagonal < 10_000:
+            raise ValueError(
+                f"the {side} image is {_extent(grid)}: its spacing is not in mm; correct the header"
+            )
+
+
+def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
+    coarse = fixed.with_spacing([max(e / 16, s) for e, s in zip(fixed.extent, fixed.spacing)])
+    if moving.contains(initial(coarse.points())).any():
+        return
+    distance = (initial(fixed.center[None])[0] - moving.center).norm().item()
+    raise ValueError(
+        f"the images do not overlap in space: their centres lie {distance:.0f} mm apart. "
+        "Start from the aligned centres (initial='centers', --initial centers) or give a transform"
+    )
+
+
+def _extent(grid: Grid) -> str:
+    return " x ".join(f"{e:.3g}" for e in grid.extent) + " mm"

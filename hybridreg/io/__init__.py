@@ -1,0 +1,1 @@
+"""The door: files in, files out; every foreign convention stops here."""

@@ -1,0 +1,60 @@
+"""What a registration method is, what it gives, and how it says that it could not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from hybridreg.cases import ImagePair
+from hybridreg.images import Image
+from hybridreg.transforms import IDENTITY, Transform, compose
+
+
+class TraceEntry(NamedTuple):
+    """One iteration of an optimization: where it was and its named loss terms."""
+
+    stage: str
+    level: int
+    iteration: int
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class RegistrationResult:
+    """What a method gives.
+
+    transform: the total transform, fixed LPS mm -> moving LPS mm, the initial one included.
+    inverse: moving -> fixed, from methods that know it; None where it must be computed.
+    uncertainty: standard deviation of the displacement in mm on the fixed grid, or None.
+    """
+
+    transform: Transform
+    inverse: Transform | None = None
+    uncertainty: Image | None = None
+    trace: tuple[TraceEntry, ...] = ()
+
+    def after(self, initial: Transform) -> RegistrationResult:
+        """The result for a pair whose moving image had been warped by ``initial``.
+
+        With A = initial and R found on the fixed grid, the total is x -> A(R(x)).
+        """
+        inverse = None if self.inverse is None else compose(self.inverse, initial.inverse())
+        return replace(self, transform=compose(initial, self.transform), inverse=inverse)
+
+
+class RegistrationMethod(Protocol):
+    """Aligns a moving image to a fixed one: moving(T(x)) ~ fixed(x), x in LPS mm."""
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult: ...
+
+
+class RegistrationError(RuntimeError):
+    """A method could not register a sound pair: the cause, and what to do about it.
+
+    log: the end of the tool's own log, for the report; may be empty.
+    """
+
+    def __init__(self, message: str, log: str = ""):
+        super().__init__(message)
+        self.log = log
