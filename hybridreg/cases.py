@@ -8,7 +8,7 @@ import torch
 
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
-from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.transforms import Transform
 from hybridreg.warping import warp
 
 
@@ -70,8 +70,11 @@ def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
     )
 
 
-def check_pair(pair: ImagePair, initial: Transform = IDENTITY):
-    """Refuses, in words, pairs that no registration can do anything sound with (ValueError)."""
+def check_pair(pair: ImagePair, initial: Transform | None = None):
+    """Refuses, in words, pairs that no registration can do anything sound with (ValueError).
+
+    initial: where the registration starts; given, the images must overlap under it.
+    """
     fixed, moving = pair.fixed, pair.moving
     if fixed.grid.dimension != moving.grid.dimension:
         raise ValueError(
@@ -92,7 +95,8 @@ def check_pair(pair: ImagePair, initial: Transform = IDENTITY):
             _check_mask(side, image, mask)
     _check_points(pair)
     _check_extents(fixed.grid, moving.grid)
-    _check_overlap(fixed.grid, moving.grid, initial)
+    if initial is not None:
+        _check_overlap(fixed.grid, moving.grid, initial)
 
 
 def _check_image(side: str, image: Image):

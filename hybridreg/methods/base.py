@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from hybridreg.cases import ImagePair
 from hybridreg.images import Image
@@ -43,6 +43,7 @@ class RegistrationResult:
         return replace(self, transform=compose(initial, self.transform), inverse=inverse)
 
 
+@runtime_checkable
 class RegistrationMethod(Protocol):
     """Aligns a moving image to a fixed one: moving(T(x)) ~ fixed(x), x in LPS mm."""
 

@@ -1,0 +1,38 @@
+"""Classical and deep medical image registration and fusion as exchangeable parts.
+
+Public names load on first use: ``import hybridreg`` itself imports no torch and no ITK.
+"""
+
+from importlib import import_module
+
+_NAMES = {
+    "register": "pipeline",
+    "Outcome": "outcome",
+    "Grid": "geometry",
+    "Image": "images",
+    "LabelMap": "images",
+    "LandmarkSet": "images",
+    "ImagePair": "cases",
+    "Case": "cases",
+    "read_image": "io.images",
+    "read_labels": "io.images",
+    "write_image": "io.images",
+    "read_transform": "io.transforms",
+    "write_transform": "io.transforms",
+    "compose": "transforms",
+    "warp": "warping",
+    "load_method": "config",
+    "RegistrationError": "methods.base",
+}
+
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str):
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

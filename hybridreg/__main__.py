@@ -1,0 +1,5 @@
+"""``python -m hybridreg``."""
+
+from hybridreg.cli import main
+
+main()

@@ -1,0 +1,98 @@
+"""``hybridreg apply``: a transform on images, labels or points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridreg.cli import options
+from hybridreg.cli.session import Session, session
+
+
+def apply(
+    transform: Annotated[
+        list[Path],
+        typer.Option(
+            "--transform",
+            "-t",
+            help="Transform file, fixed to moving; of several the last acts first.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option("--fixed", "-f", help="Image whose grid the result is sampled on."),
+    ] = None,
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="Image or label map to resample.")
+    ] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="Points to map, fixed to moving, instead of an image.")
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="The input is a label map: nearest neighbor.")
+    ] = False,
+    inverse: Annotated[
+        bool,
+        typer.Option(
+            "--inverse",
+            help="Use the inverse: fixed images onto the moving grid, points moving to fixed.",
+        ),
+    ] = False,
+    interpolation: options.Interpolation = options.Interpolation.linear,
+    default_value: Annotated[
+        float, typer.Option(help="Value where the moving image does not reach.")
+    ] = 0.0,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Resample an image or label map through a transform, or map points by it."""
+    with session(as_json=json, quiet=quiet, threads=threads) as current:
+        if (points is None) == (moving is None):
+            raise ValueError("give either --moving (an image or label map) or --points")
+        if moving is not None and reference is None:
+            raise ValueError("resampling needs --fixed: the image whose grid the result gets")
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists already: choose another name or give --overwrite")
+        from hybridreg.io.transforms import read_transform
+        from hybridreg.transforms import compose
+
+        total = compose(*[read_transform(path) for path in transform])
+        if inverse:
+            total = total.inverse()
+        if points is not None:
+            _map_points(current, total, points, out)
+        else:
+            _resample(current, total, reference, moving, out, labels, interpolation, default_value)
+        current.say(f"wrote {out}")
+
+
+def _map_points(current: Session, transform, points: Path, out: Path):
+    from dataclasses import replace
+
+    from hybridreg.io.tables import read_landmarks, write_landmarks
+
+    landmarks = read_landmarks(points)
+    moved = replace(landmarks, points=transform(landmarks.points))
+    write_landmarks(out, moved)
+    distance = (moved.points - landmarks.points).norm(dim=-1)
+    current.answer = {
+        "out": str(out),
+        "points": len(distance),
+        "mean_displacement_mm": distance.mean().item(),
+    }
+
+
+def _resample(current, transform, reference, moving, out, labels, interpolation, default_value):
+    from hybridreg.io.images import read_image, read_labels, write_image
+    from hybridreg.warping import warp
+
+    source = read_labels(moving) if labels else read_image(moving)
+    onto = read_image(reference).grid
+    moved = warp(source, transform, onto=onto, interpolation=interpolation, default=default_value)
+    write_image(out, moved)
+    current.answer = {"out": str(out), "size": onto.size, "spacing_mm": onto.spacing}

@@ -1,0 +1,102 @@
+"""``hybridreg evaluate``: scores of finished registrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridreg.cli import options
+from hybridreg.cli.register import headline
+from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session, session
+
+
+def evaluate(
+    what: Annotated[
+        Path,
+        typer.Argument(help="Output folder, transform file, or a table of cases (CSV)."),
+    ],
+    fixed: Annotated[
+        Path | None, typer.Option("--fixed", "-f", help="Fixed image; not with a table.")
+    ] = None,
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="Moving image; not with a table.")
+    ] = None,
+    fixed_labels: options.FixedLabels = None,
+    moving_labels: options.MovingLabels = None,
+    fixed_landmarks: options.FixedLandmarks = None,
+    moving_landmarks: options.MovingLandmarks = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="With a table: the folder that holds one output folder a case name."),
+    ] = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Score a transform by labels, landmarks, Jacobian and inverse consistency."""
+    with session(as_json=json, quiet=quiet, threads=threads) as current:
+        if what.suffix == ".csv":
+            if results is None:
+                raise ValueError("with a table of cases, --results names the folder of its results")
+            _evaluate_table(current, what, results)
+            return
+        if fixed is None or moving is None:
+            raise ValueError("give the two images of the registration with -f and -m")
+        inputs = {
+            "fixed_labels": fixed_labels,
+            "moving_labels": moving_labels,
+            "fixed_landmarks": fixed_landmarks,
+            "moving_landmarks": moving_landmarks,
+        }
+        current.answer = _scores(what, fixed, moving, inputs)
+        before, after = current.answer["before"], current.answer["after"]
+        rows = [(n, _number(a), _number(b)) for n, a, b in headline(before, after)]
+        current.show(str(what), rows, ("", "before", "after"))
+
+
+def _evaluate_table(current: Session, table: Path, results: Path):
+    from hybridreg import progress
+    from hybridreg.io.tables import read_case_table
+    from hybridreg.pipeline import LABELS, LANDMARKS
+
+    cases = read_case_table(table)
+    records, failures = {}, {}
+    for number, row in enumerate(cases):
+        progress.report(number / len(cases), row.name)
+        inputs = {name: getattr(row, name) for name in (*LABELS, *LANDMARKS)}
+        try:
+            records[row.name] = _scores(results / row.name, row.fixed, row.moving, inputs)
+        except (ValueError, FileNotFoundError) as error:
+            failures[row.name] = str(error)
+    current.answer = {"cases": records, "failures": failures}
+    for name, scores in records.items():
+        rows = [(n, _number(a), _number(b)) for n, a, b in headline(**scores)]
+        current.show(name, rows, ("", "before", "after"))
+    for name, reason in failures.items():
+        current.say(f"{name}: {reason}")
+    if failures:
+        current.exit_code = PARTLY_FAILED if records else FAILED
+    else:
+        current.exit_code = DONE
+
+
+def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
+    from hybridreg.evaluation import evaluate as judge
+    from hybridreg.io.output import INVERSE, TRANSFORM
+    from hybridreg.io.transforms import read_transform
+    from hybridreg.pipeline import read_case
+    from hybridreg.transforms import IDENTITY
+
+    case = read_case(fixed, moving, **inputs)
+    folder = what.is_dir()
+    transform = read_transform(what / TRANSFORM if folder else what)
+    known = folder and (what / INVERSE).is_file()
+    inverse = read_transform(what / INVERSE) if known else transform.inverse()
+    after = judge(case, transform, inverse=inverse)
+    return {"before": judge(case, IDENTITY).to_dict(), "after": after.to_dict()}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

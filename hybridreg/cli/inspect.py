@@ -1,0 +1,80 @@
+"""``hybridreg info``, ``methods`` and ``report``: looking at what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridreg.cli import options
+from hybridreg.cli.session import session
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="Image, transform, method TOML or output folder.")],
+    json: options.Json = False,
+):
+    """Say what a file is: geometry of an image, kind and size of a transform, fields of a method."""
+    with session(as_json=json) as current:
+        current.answer = _about(file)
+        current.show(str(file), [(key, _text(value)) for key, value in current.answer.items()])
+
+
+def methods(json: options.Json = False):
+    """List the presets and methods that --method takes."""
+    with session(as_json=json) as current:
+        from hybridreg.config import methods as known_methods
+        from hybridreg.config import presets
+
+        current.answer = {"presets": presets(), "methods": known_methods()}
+        for kind, names in current.answer.items():
+            current.show(kind, list(names.items()))
+            current.say()
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a registration.")],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Build report.html again from an output folder."""
+    with session(as_json=json, quiet=quiet) as current:
+        from hybridreg.io.output import RESULT
+        from hybridreg.report import write_report
+
+        if not (folder / RESULT).is_file():
+            raise ValueError(f"{folder} has no {RESULT}: is it a folder that register wrote?")
+        path = write_report(folder)
+        current.answer = {"report": str(path)}
+        current.say(f"wrote {path}")
+
+
+def _about(file: Path) -> dict:
+    from hybridreg.io.output import RESULT
+
+    if (file / RESULT).is_file():
+        import json
+
+        result = json.loads((file / RESULT).read_text(encoding="utf-8"))
+        return {key: value for key, value in result.items() if key != "trace"}
+    if not file.exists():
+        raise ValueError(f"there is no file {file}")
+    if file.suffix == ".toml":
+        from hybridreg.config import describe_method, load_method
+
+        return describe_method(load_method(file))
+    from hybridreg.io.images import describe_image
+    from hybridreg.io.transforms import describe_file, is_transform_file
+
+    return describe_file(file) if is_transform_file(file) else describe_image(file)
+
+
+def _text(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_text(item)}" for key, item in value.items())
+    return str(value)

@@ -1,0 +1,40 @@
+"""Options that several subcommands share, spelled and explained once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs go to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Processor threads. [default: all]")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Makes random choices repeatable.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option("--keep-identifiers", help="Write file names into results, not only hashes."),
+]
+FixedLabels = Annotated[
+    Path | None, typer.Option(help="Label map of the fixed image, to score the result.")
+]
+MovingLabels = Annotated[
+    Path | None, typer.Option(help="Label map of the moving image, warped and scored.")
+]
+FixedLandmarks = Annotated[
+    Path | None, typer.Option(help="Points in the fixed image that judge the result.")
+]
+MovingLandmarks = Annotated[Path | None, typer.Option(help="The same points in the moving image.")]
+
+
+class Interpolation(StrEnum):
+    """How images are resampled; label maps are always resampled by nearest neighbor."""
+
+    linear = "linear"
+    nearest = "nearest"
+    cubic = "cubic"

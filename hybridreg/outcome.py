@@ -1,0 +1,129 @@
+"""Outcome: all that came out of one case, and how it is written to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hybridreg.cases import Case
+from hybridreg.evaluation import Scores
+from hybridreg.images import Image, LabelMap
+from hybridreg.io import output
+from hybridreg.io.images import write_image
+from hybridreg.io.transforms import describe_transform, write_transform
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.quality import Similarity
+from hybridreg.record import Record
+from hybridreg.report import write_report
+from hybridreg.transforms import DisplacementField, Transform
+from hybridreg.views import make_views, save_views
+from hybridreg.warping import Inverse
+
+_LIBRARIES = ("hybridreg", "itk-elastix", "itk-core", "SimpleITK", "torch", "numpy", "scipy")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came out of one case; ``save`` writes all of it.
+
+    moved: the moving image on the fixed grid, resampled once through the total transform.
+    displacement: of every fixed voxel. jacobian: det(dT/dx) there.
+    inverse: moving -> fixed, with its residual in mm.
+    similarity and scores: before (through the initial transform) and after.
+    """
+
+    case: Case
+    method: Mapping[str, Any]
+    initial: Transform
+    result: RegistrationResult
+    moved: Image
+    displacement: DisplacementField
+    jacobian: Image
+    inverse: Inverse
+    moved_labels: LabelMap | None
+    similarity: tuple[Similarity, Similarity]
+    scores: tuple[Scores, Scores]
+    times_s: Mapping[str, float]
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+
+    @property
+    def transform(self) -> Transform:
+        """The total transform, fixed LPS mm -> moving LPS mm."""
+        return self.result.transform
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        report: bool = True,
+        command: str | None = None,
+    ) -> Path:
+        """Writes the output folder, whole or not at all, and gives its path.
+
+        command: how it was called, for the record; it may hold file names of patients.
+        """
+        record = Record()
+        with output.output_folder(folder, overwrite=overwrite) as partial:
+            with record.timing("write"):
+                self._write_files(partial)
+            with record.timing("views"):
+                save_views(partial / output.VIEWS, self.views())
+            summary = replace(self, times_s={**self.times_s, **record.times_s}).summary(command)
+            output.write_json(partial / output.RESULT, summary)
+            (partial / output.LOG).write_text("\n".join([*self.log, ""]), encoding="utf-8")
+            if report:
+                write_report(partial)
+        return Path(folder)
+
+    def _write_files(self, folder: Path):
+        write_image(folder / output.MOVED, self.moved)
+        write_image(folder / output.JACOBIAN, self.jacobian)
+        write_transform(folder / output.TRANSFORM, self.transform)
+        write_transform(folder / output.INVERSE, self.inverse.transform)
+        if self.moved_labels is not None:
+            write_image(folder / output.MOVED_LABELS, self.moved_labels)
+
+    def views(self) -> dict[str, Any]:
+        """The reduced images that the report shows."""
+        return make_views(
+            self.case.pair,
+            self.transform,
+            initial=self.initial,
+            moved=self.moved,
+            field=self.displacement,
+            fixed_labels=self.case.fixed_labels,
+            moved_labels=self.moved_labels,
+        )
+
+    def summary(self, command: str | None = None) -> dict[str, Any]:
+        """Everything that is not an image, as result.json holds it."""
+        before, after = self.scores
+        return {
+            "schema": 1,
+            "case": self.case.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command,
+            "versions": {name: version(name) for name in _LIBRARIES},
+            "method": dict(self.method),
+            "inputs": dict(self.inputs),
+            "transform": describe_transform(self.transform, self.case.pair.fixed.grid),
+            "inverse": {
+                "mean_residual_mm": self.inverse.mean_residual_mm,
+                "max_residual_mm": self.inverse.max_residual_mm,
+            },
+            "similarity": {
+                "before": asdict(self.similarity[0]),
+                "after": asdict(self.similarity[1]),
+            },
+            "scores": {"before": before.to_dict(), "after": after.to_dict()},
+            "warnings": list(self.warnings),
+            "times_s": dict(self.times_s),
+            "trace": [list(entry) for entry in self.result.trace],
+        }

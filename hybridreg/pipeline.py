@@ -1,0 +1,203 @@
+"""One case from files to its outcome: what the command line, batches and notebooks call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hybridreg import progress
+from hybridreg.cases import Case, ImagePair, check_pair
+from hybridreg.config import describe_method, load_method, with_settings
+from hybridreg.evaluation import evaluate
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap
+from hybridreg.initialization import INITIALIZATIONS, initialize
+from hybridreg.io.images import read_image, read_labels
+from hybridreg.io.tables import read_landmarks
+from hybridreg.io.transforms import read_transform
+from hybridreg.methods.base import RegistrationMethod
+from hybridreg.outcome import Outcome
+from hybridreg.quality import similarity
+from hybridreg.record import Record
+from hybridreg.transforms import IDENTITY, DisplacementField, Transform
+from hybridreg.warping import invert, jacobian_determinant, warp
+
+MASKS = ("fixed_mask", "moving_mask")
+POINTS = ("fixed_points", "moving_points")
+LABELS = ("fixed_labels", "moving_labels")
+LANDMARKS = ("fixed_landmarks", "moving_landmarks")
+
+
+def register(
+    fixed: str | Path | Image,
+    moving: str | Path | Image,
+    method: str | Path | Mapping[str, Any] | RegistrationMethod = "rigid",
+    *,
+    initial: str | Path | Transform | None = None,
+    threads: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    keep_identifiers: bool = False,
+    **more,
+) -> Outcome:
+    """Registers the moving image to the fixed one: files or values in, everything out.
+
+    method: name of a preset or method, a TOML file, a table, or a method object.
+    initial: where to start: a transform (or its file) fixed -> moving, "centers" or "mass".
+    threads, seed, device: set on the method wherever it has such a field.
+    keep_identifiers: name the input files in the result; otherwise they appear by hash only.
+    more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare),
+        fixed_points, moving_points (corresponding points that guide the registration),
+        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks (only judge it).
+
+    >>> outcome = register("fixed.nii.gz", "moving.nii.gz", "bspline")  # doctest: +SKIP
+    >>> outcome.save("out")  # doctest: +SKIP
+
+    ValueError or FileNotFoundError for bad input, before any long work; RegistrationError where the
+    method fails.
+    """
+    if isinstance(method, (str, Path, Mapping)):
+        method = load_method(method)
+    method = with_settings(method, threads=threads, seed=seed, device=device)
+    record = Record()
+    with record.listening(), record.timing("read"):
+        case = read_case(fixed, moving, **more)
+        start = _start(initial, case.pair)
+        sources = {"fixed": fixed, "moving": moving, "initial": initial, **more}
+        inputs = {
+            name: _describe(source, getattr(case.pair, name, None), keep_identifiers)
+            for name, source in sources.items()
+            if source is not None
+        }
+        if keep_identifiers and isinstance(fixed, (str, Path)):
+            case = replace(case, name=Path(fixed).name.split(".")[0])
+    return run(case, method, initial=start, inputs=inputs, record=record)
+
+
+def read_case(fixed: str | Path | Image, moving: str | Path | Image, **more) -> Case:
+    """The case of ``register``: files are read, values taken as they are."""
+    unknown = set(more) - {*MASKS, *POINTS, *LABELS, *LANDMARKS}
+    if unknown:
+        raise ValueError(
+            f"unknown input {sorted(unknown)}; besides the images there are "
+            f"{', '.join([*MASKS, *POINTS, *LABELS, *LANDMARKS])}"
+        )
+    fixed, moving = _value(fixed, read_image), _value(moving, read_image)
+    values = {}
+    for name, source in more.items():
+        if name in (*MASKS, *LABELS):
+            values[name] = _value(source, read_labels)
+        else:
+            grid = (fixed if name.startswith("fixed") else moving).grid
+            values[name] = _value(source, lambda path, grid=grid: read_landmarks(path, grid=grid))
+    pair = ImagePair(fixed, moving, **{n: values.pop(n, None) for n in (*MASKS, *POINTS)})
+    pair = _snapped(pair)
+    check_pair(pair)
+    return Case(pair, **values)
+
+
+def run(
+    case: Case,
+    method: RegistrationMethod,
+    *,
+    initial: Transform = IDENTITY,
+    inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    record: Record | None = None,
+) -> Outcome:
+    """Leads one case through a method and before its judges."""
+    record = record or Record()
+    check_pair(case.pair, initial)
+    pair, onto = case.pair, case.pair.fixed.grid
+    with record.listening():
+        with record.timing("register"), progress.within(0.0, 0.95):
+            result = method.register(pair, initial)
+        progress.report(0.95, "resampling")
+        with record.timing("resample"):
+            displacement = DisplacementField.sampled(result.transform, onto)
+            background = pair.moving.data.min().item()
+            moved = warp(pair.moving, displacement, onto=onto, default=background)
+            jacobian = jacobian_determinant(displacement, onto)
+            labels = case.moving_labels
+            moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
+        with record.timing("invert"):
+            inverse = invert(result.transform, onto=_inverse_grid(pair.moving.grid))
+        with record.timing("evaluate"):
+            before = evaluate(case, initial)
+            after = evaluate(
+                case, result.transform, inverse=inverse.transform, jacobian=jacobian,
+                moved_labels=moved_labels,
+            )  # fmt: skip
+            fit = similarity(pair, initial), similarity(pair, result.transform)
+    return Outcome(
+        case=case,
+        method=describe_method(method),
+        initial=initial,
+        result=result,
+        moved=moved,
+        displacement=displacement,
+        jacobian=jacobian,
+        inverse=inverse,
+        moved_labels=moved_labels,
+        similarity=fit,
+        scores=(before, after),
+        times_s=record.times_s,
+        inputs=inputs or {},
+        warnings=tuple(record.warnings),
+        log=tuple(record.lines),
+    )
+
+
+def _value(source, read):
+    return read(source) if isinstance(source, (str, Path)) else source
+
+
+def _start(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
+    if initial is None:
+        return IDENTITY
+    if isinstance(initial, str) and initial in INITIALIZATIONS:
+        return initialize(pair, initial)
+    return _value(initial, read_transform)
+
+
+def _snapped(pair: ImagePair) -> ImagePair:
+    """Masks whose header differs by noise are laid exactly onto their image."""
+
+    def snapped(mask: LabelMap | None, image: Image) -> LabelMap | None:
+        if mask is None or mask.grid == image.grid or not mask.grid.matches(image.grid):
+            return mask
+        return replace(mask, grid=image.grid)
+
+    return replace(
+        pair,
+        fixed_mask=snapped(pair.fixed_mask, pair.fixed),
+        moving_mask=snapped(pair.moving_mask, pair.moving),
+    )
+
+
+def _inverse_grid(moving: Grid) -> Grid:
+    """At most about a million samples: a deformation is smoother than the image it moves."""
+    volume = 1.0
+    for length in moving.extent:
+        volume *= length
+    step = (volume / 1e6) ** (1 / moving.dimension)
+    if step <= min(moving.spacing):
+        return moving
+    return moving.with_spacing([max(s, step) for s in moving.spacing])
+
+
+def _describe(source, value, keep_identifiers: bool) -> dict[str, Any]:
+    """What the record says of an input: never its path, its name only when asked."""
+    about: dict[str, Any] = {}
+    if isinstance(source, (str, Path)) and Path(source).is_file():
+        about["sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        if keep_identifiers:
+            about["name"] = Path(source).name
+    elif source in INITIALIZATIONS:
+        about["name"] = source
+    if isinstance(value, Image):
+        grid = value.grid
+        about |= {"size": grid.size, "spacing_mm": grid.spacing, "dtype": value.dtype}
+    return about

@@ -1,0 +1,54 @@
+"""What is noted while a case runs: log lines, warnings, and how long its parts took."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Record(logging.Handler):
+    """The log lines of this package while it listens, the warnings among them, and wall seconds.
+
+    >>> record = Record()
+    >>> with record.listening(), record.timing("read"):
+    ...     logging.getLogger("hybridreg.io").warning("the sform is sheared")
+    >>> record.warnings, list(record.times_s)
+    (['the sform is sheared'], ['read'])
+    """
+
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self.times_s: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord):
+        self.lines.append(self.format(record))
+        if record.levelno >= logging.WARNING:
+            self.warnings.append(record.getMessage())
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Notes what the package logs inside the block."""
+        logger = logging.getLogger("hybridreg")
+        level = logger.level
+        logger.addHandler(self)
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.setLevel(level)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Adds the wall seconds of the block to those of that name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.times_s[name] = round(self.times_s.get(name, 0.0) + spent, 4)

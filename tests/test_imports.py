@@ -1,0 +1,46 @@
+"""What loads, and what does not, when someone only looks."""
+
+import subprocess
+import sys
+
+import pytest
+
+import hybridreg
+
+HEAVY = ("torch", "SimpleITK", "itk", "lightning", "dask", "scipy", "matplotlib", "nibabel")
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import hybridreg; dir(hybridreg)",
+        "import hybridreg.cli.app",
+        "from typer.testing import CliRunner; from hybridreg.cli.app import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0",
+    ],
+)
+def test_looking_loads_nothing_heavy(code):
+    assert not loaded_after(code) & set(HEAVY)
+
+
+def test_the_parent_process_never_imports_itk():
+    code = "import hybridreg.pipeline, hybridreg.methods.elastix as e; e.Elastix"
+    found = loaded_after(code)
+    assert "torch" in found and "itk" not in found
+
+
+@pytest.mark.parametrize("name", hybridreg.__all__)
+def test_every_public_name_loads(name):
+    assert getattr(hybridreg, name).__name__ == name
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'registr'"):
+        hybridreg.registr  # noqa: B018
