@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import torch
 
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
-from hybridreg.transforms import Transform
+from hybridreg.transforms import IDENTITY, Transform
 from hybridreg.warping import warp
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,8 @@ def check_pair(pair: ImagePair, initial: Transform | None = None):
         if mask is not None:
             _check_mask(side, image, mask)
     _check_points(pair)
-    _check_extents(fixed.grid, moving.grid)
+    placed = initial is not None and initial != IDENTITY
+    _check_extents(fixed.grid, moving.grid, placed=placed)
     if initial is not None:
         _check_overlap(fixed.grid, moving.grid, initial)
 
@@ -152,20 +156,24 @@ def _check_points(pair: ImagePair):
             )
 
 
-def _check_extents(fixed: Grid, moving: Grid):
-    """Units wrong by 1000 show as fields of view that cannot be of the same thing."""
-    ratio = fixed.diagonal / moving.diagonal
-    if not 1 / 20 < ratio < 20:
-        raise ValueError(
-            f"the fixed image is {_extent(fixed)} and the moving image {_extent(moving)}: these "
-            "cannot show the same thing; one header has its spacing in another unit (um, cm or m "
-            "instead of mm): correct the spacing"
-        )
+def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):
+    """Units wrong by 10 or 1000 show as fields of view that cannot be of the same thing."""
     for side, grid in (("fixed", fixed), ("moving", moving)):
         if not 1 < grid.diagonal < 10_000:
             raise ValueError(
-                f"the {side} image is {_extent(grid)}: its spacing is not in mm; correct the header"
+                f"the {side} image measures {_extent(grid)}: its spacing is not in mm; "
+                "correct the header"
             )
+    ratio = max(fixed.diagonal / moving.diagonal, moving.diagonal / fixed.diagonal)
+    sizes = f"the fixed image measures {_extent(fixed)} and the moving image {_extent(moving)}"
+    if ratio > 10 or (ratio > 3 and not placed):
+        raise ValueError(
+            f"{sizes}: they differ {ratio:.3g} times, so one header probably has its spacing in "
+            "another unit than mm: correct it; if one is a small part of the other, crop the "
+            "larger one or give an initial transform"
+        )
+    if ratio > 1.5:
+        log.warning("%s: is one a part of the other, or is a spacing wrong?", sizes)
 
 
 def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
