@@ -1,0 +1,373 @@
+"""NIfTI and FreeSurfer volumes: their voxels, and where their headers say these lie.
+
+A NIfTI header may place the image twice, by qform and by sform. Which one counts is ITK's rule, so
+that transforms written here fit in ITK's tools (elastix, ANTs, Slicer): the sform where its code is
+1 (scanner), where it equals the qform but for rounding, or where no qform is coded; otherwise the
+qform. A placement that cannot be right (sheared, singular, another voxel size than pixdim) gives
+way to the other one. Whatever is not plain becomes a note in words. nibabel reads the header
+fields; the bytes are counted here, since neither nibabel nor ITK notices every damaged file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader
+
+from hybridreg.geometry import Grid
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_UNIT_IN_MM = {1: 1000.0, 3: 0.001}  # meter, micron; 2 is mm, and 0 (unknown) is taken as mm
+_MGH_START = 284  # bytes of header before the voxels
+_ROUNDING = 1e-4  # of cosines and mm, as ITK: beyond it an sform is sheared, or not its qform
+_SAME_SIZE = 1e-3  # relative: headers round voxel sizes to three digits
+# Near half turns a quaternion in float32 is up to 3e-4 rad off, 0.07 voxel at the corner of 256^3.
+_SAME_PLACE_VOXELS = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What an image file holds, before it is read as intensities or as labels.
+
+    values: the stored numbers, shape (frames, C, *grid.shape); what they mean is
+        slope * value + intercept.
+    placed: False where the file does not say how the image lies in the patient.
+    notes: what was odd and how it was understood, in words.
+    """
+
+    values: np.ndarray
+    grid: Grid
+    slope: float = 1.0
+    intercept: float = 0.0
+    placed: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_number_type(self.values.dtype)
+
+
+def check_number_type(dtype: np.dtype):
+    """Refuses, in words, voxels that are not plain numbers of at most 64 bits (ValueError)."""
+    if dtype.kind == "c":
+        raise ValueError(
+            "its voxels are complex numbers: give the magnitude (or the phase) as an image of its own"
+        )
+    if dtype.kind not in "biuf" or not 1 <= dtype.itemsize <= 8:
+        what = "RGB colors" if dtype.names else f"of a type that cannot be used here ({dtype})"
+        raise ValueError(f"its voxels are {what}: convert it to one number per voxel")
+
+
+def read_nifti(path: Path) -> Contents:
+    """A NIfTI-1 or NIfTI-2 file (plain or gzip), or a pair .hdr/.img given by either name.
+
+    5D files of one time point hold channels along their fifth axis, as ITK writes vector images.
+    """
+    paired = path.suffix.lower() in (".hdr", ".img")
+    raw = _bytes(path.with_suffix(".hdr") if paired else path)
+    header = _nifti_header(raw, paired)
+    shape, channels, frames = _nifti_shape(header)
+    if len(shape) == 2:
+        _complete_third_axis(header)
+    dtype = _nifti_dtype(header)
+    start = 0.0 if paired else 352.0
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= 1 << 40:
+        raise ValueError(f"its header puts the voxels at byte {offset:g}: the header is damaged")
+    voxels = _bytes(path.with_suffix(".img")) if paired else raw
+    values = _voxels(voxels, dtype, (channels, frames, *shape), int(max(start, offset)))
+    grid, placed, notes = _nifti_grid(header, shape)
+    slope, intercept = _nifti_scaling(header)
+    return Contents(values.swapaxes(0, 1), grid, slope, intercept, placed, notes)
+
+
+def nifti_bytes(values: np.ndarray, grid: Grid) -> bytes:
+    """A NIfTI-1 file of values (C, *grid.shape), in their own number type.
+
+    qform and sform say the same, with code 1. Channels lie along the fifth axis, as in ITK.
+    """
+    size = grid.size if len(values) == 1 else (*grid.size, 1, 1)[:3] + (1, len(values))
+    if max(size) > 32767:
+        raise ValueError(
+            f"NIfTI-1 holds up to 32767 voxels along an axis, not {max(size)}: use .mha"
+        )
+    axes = list(range(grid.dimension))
+    affine = np.eye(4)
+    matrix = grid.voxel_to_physical().numpy()
+    affine[np.ix_(axes, axes)] = matrix[:-1, :-1]
+    affine[axes, 3] = matrix[:-1, -1]
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(values.dtype)
+    header.set_data_shape(size)
+    header.set_qform(_RAS_TO_LPS @ affine, 1)
+    header.set_sform(_RAS_TO_LPS @ affine, 1)
+    header.set_xyzt_units("mm")
+    if len(values) > 1:
+        header.set_intent("vector")
+    header["vox_offset"] = 352
+    return header.binaryblock + bytes(4) + values.tobytes()
+
+
+def read_mgh(path: Path) -> Contents:
+    """A FreeSurfer .mgh or .mgz volume; its RAS becomes LPS here."""
+    raw = _bytes(path)
+    if len(raw) < _MGH_START or int.from_bytes(raw[:4], "big") != 1:
+        raise ValueError("this is not a FreeSurfer volume, whatever its name: was it renamed?")
+    header = MGHHeader(raw[: MGHHeader.template_dtype.itemsize], check=False)
+    *size, frames = (int(n) for n in header["dims"])
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError:
+        raise ValueError(f"its number type {int(header['type'])} is unknown: convert it") from None
+    values = _voxels(raw, dtype, (frames, 1, *size[::-1]), _MGH_START)
+    affine = _RAS_TO_LPS @ header.get_affine()
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.isfinite(spacing).all() and spacing.all()):
+        raise ValueError(f"its header gives voxels of {_by(spacing)} mm: the header is damaged")
+    grid = _grid(tuple(size[::-1]), spacing, affine[:3, 3], affine[:3, :3])
+    placed = int.from_bytes(raw[28:30], "big", signed=True) > 0  # goodRASFlag
+    notes = () if placed else ("orientation and position unknown; FreeSurfer's default taken",)
+    return Contents(values, grid, placed=placed, notes=notes)
+
+
+def _bytes(path: Path) -> bytes:
+    """The whole file, unpacked where it is gzip, which its content tells better than its name."""
+    if not path.is_file():
+        raise ValueError(f"its other half {path.name} is missing: keep both files together")
+    raw = path.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except EOFError:
+        raise ValueError("it ends too early: copy or download it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"its gzip data are damaged ({error}): copy it again") from None
+
+
+def _voxels(raw: bytes, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    """The numbers from ``offset`` on; array order, so the file's fastest axis is the last."""
+    check_number_type(dtype)
+    if min(shape) < 1:
+        raise ValueError(f"its header gives an axis of {min(shape)} voxels: the header is damaged")
+    count = math.prod(shape)
+    found, expected = len(raw) - offset, count * dtype.itemsize
+    if found < expected:
+        raise ValueError(
+            f"it ends too early ({max(found, 0)} of {expected} bytes of voxels): "
+            "copy or download it again"
+        )
+    return np.frombuffer(raw, dtype, count, offset).reshape(shape)
+
+
+def _nifti_header(raw: bytes, paired: bool) -> nibabel.Nifti1Header:
+    """The header as it stands in the file: nibabel's own checks would mend it in silence."""
+    for kind, length in ((nibabel.Nifti1Header, 348), (nibabel.Nifti2Header, 540)):
+        for order, sign in (("little", "<"), ("big", ">")):
+            if int.from_bytes(raw[:4], order) == length and len(raw) >= length:
+                header = kind(raw[:length], endianness=sign, check=False)
+                _check_magic(header["magic"].item(), paired)
+                return header
+    raise ValueError("this is not a NIfTI file, whatever its name: was it renamed or cut short?")
+
+
+def _check_magic(magic: bytes, paired: bool):
+    if magic[:2] not in (b"n+", b"ni"):
+        raise ValueError(
+            "this is an Analyze 7.5 file, which does not tell left from right: "
+            "convert it to NIfTI with the tool that wrote it"
+        )
+    if paired != (magic[:2] == b"ni"):
+        wanted = "one .nii file" if paired else "a pair .hdr and .img"
+        raise ValueError(f"its header says that it is {wanted}: give it its right name")
+
+
+def _nifti_shape(header: nibabel.Nifti1Header) -> tuple[tuple[int, ...], int, int]:
+    """Shape in array order, number of channels, number of frames."""
+    count, *size = (int(n) for n in header["dim"])
+    if not 1 <= count <= 7 or min(size[:count]) < 1:
+        raise ValueError(f"its header gives the size {size}: the header is damaged")
+    size = [*size[:count], *[1] * (7 - count)]
+    frames, channels, *rest = size[3:]
+    if max(rest) > 1 or (channels > 1 and frames > 1):
+        raise ValueError(
+            f"it has {count} axes ({'x'.join(map(str, size[:count]))}): "
+            "give an image of 2 or 3 axes, with time or channels as the only further one"
+        )
+    # ITK writes the channels of a 2D image as x, y, 1, 1, channels.
+    flat = count <= 2 or (channels > 1 and size[2] == 1)
+    return tuple(size[: 2 if flat else 3])[::-1], channels, frames
+
+
+def _nifti_dtype(header: nibabel.Nifti1Header) -> np.dtype:
+    try:
+        return header.get_data_dtype()
+    except KeyError:
+        code = int(header["datatype"])
+        raise ValueError(f"its number type {code} is unknown: the header is damaged") from None
+
+
+def _nifti_scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
+    """slope and intercept; a slope of 0 or NaN means that the numbers stand for themselves."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    return slope, intercept if math.isfinite(intercept) else 0.0
+
+
+def _complete_third_axis(header: nibabel.Nifti1Header):
+    """Gives the unused third axis of a 2D image 1 mm at right angles, whatever it held."""
+    rows = [header[f"srow_{row}"] for row in "xyz"]
+    third = np.cross([row[0] for row in rows], [row[1] for row in rows])
+    for row, value in zip(rows, third / (np.linalg.norm(third) or 1), strict=True):
+        row[2] = value
+    header["pixdim"][3] = 1
+
+
+def _nifti_grid(header, shape: tuple[int, ...]) -> tuple[Grid, bool, tuple[str, ...]]:
+    """The grid in mm, whether the header places it in the patient, and notes."""
+    notes: list[str] = []
+    space = (1, *shape)[-3:]
+    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
+    placed = header["qform_code"] > 0 or header["sform_code"] > 0
+    if placed:
+        grid = _resolved(header, space, spacing, notes)
+    else:
+        _check_spacing(spacing)
+        grid = Grid(space, tuple(spacing))
+        notes.append(
+            "neither qform nor sform is coded, so orientation and position are unknown; "
+            "the axes were taken as L, P, S from the origin 0, as ITK does"
+        )
+    factor = _UNIT_IN_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    if factor != 1:
+        unit = "meters" if factor > 1 else "micrometers"
+        notes.append(f"its lengths are in {unit} and were converted to mm")
+        lengths = {n: tuple(factor * v for v in getattr(grid, n)) for n in ("spacing", "origin")}
+        grid = replace(grid, **lengths)
+    return grid if len(shape) == 3 else _in_plane(grid, notes), bool(placed), tuple(notes)
+
+
+def _resolved(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list[str]) -> Grid:
+    """The one placement that counts, of the one or two that are coded."""
+    forms, problems = {}, []
+    for name, read in (("sform", _sform_grid), ("qform", _qform_grid)):
+        if header[f"{name}_code"] > 0:
+            try:
+                forms[name] = read(header, shape, spacing, notes)
+            except ValueError as error:
+                problems.append(f"the {name} {error}")
+    if not forms:
+        raise ValueError("; ".join(problems))
+    if problems:
+        notes.append(f"{problems[0]}; the {next(iter(forms))} was taken instead")
+    if len(forms) == 1:
+        return next(iter(forms.values()))
+    equal = all(
+        np.allclose(getattr(forms["sform"], name), getattr(forms["qform"], name), 0, _ROUNDING)
+        for name in ("direction", "origin")
+    )
+    taken = "sform" if equal or header["sform_code"] == 1 else "qform"
+    notes.extend(_disagreement(header, forms, taken))
+    return forms[taken]
+
+
+def _disagreement(header, forms: dict[str, Grid], taken: str) -> list[str]:
+    """One note, or none where both forms say the same."""
+    apart = (forms["sform"].corners() - forms["qform"].corners()).norm(dim=-1).max().item()
+    apart /= min(forms["qform"].spacing)
+    if apart <= _SAME_PLACE_VOXELS:
+        return []
+    said = ", ".join(
+        f"{name} (code {int(header[f'{name}_code'])}) {axis_letters(grid)} from "
+        f"{np.round(grid.origin, 1).tolist()}"
+        for name, grid in forms.items()
+    )
+    disagree = f"sform and qform disagree by up to {apart:.3g} voxels"
+    return [f"{disagree}: {said} (LPS); the {taken} was taken, as ITK does"]
+
+
+def _qform_grid(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list[str]) -> Grid:
+    _check_spacing(spacing)
+    b, c, d = (float(header[f"quatern_{letter}"]) for letter in "bcd")
+    origin = [float(header[f"qoffset_{letter}"]) for letter in "xyz"]
+    rest = 1 - (b * b + c * c + d * d)
+    if not rest > -1e-3 or not np.isfinite(origin).all():
+        raise ValueError("is not a rotation and a position: correct the header")
+    # As niftilib: near a half turn the real part drowns in the rounding of the others.
+    real = math.sqrt(rest) if rest >= 1e-7 else 0.0
+    axes = nibabel.quaternions.quat2mat([real, b, c, d])
+    axes[:, 2] *= -1 if header["pixdim"][0] < 0 else 1
+    return _grid(shape, spacing, _RAS_TO_LPS[:3, :3] @ origin, _RAS_TO_LPS[:3, :3] @ axes)
+
+
+def _sform_grid(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list[str]) -> Grid:
+    affine = np.stack([np.asarray(header[f"srow_{row}"], dtype=float) for row in "xyz"])
+    axes, origin = _RAS_TO_LPS[:3, :3] @ affine[:, :3], _RAS_TO_LPS[:3, :3] @ affine[:, 3]
+    sizes = np.linalg.norm(axes, axis=0)
+    if (
+        not np.isfinite(affine).all()
+        or abs(np.linalg.det(axes)) < 1e-6 * sizes.prod()
+        or not all(sizes)
+    ):
+        raise ValueError("is singular (its axes do not span the space): correct the header")
+    deviation = np.abs((axes / sizes).T @ (axes / sizes) - np.eye(3)).max()
+    # Without a qform to fall back on, the tolerance is that of every grid.
+    if deviation > (_ROUNDING if header["qform_code"] > 0 else 1e-3):
+        raise ValueError(
+            f"is sheared (its axes are up to {math.degrees(math.asin(deviation)):.2g} degrees off "
+            "the right angle, as after gantry tilt or an affine registration): resample the image "
+            "to a right-angled grid first"
+        )
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        notes.append(
+            f"pixdim holds no voxel size ({spacing.tolist()}); that of the sform was taken"
+        )
+        spacing = sizes
+    elif (np.abs(sizes - spacing) > _SAME_SIZE * spacing).any():
+        raise ValueError(
+            f"has voxels of {_by(sizes)} mm and pixdim of {_by(spacing)} mm: "
+            "correct the header so that both agree"
+        )
+    return _grid(shape, spacing, origin, axes)
+
+
+def _check_spacing(spacing: np.ndarray):
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise ValueError(
+            f"has no voxel size: pixdim is {_by(spacing)} and must be positive mm; correct the header"
+        )
+
+
+def _in_plane(grid: Grid, notes: list[str]) -> Grid:
+    """The 2D grid of a 2D image: the x and y of its place, if the picture lies in that plane."""
+    flat = {"shape": grid.shape[1:], "spacing": grid.spacing[:2]}
+    axes = np.asarray(grid.direction)[:2, :2]
+    if np.abs(axes.T @ axes - np.eye(2)).max() > 1e-3:
+        notes.append(
+            "a 2D image that does not lie in an axial plane; its spacing was kept, "
+            "its position and orientation were not"
+        )
+        return Grid(**flat)
+    return Grid(**flat, origin=grid.origin[:2], direction=axes)
+
+
+def axis_letters(grid: Grid) -> str:
+    """The way each voxel axis (x, y, z) points to, nearest of L R P A S I; such as "LPS"."""
+    labels = (("R", "L"), ("A", "P"), ("I", "S"))
+    affine = grid.voxel_to_physical().numpy()
+    return "".join(nibabel.orientations.aff2axcodes(affine, labels[: grid.dimension]))
+
+
+def _grid(shape: tuple[int, ...], spacing, origin, axes) -> Grid:
+    """axes: columns along the voxel axes, of any length."""
+    return Grid(shape, tuple(spacing), tuple(origin), axes / np.linalg.norm(axes, axis=0))
+
+
+def _by(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
