@@ -53,6 +53,15 @@ class Case:
     moving_landmarks: LandmarkSet | None = None
     true_transform: Transform | None = None
 
+    def __post_init__(self):
+        for kind in ("labels", "landmarks"):
+            fixed, moving = (getattr(self, f"{side}_{kind}") for side in ("fixed", "moving"))
+            if (fixed is None) != (moving is None):
+                given, missing = ("fixed", "moving") if moving is None else ("moving", "fixed")
+                raise ValueError(f"{given} {kind} judge a registration only with {missing} {kind}")
+        if self.fixed_landmarks is not None:
+            _check_correspondence("landmarks", self.fixed_landmarks, self.moving_landmarks)
+
 
 def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
     """The pair with its moving side resampled onto the fixed grid through ``initial``.
@@ -144,16 +153,20 @@ def _check_points(pair: ImagePair):
         return
     if pair.fixed_points is None or pair.moving_points is None:
         raise ValueError("points guide a registration in pairs: give both fixed and moving points")
-    counts = len(pair.fixed_points.points), len(pair.moving_points.points)
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"{counts[0]} fixed points but {counts[1]} moving points: the i-th belongs to the i-th"
-        )
+    _check_correspondence("points", pair.fixed_points, pair.moving_points)
     for side, points in (("fixed", pair.fixed_points), ("moving", pair.moving_points)):
         if points.points.shape[1] != pair.dimension:
             raise ValueError(
                 f"the {side} points are {points.points.shape[1]}D, the images {pair.dimension}D"
             )
+
+
+def _check_correspondence(what: str, fixed: LandmarkSet, moving: LandmarkSet):
+    counts = len(fixed.points), len(moving.points)
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{counts[0]} fixed {what} but {counts[1]} moving {what}: the i-th belongs to the i-th"
+        )
 
 
 def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from hybridreg.cases import Case
+from hybridreg.decomposition import decompose, fitted_affine
 from hybridreg.evaluation import Scores
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
 from hybridreg.io.images import write_image
-from hybridreg.io.transforms import describe_transform, write_transform
+from hybridreg.io.transforms import write_transform
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.quality import Similarity
 from hybridreg.record import Record
 from hybridreg.report import write_report
-from hybridreg.transforms import DisplacementField, Transform
+from hybridreg.transforms import CompositeTransform, DisplacementField, Transform, compose
 from hybridreg.views import make_views, save_views
 from hybridreg.warping import Inverse
 
@@ -102,6 +103,23 @@ class Outcome:
             moved_labels=self.moved_labels,
         )
 
+    def _motion(self) -> dict[str, Any]:
+        """The transform in numbers: its nearest affine about the fixed center, and how far it goes."""
+        total = compose(self.transform)
+        parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+        center = self.displacement.grid.center
+        nearest = decompose(fitted_affine(self.displacement), center)
+        length = self.displacement.vectors.norm(dim=0).flatten()
+        return {
+            "kinds": [type(part).__name__ for part in reversed(parts)],
+            **asdict(nearest),
+            "displacement_mm": {
+                "mean": length.mean().item(),
+                "p95": length.kthvalue(max(1, round(0.95 * len(length)))).values.item(),
+                "max": length.max().item(),
+            },
+        }
+
     def summary(self, command: str | None = None) -> dict[str, Any]:
         """Everything that is not an image, as result.json holds it."""
         before, after = self.scores
@@ -113,7 +131,7 @@ class Outcome:
             "versions": {name: version(name) for name in _LIBRARIES},
             "method": dict(self.method),
             "inputs": dict(self.inputs),
-            "transform": describe_transform(self.transform, self.case.pair.fixed.grid),
+            "transform": self._motion(),
             "inverse": {
                 "mean_residual_mm": self.inverse.mean_residual_mm,
                 "max_residual_mm": self.inverse.max_residual_mm,

@@ -127,9 +127,13 @@ def run(
         with record.timing("evaluate"):
             before = evaluate(case, initial)
             after = evaluate(
-                case, result.transform, inverse=inverse.transform, jacobian=jacobian,
+                case,
+                result.transform,
+                inverse=inverse.transform,
+                field=displacement,
+                jacobian=jacobian,
                 moved_labels=moved_labels,
-            )  # fmt: skip
+            )
             fit = similarity(pair, initial), similarity(pair, result.transform)
     return Outcome(
         case=case,

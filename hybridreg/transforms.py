@@ -81,6 +81,11 @@ def rigid(angles_deg: Sequence[float], translation_mm: Sequence[float], center) 
     angles_deg: one angle in 2D; in 3D about the x, y and z axes, R = Rz Rx Ry as ITK's
     Euler3DTransform.
     """
+    if (len(angles_deg), len(translation_mm)) not in ((1, 2), (3, 3)):
+        raise ValueError(
+            f"a rigid transform has 1 angle and 2 mm in 2D, 3 and 3 in 3D; found "
+            f"{len(angles_deg)} angles and {len(translation_mm)} mm"
+        )
     angles = [math.radians(angle) for angle in angles_deg]
     if len(angles) == 1:
         c, s = math.cos(angles[0]), math.sin(angles[0])

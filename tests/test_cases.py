@@ -9,7 +9,7 @@ from conftest import oblique_grid
 from test_transforms import bspline_pair, turned
 from test_warping import pair_of_grids
 
-from hybridreg.cases import ImagePair, check_pair, warp_pair
+from hybridreg.cases import Case, ImagePair, check_pair, warp_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
 from hybridreg.transforms import IDENTITY, compose
@@ -104,3 +104,16 @@ def test_a_warped_pair_holds_everything_of_the_moving_side_on_the_fixed_grid():
     assert found.moving_mask.grid == GRID and 0 < found.moving_mask.data.float().mean() < 1
     back = GRID.points()[8:12, 8:12, 8:12].reshape(-1, 3)
     assert torch.allclose(found.moving_points.points, back, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        ({"fixed_labels": LabelMap(torch.ones(GRID.shape), GRID)}, "only with moving labels"),
+        ({"moving_landmarks": points(3)}, "only with fixed landmarks"),
+        ({"fixed_landmarks": points(3), "moving_landmarks": points(4)}, "3 fixed landmarks but 4"),
+    ],
+)
+def test_what_judges_a_case_comes_in_pairs(known, says):
+    with pytest.raises(ValueError, match=says):
+        Case(SOUND, **known)

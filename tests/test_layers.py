@@ -11,7 +11,7 @@ ROOT = Path(hybridreg.__file__).parent
 LAYERS = [
     ["progress", "parameter_folder", "methods"],
     ["geometry"],
-    ["images", "bsplines", "transforms", "warping", "cases"],
+    ["images", "bsplines", "transforms", "warping", "decomposition", "cases"],
     ["io", "phantoms", "initialization"],
     ["methods.base", "methods.*"],
     ["record", "evaluation", "quality", "config", "views"],

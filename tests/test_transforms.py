@@ -122,6 +122,7 @@ def test_a_fold_shows_in_the_residual_of_the_inverse():
     ("build", "says"),
     [
         (lambda: AffineTransform(torch.eye(2)), "3x3 or 4x4"),
+        (lambda: rigid([1.0, 2.0], [0.0, 0.0], [0.0, 0.0]), "found 2 angles"),
         (lambda: AffineTransform(torch.full((3, 3), torch.nan)), "finite"),
         (lambda: AffineTransform(torch.ones(4, 4)), "last row"),
         (lambda: AffineTransform(torch.diag(torch.tensor([1.0, 0, 1]))).inverse(), "singular"),

@@ -64,10 +64,15 @@ def _about(file: Path) -> dict:
         from hybridreg.config import describe_method, load_method
 
         return describe_method(load_method(file))
-    from hybridreg.io.images import describe_image
-    from hybridreg.io.transforms import describe_file, is_transform_file
+    from hybridreg.io import images, transforms
 
-    return describe_file(file) if is_transform_file(file) else describe_image(file)
+    try:
+        return images.describe(file)
+    except ValueError as error:
+        try:
+            return transforms.describe(file)
+        except ValueError as other:
+            raise ValueError(f"as an image: {error}; as a transform: {other}") from None
 
 
 def _text(value) -> str:

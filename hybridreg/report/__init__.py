@@ -1,0 +1,208 @@
+"""One self-contained HTML page about one registration, made from its output folder alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from hybridreg.io import output
+from hybridreg.report import curves, figures, tables, viewer
+from hybridreg.views import load_views
+
+_FOLDER = Path(__file__).parent
+_VERDICTS = {"pass": "Pass", "warn": "Check", "fail": "Fail"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A section of pictures with what tells a good one from a bad one."""
+
+    key: str
+    title: str
+    caption: str
+    rows: Sequence[Sequence[figures.Panel]]
+    legend: Sequence[tuple[str, str]] = ()
+    bar: figures.ColorBar | None = None
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes report.html into an output folder, from its result.json and views.npz; its path.
+
+    The page needs no network and no other file. What is missing in result.json is left out; without
+    views.npz there are no pictures.
+    """
+    folder = Path(folder)
+    result = _read_result(folder / output.RESULT)
+    views = load_views(folder / output.VIEWS) if (folder / output.VIEWS).is_file() else None
+    path = folder / output.REPORT
+    path.write_text(_page(result, views), encoding="utf-8")
+    return path
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parent} has no {path.name}: a report is made from the output folder of "
+            "'hybridreg register'"
+        )
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): run the case again") from error
+    if not isinstance(result, dict):
+        raise ValueError(f"{path} holds no table of results: run the case again")
+    return result
+
+
+def _page(result: Mapping[str, Any], views: figures.Views | None) -> str:
+    script = (_FOLDER / "viewer.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("case.html.j2").render(
+        case=str(result.get("case") or "case"),
+        facts=_facts(result),
+        verdict=_verdict(result.get("verdict")),
+        warnings=[str(warning) for warning in result.get("warnings") or []],
+        summary=tables.comparison(result) + tables.deformation(result),
+        figures=_figures(result, views) if views else [],
+        viewer=_viewer(views) if views else None,
+        flat=bool(views) and views["fixed"].ndim == 2,
+        curves=curves.curves(result.get("trace")),
+        chart_width=curves.WIDTH,
+        chart_height=curves.HEIGHT,
+        details=tables.provenance(result),
+        configuration=tables.configuration(result),
+        command=result.get("command"),
+        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def _facts(result: Mapping[str, Any]) -> list[str]:
+    method, versions = result.get("method"), result.get("versions")
+    name = method.get("name") if isinstance(method, Mapping) else method
+    version = versions.get("hybridreg") if isinstance(versions, Mapping) else None
+    created = str(result.get("created") or "").replace("T", " ").replace("+00:00", " UTC")
+    return [
+        *([f"method {name}"] if name else []),
+        *([created] if created else []),
+        f"hybridreg {version}" if version else "hybridreg",
+        "research software, not a medical device",
+    ]
+
+
+def _verdict(verdict: Any) -> dict[str, Any] | None:
+    if not isinstance(verdict, Mapping) or verdict.get("status") not in _VERDICTS:
+        return None
+    status = verdict["status"]
+    reasons = [str(reason) for reason in verdict.get("reasons") or []]
+    return {"status": status, "word": _VERDICTS[status], "reasons": reasons}
+
+
+def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
+    drawn = figures.Figures(views)
+    fixed, moved = (_css(color) for color in (figures.FIXED_COLOR, figures.MOVED_COLOR))
+    step = f"{drawn.grid_step_mm:g}"
+    found = [
+        Figure(
+            "flicker",
+            "Before and after",
+            "What jumps between fixed and moved is not aligned yet. A good result keeps outlines "
+            f"and folds still while the contrast changes. {_windows(views)}",
+            drawn.flicker(),
+        ),
+        Figure(
+            "edges",
+            "Edges of the fixed image over the moved image",
+            "The lines should run along the boundaries of the moved image.",
+            drawn.edges(),
+            legend=[("fixed edges", fixed)],
+        ),
+        Figure(
+            "checkerboard",
+            "Checkerboard of fixed and moved",
+            "Boundaries should go on across the tiles without a step.",
+            drawn.checkerboard(),
+        ),
+        Figure(
+            "jacobian",
+            "Local change of volume",
+            f"Jacobian determinant of the transform, log scale. {_folds(result, drawn)}",
+            drawn.jacobian(),
+            legend=[("fold", _css(figures.FOLD_COLOR))] if drawn.has_folds else (),
+            bar=drawn.color_bar,
+        ),
+        Figure(
+            "deformation",
+            "Deformation",
+            f"Lines that are straight and {step} mm apart in the moving image, as they arrive in "
+            "the moved image. They should bend smoothly and never cross.",
+            drawn.deformation(),
+            legend=[(f"every {step} mm", _css(figures.GRID_COLOR))],
+        ),
+    ]
+    if "fixed_labels" in views:
+        legend = [("fixed labels", fixed)]
+        if "moved_labels" in views:
+            legend.append(("moved labels", moved))
+        caption = f"Outlines over the fixed image: {_outlined(result, drawn)}."
+        found.append(Figure("labels", "Label outlines", caption, drawn.labels(), legend))
+    return found
+
+
+def _outlined(result: Mapping[str, Any], drawn: figures.Figures) -> str:
+    names = tables.label_names(result)
+    chosen = drawn.outlined_labels()
+    texts = ", ".join(names.get(label, str(label)) for label in chosen)
+    return f"the {len(chosen)} largest structures ({texts})" if chosen else "there are no labels"
+
+
+def _folds(result: Mapping[str, Any], drawn: figures.Figures) -> str:
+    jacobian = result.get("jacobian")
+    percent = jacobian.get("folding_percent") if isinstance(jacobian, Mapping) else None
+    if percent is not None:
+        text = tables.folds_in_words(percent)
+    else:
+        text = "Some voxels are folded" if drawn.has_folds else "0 folds"
+    where = " (red); the slices go through them." if drawn.has_folds else "."
+    return text + where
+
+
+def _windows(views: figures.Views) -> str:
+    texts = []
+    for side in ("fixed", "moving"):
+        low, high = views[f"{side}_window"].tolist()
+        texts.append(f"{side} {low:.4g} to {high:.4g} ({views[f'{side}_window_name']})")
+    return f"Black to white: {'; '.join(texts)}."
+
+
+def _viewer(views: figures.Views) -> dict[str, Any]:
+    settings, data = viewer.pack(views)
+    thinned = settings["size"] != tuple(settings["shown"])
+    # "<" would end the script element early if a text held "</script>".
+    text = json.dumps(settings).replace("<", "\\u003c")
+    return {
+        "settings": Markup(text),
+        "data": Markup(data),
+        "planes": figures.Figures(views).frames(),
+        "note": "Its resolution is reduced to keep this page small." if thinned else "",
+    }
+
+
+def _css(color: tuple[int, int, int]) -> str:
+    return "rgb({}, {}, {})".format(*color)

@@ -1,0 +1,141 @@
+"""How a transform deforms space: changes of volume, and folds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybridreg.images import Image, LabelMap
+from hybridreg.transforms import DisplacementField
+
+
+@dataclass(frozen=True)
+class JacobianStatistics:
+    """Of det(dT/dx) over voxels.
+
+    folding_percent: share of voxels with det <= 0. log_sd: standard deviation of ln(det) over the
+    others; folding_percent is thus the share that it leaves out. p1, p99: percentiles.
+    non_diffeomorphic_percent: see the function of that name; None where it was not measured.
+    """
+
+    voxels: int
+    folding_percent: float
+    log_sd: float | None
+    minimum: float
+    p1: float
+    p99: float
+    maximum: float
+    non_diffeomorphic_percent: float | None = None
+
+
+def jacobian_statistics(determinant: Image, *, mask: LabelMap | None = None) -> JacobianStatistics:
+    """Statistics of what ``jacobian_determinant`` gives, where the mask is not 0.
+
+    Nothing is added to the determinants, and none is clipped.
+    """
+    values = determinant.data[0]
+    if mask is not None:
+        values = values[_inside(mask, determinant)]
+    values = values.flatten().double().numpy()
+    if values.size == 0:
+        raise ValueError("the mask is empty: give one with voxels inside, or none")
+    positive = values[values > 0]
+    p1, p99 = np.percentile(values, [1, 99])
+    return JacobianStatistics(
+        voxels=values.size,
+        folding_percent=100 * (values.size - positive.size) / values.size,
+        log_sd=float(np.log(positive).std()) if positive.size else None,
+        minimum=float(values.min()),
+        p1=float(p1),
+        p99=float(p99),
+        maximum=float(values.max()),
+    )
+
+
+def non_diffeomorphic_percent(
+    field: DisplacementField, *, mask: LabelMap | None = None
+) -> float | None:
+    """Volume that the deformation turns inside out, in percent of the undeformed volume (Liu 2024).
+
+    Central differences skip the voxel they are taken at and miss folds there; this sees them. Each
+    cell between 8 voxels is cut into 5 tetrahedra, which can be done in two ways; what counts is the
+    volume of the inverted ones, averaged over both. In 2D the triangles of a cell cut along either
+    diagonal. mask: only cells with all corners inside. None where there is no cell to judge.
+    """
+    grid, vectors = field.grid, field.vectors
+    if min(grid.shape) < 2:
+        return None
+    inside = torch.ones(grid.shape, dtype=torch.bool) if mask is None else _inside(mask, field)
+    voxels_by_mm = grid.physical_to_voxel()[:-1, :-1].to(vectors)
+    inverted, cells = 0.0, 0
+    for rows, _ in grid.slabs(1 << 18):
+        cut = slice(rows.start, rows.stop + 1)  # cells reach into the next slab
+        used = torch.stack(list(_corners(inside[None, cut]).values())).all(0)[0]
+        displacement = torch.einsum("ab,b...->a...", voxels_by_mm, vectors[:, cut])
+        inverted += (_inverted_volume(displacement) * used).sum(dtype=torch.float64).item()
+        cells += int(used.sum())
+    return 100 * inverted / cells if cells else None
+
+
+def _inverted_volume(displacement: Tensor) -> Tensor:
+    """Of each cell, in undeformed cells, the mean over both ways of cutting it.
+
+    displacement: in voxels, (x, y, z) components first, shape (D, *shape).
+    """
+    dimension = len(displacement)
+    moved = {}
+    for corner, values in _corners(displacement).items():
+        start = torch.tensor(corner, dtype=values.dtype).reshape(-1, *[1] * dimension)
+        moved[corner] = values + start
+    simplices = [_at_corner(corner) for corner in moved]
+    if dimension == 3:  # cutting off every other corner leaves a tetrahedron in the middle
+        even = [(0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1)]
+        odd = [tuple(1 - n for n in corner) for corner in even]
+        simplices += [even[:2] + even[:1:-1], odd]
+    total = 0
+    for first, *others in simplices:
+        volume = _determinant([moved[corner] - moved[first] for corner in others])
+        total = total + (-volume).clamp(min=0)
+    return total / (2 * math.factorial(dimension))
+
+
+def _at_corner(corner: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """A corner and its neighbors along the axes, ordered so that the undeformed volume is positive."""
+    neighbors = [
+        tuple(1 - n if axis == a else n for a, n in enumerate(corner))
+        for axis in range(len(corner))
+    ]
+    if sum(corner) % 2:
+        neighbors[:2] = neighbors[1::-1]
+    return [corner, *neighbors]
+
+
+def _corners(values: Tensor) -> dict[tuple[int, ...], Tensor]:
+    """Values (C, *shape) at each corner, named (x, y, z) in 0 and 1, of all cells between voxels."""
+    ends = {0: slice(None, -1), 1: slice(1, None)}
+    corners = itertools.product((0, 1), repeat=values.ndim - 1)
+    return {c: values[(slice(None), *(ends[n] for n in reversed(c)))] for c in corners}
+
+
+def _determinant(columns: list[Tensor]) -> Tensor:
+    """Of D vectors (D, *shape)."""
+    if len(columns) == 2:
+        (a, b), (c, d) = columns
+        return a * d - b * c
+    (a, b, c), (d, e, f), (g, h, i) = columns
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def _inside(mask: LabelMap, judged: Image | DisplacementField) -> Tensor:
+    if not mask.grid.matches(judged.grid):
+        raise ValueError(
+            f"the mask (size {mask.grid.size}, spacing {mask.grid.spacing}) does not lie on the grid "
+            f"of the transform (size {judged.grid.size}, spacing {judged.grid.spacing}): "
+            "resample the mask onto it"
+        )
+    return mask.data != 0

@@ -1,0 +1,259 @@
+"""All measures of one registration at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.filters import threshold_otsu
+from torch import Tensor
+
+from hybridreg.cases import Case
+from hybridreg.evaluation.deformation import (
+    JacobianStatistics,
+    jacobian_statistics,
+    non_diffeomorphic_percent,
+)
+from hybridreg.evaluation.distances import (
+    Distances,
+    inverse_consistency,
+    rotation_between,
+    target_registration_error,
+    transform_error,
+)
+from hybridreg.evaluation.labels import dice, overall_dice, surface_distances
+from hybridreg.geometry import apply_matrix
+from hybridreg.images import Image, LabelMap
+from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField, Transform, compose
+from hybridreg.warping import jacobian_determinant, warp
+
+_POINTS = 50_000  # at about so many a transform is compared with another
+
+
+@dataclass(frozen=True)
+class DiceScores:
+    """Dice over all labels of the fixed map; those that the moved map lacks count as 0.
+
+    mean: each label counts the same. overall: each voxel does. missing_labels: how many the moved
+    map lacks.
+    """
+
+    mean: float
+    overall: float
+    missing_labels: int
+
+
+@dataclass(frozen=True)
+class SurfaceScores:
+    """Means of ``surface_distances`` over the labels in both maps; the others are only counted."""
+
+    mean_hd95_mm: float | None
+    mean_mm: float | None
+    missing_labels: int
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label of the fixed map; its distances are None where the moved map lacks it."""
+
+    label: int
+    name: str
+    dice: float
+    hd95_mm: float | None
+    mean_surface_mm: float | None
+
+
+@dataclass(frozen=True)
+class LandmarkScores(Distances):
+    """Target registration error |T(fixed) - moving|.
+
+    untransformed_mean_mm: mean of |fixed - moving|. improved_percent: share of landmarks that T
+    brings nearer than they lie without any transform.
+    """
+
+    untransformed_mean_mm: float
+    improved_percent: float
+
+
+@dataclass(frozen=True)
+class TruthScores(Distances):
+    """|T(x) - true(x)| over the region of the fixed image.
+
+    Where both are affine also the two parts of the error: rotation_deg, the angle of the rotation
+    in true^-1 T, and center_mm, |T(c) - true(c)| at the center c of the fixed field of view.
+    """
+
+    rotation_deg: float | None = None
+    center_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All measures of one registration; None where there was nothing to measure.
+
+    region: where in the fixed image Jacobian and truth were judged. labels: one row for each label
+    of the fixed map.
+    """
+
+    region: str
+    dice: DiceScores | None = None
+    surface: SurfaceScores | None = None
+    landmarks: LandmarkScores | None = None
+    truth: TruthScores | None = None
+    jacobian: JacobianStatistics | None = None
+    inverse_consistency: Distances | None = None
+    labels: tuple[LabelScore, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same in dictionaries, lists and numbers that JSON knows."""
+        found = asdict(self)
+        return {**found, "labels": list(found["labels"])}
+
+
+def evaluate(
+    case: Case,
+    transform: Transform,
+    *,
+    inverse: Transform | None = None,
+    field: DisplacementField | None = None,
+    jacobian: Image | None = None,
+    moved_labels: LabelMap | None = None,
+) -> Scores:
+    """All that can be measured of a transform (fixed -> moving) with what the case knows.
+
+    inverse: moving -> fixed; only with it is inverse consistency measured. field, jacobian: the
+    transform's displacement and its determinant on the fixed grid; moved_labels: the moving labels
+    through the transform on the grid of the fixed ones. These three are computed where missing.
+    """
+    region, inside = _region(case.pair.fixed, case.pair.fixed_mask)
+    dices, surface, labels = _label_scores(case, transform, moved_labels)
+    return Scores(
+        region=region,
+        dice=dices,
+        surface=surface,
+        landmarks=_landmark_scores(case, transform),
+        truth=_truth_scores(case, transform, inside),
+        jacobian=_jacobian_scores(transform, inside, field, jacobian),
+        inverse_consistency=(
+            None if inverse is None else _inverse_scores(case, transform, inverse)
+        ),
+        labels=labels,
+    )
+
+
+def _label_scores(
+    case: Case, transform: Transform, moved: LabelMap | None
+) -> tuple[DiceScores | None, SurfaceScores | None, tuple[LabelScore, ...]]:
+    fixed, moving = case.fixed_labels, case.moving_labels
+    if fixed is None or (moving is None and moved is None):
+        return None, None, ()
+    if moved is None:
+        moved = warp(moving, transform, onto=fixed.grid)
+    overlap, surfaces = dice(fixed, moved), surface_distances(fixed, moved)
+    if not overlap:
+        return None, None, ()
+    known = [s for s in surfaces.values() if s is not None]
+    missing = len(surfaces) - len(known)
+    names = {**moved.names, **fixed.names}
+    rows = tuple(
+        LabelScore(
+            label,
+            names.get(label, str(label)),
+            overlap[label],
+            hd95_mm=surface and surface.hd95_mm,
+            mean_surface_mm=surface and surface.mean_mm,
+        )
+        for label, surface in surfaces.items()
+    )
+    return (
+        DiceScores(_mean(overlap.values()), overall_dice(fixed, moved), missing),
+        SurfaceScores(_mean(s.hd95_mm for s in known), _mean(s.mean_mm for s in known), missing),
+        rows,
+    )
+
+
+def _landmark_scores(case: Case, transform: Transform) -> LandmarkScores | None:
+    fixed, moving = case.fixed_landmarks, case.moving_landmarks
+    if fixed is None or moving is None or len(fixed.points) == 0:
+        return None
+    error = target_registration_error(transform, fixed, moving)
+    untransformed = target_registration_error(IDENTITY, fixed, moving)
+    return LandmarkScores.of(
+        error,
+        untransformed_mean_mm=untransformed.mean().item(),
+        improved_percent=100 * (error < untransformed).double().mean().item(),
+    )
+
+
+def _truth_scores(case: Case, transform: Transform, inside: LabelMap) -> TruthScores | None:
+    if case.true_transform is None:
+        return None
+    error = transform_error(transform, case.true_transform, _lattice(inside))
+    affine = [_as_affine(t, inside.grid.dimension) for t in (transform, case.true_transform)]
+    if None in affine:
+        return TruthScores.of(error)
+    center = transform_error(*affine, inside.grid.center)
+    return TruthScores.of(error, rotation_deg=rotation_between(*affine), center_mm=center.item())
+
+
+def _jacobian_scores(
+    transform: Transform, inside: LabelMap, field: DisplacementField | None, jacobian: Image | None
+) -> JacobianStatistics:
+    if field is None:
+        field = DisplacementField.sampled(transform, inside.grid)
+    if jacobian is None:
+        jacobian = jacobian_determinant(field, inside.grid)
+    inverted = non_diffeomorphic_percent(field, mask=inside)
+    statistics = jacobian_statistics(jacobian, mask=inside)
+    return replace(statistics, non_diffeomorphic_percent=inverted)
+
+
+def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Distances | None:
+    """Over the foreground of the moving image, where the inverse leads into the fixed image."""
+    _, inside = _region(case.pair.moving, case.pair.moving_mask)
+    points = _lattice(inside)
+    seen = case.pair.fixed.grid.contains(inverse(points))
+    return Distances.of(inverse_consistency(transform, inverse, points[seen]))
+
+
+def _region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
+    """Where deformation matters, by name and as a mask: air moves no one.
+
+    The foreground are the voxels that lie between ones above Otsu's threshold along every axis, so
+    sinuses and ventricles belong to it.
+    """
+    if mask is not None:
+        return "mask", mask
+    data = image.data[0].numpy()
+    if data.min() == data.max():
+        return "whole image", LabelMap(torch.ones(image.grid.shape), image.grid)
+    bright = data > threshold_otsu(data)
+    inside = np.ones_like(bright)
+    for axis in range(data.ndim):
+        seen, kept = np.moveaxis(bright, axis, 0), np.moveaxis(inside, axis, 0)
+        kept &= np.logical_or.accumulate(seen)
+        kept &= np.logical_or.accumulate(seen[::-1])[::-1]
+    return "foreground", LabelMap(torch.from_numpy(inside), image.grid)
+
+
+def _lattice(inside: LabelMap) -> Tensor:
+    """About so many points (N, D) in mm, every n-th along each axis of the voxels inside."""
+    share = max(int((inside.data != 0).sum()) / _POINTS, 1.0)
+    step = math.ceil(share ** (1 / inside.grid.dimension))
+    steps = (slice(None, None, step),) * inside.grid.dimension
+    voxels = (inside.data[steps] != 0).nonzero().flip(-1) * step
+    return apply_matrix(inside.grid.voxel_to_physical(), voxels.double())
+
+
+def _as_affine(transform: Transform, dimension: int) -> AffineTransform | None:
+    unit = AffineTransform(torch.eye(dimension + 1, dtype=torch.float64))
+    total = compose(transform, unit)
+    return total if isinstance(total, AffineTransform) else None
+
+
+def _mean(values) -> float | None:
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
