@@ -41,7 +41,8 @@ class Case:
     """One registration problem with what is known about its answer.
 
     name: of the case; subject: of the person, for statistics.
-    Labels and landmarks come in corresponding pairs; true_transform maps fixed to moving.
+    Labels and landmarks judge in corresponding pairs; moving labels alone are only warped.
+    true_transform maps fixed to moving.
     """
 
     pair: ImagePair
@@ -54,11 +55,15 @@ class Case:
     true_transform: Transform | None = None
 
     def __post_init__(self):
-        for kind in ("labels", "landmarks"):
-            fixed, moving = (getattr(self, f"{side}_{kind}") for side in ("fixed", "moving"))
-            if (fixed is None) != (moving is None):
-                given, missing = ("fixed", "moving") if moving is None else ("moving", "fixed")
-                raise ValueError(f"{given} {kind} judge a registration only with {missing} {kind}")
+        # Moving labels alone are an atlas to be warped; anything else alone judges nothing.
+        for given, missing in (
+            ("fixed_labels", "moving_labels"),
+            ("fixed_landmarks", "moving_landmarks"),
+            ("moving_landmarks", "fixed_landmarks"),
+        ):
+            if getattr(self, given) is not None and getattr(self, missing) is None:
+                given, missing = given.replace("_", " "), missing.replace("_", " ")
+                raise ValueError(f"{given} judge a registration only together with {missing}")
         if self.fixed_landmarks is not None:
             _check_correspondence("landmarks", self.fixed_landmarks, self.moving_landmarks)
 

@@ -109,11 +109,15 @@ def test_a_warped_pair_holds_everything_of_the_moving_side_on_the_fixed_grid():
 @pytest.mark.parametrize(
     ("known", "says"),
     [
-        ({"fixed_labels": LabelMap(torch.ones(GRID.shape), GRID)}, "only with moving labels"),
-        ({"moving_landmarks": points(3)}, "only with fixed landmarks"),
+        ({"fixed_labels": LabelMap(torch.ones(GRID.shape), GRID)}, "only together with moving labels"),
+        ({"moving_landmarks": points(3)}, "only together with fixed landmarks"),
         ({"fixed_landmarks": points(3), "moving_landmarks": points(4)}, "3 fixed landmarks but 4"),
     ],
 )
 def test_what_judges_a_case_comes_in_pairs(known, says):
     with pytest.raises(ValueError, match=says):
         Case(SOUND, **known)
+
+
+def test_moving_labels_alone_are_an_atlas_to_be_warped():
+    assert Case(SOUND, moving_labels=LabelMap(torch.ones(GRID.shape), GRID)).fixed_labels is None

@@ -186,8 +186,8 @@ def _folds(result: Mapping[str, Any], drawn: figures.Figures) -> str:
 def _windows(views: figures.Views) -> str:
     texts = []
     for side in ("fixed", "moving"):
-        low, high = views[f"{side}_window"].tolist()
-        texts.append(f"{side} {low:.4g} to {high:.4g} ({views[f'{side}_window_name']})")
+        low, high = (tables.words(end) for end in views[f"{side}_window"].tolist())
+        texts.append(f"{side} {low} to {high} ({views[f'{side}_window_name']})")
     return f"Black to white: {'; '.join(texts)}."
 
 
