@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridreg.methods import METHODS
 from hybridreg.parameter_folder import parameter_folder
+from hybridreg.quality import Intent
 
 
 def methods() -> dict[str, str]:
@@ -39,14 +40,28 @@ def load_method(name: str | Path | Mapping[str, Any]):
 
     Raises ValueError with the list of valid names or fields for anything unknown.
     """
+    return _build({key: value for key, value in _table(name).items() if key != "intent"})
+
+
+def load_intent(name: str | Path | Mapping[str, Any]) -> Intent:
+    """What the same preset, file or table declares itself meant for, under ``[intent]``."""
+    declared = _table(name).get("intent", {})
+    valid = [field.name for field in fields(Intent)]
+    for key in declared:
+        if key not in valid:
+            raise ValueError(_unknown("an intent has no field", key, valid))
+    return Intent(**declared)
+
+
+def _table(name: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(name, Mapping):
-        return _build(name)
+        return name
     path = Path(name)
     if path.suffix == ".toml":
-        return _build(_read_toml(path))
+        return _read_toml(path)
     if str(name) in presets():
-        return _build(_read_toml(parameter_folder() / f"{name}.toml"))
-    return _build({"name": str(name)})
+        return _read_toml(parameter_folder() / f"{name}.toml")
+    return {"name": str(name)}
 
 
 def describe_method(method) -> dict[str, Any]:

@@ -10,21 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from hybridreg.cases import Case
-from hybridreg.decomposition import decompose, fitted_affine
+from hybridreg.decomposition import Decomposition
 from hybridreg.evaluation import Scores
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
 from hybridreg.io.images import write_image
 from hybridreg.io.transforms import write_transform
 from hybridreg.methods.base import RegistrationResult
-from hybridreg.quality import Similarity
+from hybridreg.quality import Similarity, Verdict
 from hybridreg.record import Record
 from hybridreg.report import write_report
-from hybridreg.transforms import CompositeTransform, DisplacementField, Transform, compose
+from hybridreg.transforms import (
+    AffineTransform,
+    BSplineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    compose,
+)
 from hybridreg.views import make_views, save_views
 from hybridreg.warping import Inverse
 
 _LIBRARIES = ("hybridreg", "itk-elastix", "itk-core", "SimpleITK", "torch", "numpy", "scipy")
+
+_KINDS = {
+    AffineTransform: "affine",
+    BSplineTransform: "B-spline",
+    DisplacementField: "displacement field",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +46,10 @@ class Outcome:
 
     moved: the moving image on the fixed grid, resampled once through the total transform.
     displacement: of every fixed voxel. jacobian: det(dT/dx) there.
+    affine: of the nearest affine, about the center of the fixed field of view.
     inverse: moving -> fixed, with its residual in mm.
     similarity and scores: before (through the initial transform) and after.
+    verdict: whether the result looks sound, judged without labels, and why not.
     """
 
     case: Case
@@ -44,9 +59,11 @@ class Outcome:
     moved: Image
     displacement: DisplacementField
     jacobian: Image
+    affine: Decomposition
     inverse: Inverse
     moved_labels: LabelMap | None
     similarity: tuple[Similarity, Similarity]
+    verdict: Verdict
     scores: tuple[Scores, Scores]
     times_s: Mapping[str, float]
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -107,12 +124,10 @@ class Outcome:
         """The transform in numbers: its nearest affine about the fixed center, and how far it goes."""
         total = compose(self.transform)
         parts = total.parts if isinstance(total, CompositeTransform) else (total,)
-        center = self.displacement.grid.center
-        nearest = decompose(fitted_affine(self.displacement), center)
         length = self.displacement.vectors.norm(dim=0).flatten()
         return {
-            "kinds": [type(part).__name__ for part in reversed(parts)],
-            **asdict(nearest),
+            "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
+            **asdict(self.affine),
             "displacement_mm": {
                 "mean": length.mean().item(),
                 "p95": length.kthvalue(max(1, round(0.95 * len(length)))).values.item(),
@@ -141,6 +156,7 @@ class Outcome:
                 "after": asdict(self.similarity[1]),
             },
             "scores": {"before": before.to_dict(), "after": after.to_dict()},
+            "verdict": asdict(self.verdict),
             "warnings": list(self.warnings),
             "times_s": dict(self.times_s),
             "trace": [list(entry) for entry in self.result.trace],

@@ -10,7 +10,8 @@ from typing import Any
 
 from hybridreg import progress
 from hybridreg.cases import Case, ImagePair, check_pair
-from hybridreg.config import describe_method, load_method, with_settings
+from hybridreg.config import describe_method, load_intent, load_method, with_settings
+from hybridreg.decomposition import Decomposition, decompose, fitted_affine
 from hybridreg.evaluation import evaluate
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
@@ -20,7 +21,7 @@ from hybridreg.io.tables import read_landmarks
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.outcome import Outcome
-from hybridreg.quality import similarity
+from hybridreg.quality import Intent, judge, similarity
 from hybridreg.record import Record
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 from hybridreg.warping import invert, jacobian_determinant, warp
@@ -59,8 +60,9 @@ def register(
     ValueError or FileNotFoundError for bad input, before any long work; RegistrationError where the
     method fails.
     """
+    intent = Intent()
     if isinstance(method, (str, Path, Mapping)):
-        method = load_method(method)
+        method, intent = load_method(method), load_intent(method)
     method = with_settings(method, threads=threads, seed=seed, device=device)
     record = Record()
     with record.listening(), record.timing("read"):
@@ -74,7 +76,7 @@ def register(
         }
         if keep_identifiers and isinstance(fixed, (str, Path)):
             case = replace(case, name=Path(fixed).name.split(".")[0])
-    return run(case, method, initial=start, inputs=inputs, record=record)
+    return run(case, method, initial=start, intent=intent, inputs=inputs, record=record)
 
 
 def read_case(fixed: str | Path | Image, moving: str | Path | Image, **more) -> Case:
@@ -104,10 +106,14 @@ def run(
     method: RegistrationMethod,
     *,
     initial: Transform = IDENTITY,
+    intent: Intent = Intent(),
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     record: Record | None = None,
 ) -> Outcome:
-    """Leads one case through a method and before its judges."""
+    """Leads one case through a method and before its judges.
+
+    intent: what the method is meant for, against which its result is judged.
+    """
     record = record or Record()
     check_pair(case.pair, initial)
     pair, onto = case.pair, case.pair.fixed.grid
@@ -135,6 +141,17 @@ def run(
                 moved_labels=moved_labels,
             )
             fit = similarity(pair, initial), similarity(pair, result.transform)
+            affine = decompose(fitted_affine(displacement), onto.center)
+        with record.timing("verdict"):
+            verdict = judge(
+                pair,
+                result.transform,
+                similarity=fit,
+                folding_percent=after.jacobian.folding_percent,
+                affine=affine,
+                start=_affine_part(initial, onto),
+                intent=intent,
+            )
     return Outcome(
         case=case,
         method=describe_method(method),
@@ -145,7 +162,9 @@ def run(
         jacobian=jacobian,
         inverse=inverse,
         moved_labels=moved_labels,
+        affine=affine,
         similarity=fit,
+        verdict=verdict,
         scores=(before, after),
         times_s=record.times_s,
         inputs=inputs or {},
@@ -179,6 +198,12 @@ def _snapped(pair: ImagePair) -> ImagePair:
         fixed_mask=snapped(pair.fixed_mask, pair.fixed),
         moving_mask=snapped(pair.moving_mask, pair.moving),
     )
+
+
+def _affine_part(transform: Transform, grid: Grid) -> Decomposition:
+    """What a transform does as a whole over a grid, from a few samples."""
+    coarse = grid.with_spacing([max(e / 16, s) for e, s in zip(grid.extent, grid.spacing)])
+    return decompose(fitted_affine(DisplacementField.sampled(transform, coarse)), grid.center)
 
 
 def _inverse_grid(moving: Grid) -> Grid:

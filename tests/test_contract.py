@@ -12,7 +12,12 @@ from hybridreg.transforms import compose, rigid
 ELASTIX = {
     "name": "elastix",
     "parameter_files": ["rigid.txt"],
-    "overrides": {"MaximumNumberOfIterations": "100"},
+    "overrides": {  # small smooth phantoms of one contrast
+        "Metric": "AdvancedMeanSquares",
+        "ASGDParameterEstimationMethod": "Original",
+        "NumberOfResolutions": 2,
+        "MaximumNumberOfIterations": 100,
+    },
 }
 UNDER_TEST = {"elastix": ELASTIX, "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]}}
 

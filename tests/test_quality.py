@@ -7,10 +7,13 @@ import torch
 from conftest import oblique_grid
 
 from hybridreg.cases import ImagePair
+from hybridreg.decomposition import decompose, fitted_affine
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
-from hybridreg.quality import similarity
-from hybridreg.transforms import IDENTITY, AffineTransform
+from hybridreg.phantoms import head_case, head_grid
+from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
+from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField, compose, rigid
+from hybridreg.warping import jacobian_determinant
 
 
 def smooth(grid, phase: float = 0.0) -> Image:
@@ -69,3 +72,90 @@ def test_without_overlap_there_is_no_similarity():
     grid = oblique_grid()
     found = similarity(ImagePair(smooth(grid), smooth(grid)), shift(grid, 500.0))
     assert found.overlap == 0 and found.correlation is None and found.mutual_information is None
+
+
+def judged(case, transform, intent=Intent()):
+    field = DisplacementField.sampled(transform, case.pair.fixed.grid)
+    folded = (jacobian_determinant(field, field.grid).data <= 0).double().mean().item() * 100
+    center = field.grid.center
+    return judge(
+        case.pair,
+        transform,
+        similarity=(similarity(case.pair, IDENTITY), similarity(case.pair, transform)),
+        folding_percent=folded,
+        affine=decompose(fitted_affine(field), center),
+        start=decompose(AffineTransform(torch.eye(4)), center),
+        intent=intent,
+    )
+
+
+@pytest.fixture(scope="module")
+def case():
+    grid = head_grid(4.0)
+    return head_case(
+        fixed="ct", moving="t1", angles_deg=(5.0, -4.0, 8.0), translation_mm=(6.0, 9.0, -5.0),
+        fixed_grid=grid, moving_grid=grid,
+    )  # fmt: skip
+
+
+def nudged(case, angles=(0.0, 0.0, 0.0), shift=(0.0, 0.0, 0.0)):
+    return compose(case.true_transform, rigid(angles, shift, case.pair.fixed.grid.center))
+
+
+def test_the_truth_passes(case):
+    assert judged(case, case.true_transform, Intent(same_subject=True)) == Verdict("pass")
+
+
+@pytest.mark.parametrize(
+    ("angles", "shift"),
+    [((0, 0, 0), (15, 0, 0)), ((0, 0, 0), (0, -10, 8)), ((0, 14, 0), (0, 0, 0))],
+)
+def test_a_search_that_stopped_too_early_fails_and_says_where_it_fits_better(case, angles, shift):
+    verdict = judged(case, nudged(case, angles, shift))
+    assert verdict.status == "fail" and "fit better" in verdict.reasons[-1]
+
+
+def scaled(case, factors):
+    stretch = AffineTransform.from_parts(
+        torch.diag(torch.tensor(factors)), [0.0] * 3, case.pair.fixed.grid.center
+    )
+    return compose(case.true_transform, stretch)
+
+
+@pytest.mark.parametrize(
+    ("make", "intent", "status", "says"),
+    [
+        (lambda c: scaled(c, [1.0, 1.0, 1.15]), Intent(True), "warn", "one person's"),
+        (lambda c: scaled(c, [1.5, 1.5, 1.5]), Intent(True), "fail", "one person's"),
+        (lambda c: scaled(c, [0.4, 1.0, 1.0]), Intent(False), "fail", "more than bodies"),
+        (lambda c: scaled(c, [-1.0, 1.0, 1.0]), Intent(), "fail", "mirrors"),
+        (lambda c: nudged(c, (0, 0, 170.0)), Intent(), "fail", "turns by"),
+        (lambda c: nudged(c, shift=(160.0, 0, 0)), Intent(), "fail", "covers only"),
+        (lambda c: nudged(c, shift=(900.0, 0, 0)), Intent(), "fail", "no longer overlap"),
+    ],
+)
+def test_implausible_results_are_told_with_what_to_try(case, make, intent, status, says):
+    verdict = judged(case, make(case), intent)
+    assert says in " ".join(verdict.reasons)
+    assert verdict.status == status or verdict.status == "fail"
+
+
+def calm(case, **changes) -> Verdict:
+    """The verdict on the truth with some of what is known about it changed."""
+    found = similarity(case.pair, IDENTITY), similarity(case.pair, case.true_transform)
+    still = decompose(AffineTransform(torch.eye(4)))
+    known = dict(similarity=found, affine=still, start=still, folding_percent=0.0)
+    return judge(case.pair, case.true_transform, **{**known, **changes})
+
+
+@pytest.mark.parametrize(("percent", "status"), [(0.0, "pass"), (0.05, "warn"), (3.0, "fail")])
+def test_folds_are_judged_by_their_share(case, percent, status):
+    assert calm(case, folding_percent=percent).status == status
+
+
+def test_a_fit_worse_than_the_start_and_a_lost_correlation_fail(case):
+    good, bad = Similarity(1.0, 0.5, 0.8), Similarity(1.0, 0.4, 0.1)
+    assert calm(case, similarity=(bad, good)).status == "pass"
+    assert "worse than at the start" in calm(case, similarity=(good, bad)).reasons[0]
+    lost = calm(case, similarity=(bad, bad), intent=Intent(same_contrast=True))
+    assert lost.status == "fail" and "should correlate" in lost.reasons[0]

@@ -12,7 +12,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Registers and fuses medical images. Research software, not a medical device.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 4 batch partly failed.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but the verdict is fail, "
+    "4 batch partly failed.",
 )
 for command in (
     demo.demo,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
-from hybridreg.cli.session import session
+from hybridreg.cli.session import DONE, VERDICT_FAIL, session
 
 
 def register(
@@ -86,11 +86,15 @@ def register(
         outcome.save(out, overwrite=overwrite, report=report, command=command)
         current.answer = {"folder": str(out), **outcome.summary(command)}
         del current.answer["trace"]
+        current.exit_code = VERDICT_FAIL if outcome.verdict.status == "fail" else DONE
         say_outcome(current, outcome, out)
 
 
 def say_outcome(current, outcome, folder: Path):
-    """The few numbers a person wants at once."""
+    """The verdict and the few numbers a person wants at once."""
+    current.say(f"verdict: {outcome.verdict.status}")
+    for reason in outcome.verdict.reasons:
+        current.say(f"  {reason}")
     before, after = outcome.similarity
     scores_before, scores_after = (scores.to_dict() for scores in outcome.scores)
     rows = [("overlap", f"{before.overlap:.1%}", f"{after.overlap:.1%}")]

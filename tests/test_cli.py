@@ -1,0 +1,321 @@
+"""The command line, as a person or a script calls it."""
+
+import gzip
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hybridreg.cli.app import app
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap, LandmarkSet
+from hybridreg.io.images import read_image, read_labels, write_image
+from hybridreg.io.tables import read_landmarks, write_landmarks
+from hybridreg.io.transforms import read_transform, write_transform
+from hybridreg.phantoms import blobs
+from hybridreg.transforms import AffineTransform
+from hybridreg.warping import warp
+
+
+def call(*arguments, code: int = 0) -> dict:
+    """The JSON answer of a subcommand that must end with this exit code."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    assert "Traceback" not in done.output
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def case():
+    return blobs(dimension=3, translation_mm=(3.0, -2.0, 4.0))
+
+
+@pytest.fixture(scope="module")
+def files(case, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    write_image(folder / "fixed.nii.gz", case.pair.fixed)
+    write_image(folder / "moving.mha", case.pair.moving)
+    for side, grid in (("fixed", case.pair.fixed.grid), ("moving", case.pair.moving.grid)):
+        labels = LabelMap(getattr(case.pair, side).data[0] > 0.5, grid)
+        write_image(folder / f"{side}_labels.nii.gz", labels)
+        write_landmarks(folder / f"{side}.csv", getattr(case, f"{side}_landmarks"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registered(files) -> tuple[Path, dict]:
+    out = files / "out"
+    answer = call(
+        "register", "-f", files / "fixed.nii.gz", "-m", files / "moving.mha", "-o", out,
+        "--method", "rigid", "--fixed-landmarks", files / "fixed.csv",
+        "--moving-landmarks", files / "moving.csv", "--fixed-labels", files / "fixed_labels.nii.gz",
+        "--moving-labels", files / "moving_labels.nii.gz", "--json",
+    )  # fmt: skip
+    return out, answer
+
+
+def test_register_writes_the_whole_folder_and_says_so_in_json(registered, case):
+    out, answer = registered
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "moved.nii.gz", "moved_labels.nii.gz", "transform.h5", "inverse.h5", "jacobian.nii.gz",
+        "result.json", "views.npz", "log.txt", "report.html",
+    }  # fmt: skip
+    assert answer["exit_code"] == 0 and answer["folder"] == str(out)
+    stored = json.loads((out / "result.json").read_text())
+    assert stored["scores"] == answer["scores"] and stored["trace"]
+    error = answer["scores"]["after"]["landmarks"]["mean_mm"]
+    assert error < 0.5 < answer["scores"]["before"]["landmarks"]["mean_mm"]
+    transform = read_transform(out / "transform.h5")
+    expected = warp(case.pair.moving, transform, onto=case.pair.fixed.grid,
+                    default=case.pair.moving.data.min().item())  # fmt: skip
+    assert torch.allclose(read_image(out / "moved.nii.gz").data, expected.data, atol=1e-4)
+
+
+def test_no_name_or_path_of_an_input_reaches_the_results(registered, files):
+    out, _ = registered
+    for name in ("result.json", "report.html", "log.txt"):
+        text = (out / name).read_text()
+        assert str(files) not in text and "moving.mha" not in text
+
+
+def test_names_are_kept_when_asked(files, tmp_path):
+    call(
+        "register", "-f", files / "fixed.nii.gz", "-m", files / "moving.mha", "-o", tmp_path / "o",
+        "--keep-identifiers", "--no-report", "--json",
+    )  # fmt: skip
+    assert "moving.mha" in (tmp_path / "o" / "result.json").read_text()
+    assert not (tmp_path / "o" / "report.html").exists()
+
+
+def test_apply_resamples_images_and_labels_and_maps_points_both_ways(registered, files, tmp_path):
+    out, _ = registered
+    t, fixed = out / "transform.h5", files / "fixed.nii.gz"
+    call("apply", "-t", t, "-f", fixed, "-m", files / "moving.mha", "-o", tmp_path / "a.nii.gz",
+         "--default-value", read_image(files / "moving.mha").data.min().item(), "--json")  # fmt: skip
+    moved = read_image(out / "moved.nii.gz")
+    assert torch.allclose(read_image(tmp_path / "a.nii.gz").data, moved.data, atol=1e-4)
+
+    call("apply", "-t", t, "-f", fixed, "-m", files / "moving_labels.nii.gz", "--labels",
+         "-o", tmp_path / "l.nii.gz", "--json")  # fmt: skip
+    labels = read_labels(tmp_path / "l.nii.gz")
+    assert torch.equal(labels.data, read_labels(out / "moved_labels.nii.gz").data)
+
+    call("apply", "-t", t, "--points", files / "fixed.csv", "-o", tmp_path / "p.csv", "--json")
+    there = read_landmarks(tmp_path / "p.csv").points
+    expected = read_transform(t)(read_landmarks(files / "fixed.csv").points)
+    assert torch.allclose(there, expected, atol=1e-6)
+    call("apply", "-t", t, "--points", tmp_path / "p.csv", "--inverse", "-o", tmp_path / "b.csv",
+         "--json")  # fmt: skip
+    back = read_landmarks(tmp_path / "b.csv").points
+    assert torch.allclose(back, read_landmarks(files / "fixed.csv").points, atol=1e-3)
+
+    call("apply", "-t", t, "--inverse", "-f", files / "moving.mha", "-m", fixed,
+         "-o", tmp_path / "i.nii.gz", "--interpolation", "cubic", "--json")  # fmt: skip
+    inverse = read_transform(t).inverse()
+    source, grid = read_image(fixed), read_image(files / "moving.mha").grid
+    expected = warp(source, inverse, onto=grid, interpolation="cubic")
+    assert torch.allclose(read_image(tmp_path / "i.nii.gz").data, expected.data, atol=1e-4)
+
+
+def test_several_transforms_compose_with_the_last_acting_first(files, tmp_path):
+    a = AffineTransform.from_parts(torch.diag(torch.tensor([2.0, 1, 1])), [0.0, 0, 0])
+    b = AffineTransform.from_parts(torch.eye(3), [5.0, 0, 0])
+    write_transform(tmp_path / "a.tfm", a)
+    write_transform(tmp_path / "b.tfm", b)
+    write_landmarks(tmp_path / "p.csv", LandmarkSet(torch.tensor([[1.0, 2, 3]])))
+    call("apply", "-t", tmp_path / "a.tfm", "-t", tmp_path / "b.tfm", "--points",
+         tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--json")  # fmt: skip
+    assert read_landmarks(tmp_path / "q.csv").points.tolist() == [[12.0, 2.0, 3.0]]
+
+
+def test_evaluate_finds_the_scores_that_register_found(registered, files):
+    out, answer = registered
+    inputs = (
+        "-f", files / "fixed.nii.gz", "-m", files / "moving.mha",
+        "--fixed-landmarks", files / "fixed.csv", "--moving-landmarks", files / "moving.csv",
+        "--fixed-labels", files / "fixed_labels.nii.gz",
+        "--moving-labels", files / "moving_labels.nii.gz", "--json",
+    )  # fmt: skip
+    for what in (out, out / "transform.h5"):
+        found = call("evaluate", what, *inputs)
+        for kind in ("landmarks", "dice"):
+            assert found["after"][kind] == pytest.approx(answer["scores"]["after"][kind])
+
+
+def test_evaluate_reads_a_table_and_says_which_cases_failed(registered, files):
+    table = files / "cases.csv"
+    table.write_text(
+        "name,fixed,moving,fixed_landmarks,moving_landmarks\n"
+        "out,fixed.nii.gz,moving.mha,fixed.csv,moving.csv\n"
+        "gone,fixed.nii.gz,moving.mha,fixed.csv,moving.csv\n"
+    )
+    found = call("evaluate", table, "--results", files, "--json", code=4)
+    assert set(found["cases"]) == {"out"} and set(found["failures"]) == {"gone"}
+
+
+def test_info_describes_images_transforms_methods_and_results(registered, files):
+    out, _ = registered
+    grid = read_image(files / "fixed.nii.gz").grid
+    assert call("info", files / "fixed.nii.gz", "--json")["size"] == list(grid.size)
+    assert call("info", out / "transform.h5", "--json")["parts"][0]["kind"] == "rigid"
+    assert call("info", out, "--json")["method"]["name"] == "elastix"
+    call("info", files / "none.nii.gz", "--json", code=2)
+
+
+def test_report_is_built_again_from_the_folder(registered):
+    out, _ = registered
+    before = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    call("report", out, "--json")
+    assert (out / "report.html").read_bytes() == before
+    call("report", out.parent, "--json", code=2)
+
+
+def test_methods_lists_presets_and_methods():
+    found = call("methods", "--json")
+    assert {"rigid", "affine", "bspline"} <= set(found["presets"])
+    assert {"elastix", "chain"} <= set(found["methods"])
+
+
+def sound(folder: Path, name: str) -> Path:
+    path = folder / name
+    write_image(path, blobs(dimension=3, translation_mm=(1.0, 1.0, 1.0)).pair.fixed)
+    return path
+
+
+def spoiled(folder: Path, change) -> Path:
+    path = folder / "spoiled.nii.gz"
+    write_image(path, change(blobs(dimension=3, translation_mm=(1.0, 1.0, 1.0)).pair.fixed))
+    return path
+
+
+def rescaled(image: Image, factor: float) -> Image:
+    spacing = [s * factor for s in image.grid.spacing]
+    return replace(image, grid=replace(image.grid, spacing=tuple(spacing)))
+
+
+def far_away(image: Image) -> Image:
+    return replace(image, grid=replace(image.grid, origin=(4000.0, 0.0, 0.0)))
+
+
+def one_slice(image: Image) -> Image:
+    return Image(image.data[:, :1], image.grid.crop((0, 0, 0), (1, *image.grid.shape[1:])))
+
+
+def four_dimensional(folder: Path) -> Path:
+    path = folder / "4d.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.rand(9, 8, 7, 5).astype("f4"), np.eye(4)), path)
+    return path
+
+
+def truncated(folder: Path) -> Path:
+    path = sound(folder, "cut.nii.gz")
+    path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+def truncated_inside(folder: Path) -> Path:
+    whole = gzip.decompress(sound(folder, "whole.nii.gz").read_bytes())
+    path = folder / "short.nii.gz"
+    path.write_bytes(gzip.compress(whole[: len(whole) // 2]))
+    return path
+
+
+def empty(folder: Path) -> Path:
+    path = folder / "empty.nii.gz"
+    path.write_bytes(b"")
+    return path
+
+
+BAD_INPUTS = {
+    "missing": (lambda f: f / "nothing.nii.gz", "no such file"),
+    "empty": (empty, "empty"),
+    "truncated gzip": (truncated, "ends too early"),
+    "truncated data": (truncated_inside, "ends too early"),
+    "nan": (
+        lambda f: spoiled(f, lambda i: replace(i, data=i.data * torch.nan, dtype="float32")),
+        "NaN",
+    ),
+    "constant": (lambda f: spoiled(f, lambda i: replace(i, data=i.data * 0 + 7)), "constant"),
+    "one slice": (lambda f: spoiled(f, one_slice), "2D image"),
+    "4D": (four_dimensional, "frame"),
+    "micrometres": (lambda f: spoiled(f, lambda i: rescaled(i, 1000.0)), "mm"),
+    "metres": (lambda f: spoiled(f, lambda i: rescaled(i, 0.001)), "mm"),
+    "no overlap": (lambda f: spoiled(f, far_away), "overlap"),
+    "folder": (lambda f: f, "folder"),
+}
+
+
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+@pytest.mark.parametrize("what", BAD_INPUTS)
+def test_bad_input_is_refused_in_words_and_leaves_nothing_behind(what, side, tmp_path, monkeypatch):
+    def no_work(*_):
+        raise AssertionError("the work was started")
+
+    monkeypatch.setattr("hybridreg.methods.elastix.Elastix.register", no_work)
+    make, says = BAD_INPUTS[what]
+    good = sound(tmp_path, "good.nii.gz")
+    paths = {"fixed": good, "moving": good, side: make(tmp_path)}
+    before = set(tmp_path.iterdir())
+    answer = call("register", "-f", paths["fixed"], "-m", paths["moving"],
+                  "-o", tmp_path / "out", "--json", code=2)  # fmt: skip
+    assert re.search(says, answer["error"]), answer["error"]
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--method", "rigit"), "did you mean"),
+        (("--method", "rigid", "-p", "a.txt"), "not both"),
+        (("-p", "nothing.txt"), "nothing.txt"),
+        (("--device", "abacus"), "--device"),
+        (("--initial", "nothing.tfm"), "nothing.tfm"),
+        (("--fixed-mask", "nothing.nii.gz"), "nothing.nii.gz"),
+    ],
+)
+def test_wrong_usage_is_told_what_would_be_right(arguments, says, tmp_path):
+    good = sound(tmp_path, "good.nii.gz")
+    answer = call("register", "-f", good, "-m", good, "-o", tmp_path / "out", *arguments, "--json",
+                  code=2)  # fmt: skip
+    assert says in answer["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_exists_is_refused_before_the_images_are_read(registered, files, tmp_path):
+    out, _ = registered
+    answer = call("register", "-f", tmp_path / "none", "-m", tmp_path / "none", "-o", out, "--json",
+                  code=2)  # fmt: skip
+    assert "--overwrite" in answer["error"]
+
+
+def test_a_method_that_fails_gives_exit_code_1_and_no_folder(files, tmp_path, monkeypatch):
+    from hybridreg.methods.base import RegistrationError
+
+    def fails(*_):
+        raise RegistrationError("too many samples outside; give a mask")
+
+    monkeypatch.setattr("hybridreg.methods.elastix.Elastix.register", fails)
+    answer = call("register", "-f", files / "fixed.nii.gz", "-m", files / "moving.mha",
+                  "-o", tmp_path / "out", "--json", code=1)  # fmt: skip
+    assert "too many samples" in answer["error"] and not (tmp_path / "out").exists()
+
+
+def test_two_dimensional_pictures_go_all_the_way(tmp_path):
+    case = blobs(dimension=2, translation_mm=(3.0, -2.0))
+    for side in ("fixed", "moving"):
+        data = getattr(case.pair, side).data[0]
+        data = (data - data.min()) / (data.max() - data.min()) * 255
+        picture = Image(data, Grid(data.shape), dtype="uint8")
+        write_image(tmp_path / f"{side}.png", picture)
+    answer = call("register", "-f", tmp_path / "fixed.png", "-m", tmp_path / "moving.png",
+                  "-o", tmp_path / "out", "--json")  # fmt: skip
+    similarity = answer["similarity"]
+    assert similarity["after"]["correlation"] > similarity["before"]["correlation"] + 0.05
