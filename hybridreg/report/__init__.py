@@ -54,12 +54,9 @@ def _read_result(path: Path) -> dict[str, Any]:
             "'hybridreg register'"
         )
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): run the case again") from error
-    if not isinstance(result, dict):
-        raise ValueError(f"{path} holds no table of results: run the case again")
-    return result
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no results ({error}): run the case again") from error
 
 
 def _page(result: Mapping[str, Any], views: figures.Views | None) -> str:
@@ -116,8 +113,6 @@ def _verdict(verdict: Any) -> dict[str, Any] | None:
 
 def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
     drawn = figures.Figures(views)
-    fixed, moved = (_css(color) for color in (figures.FIXED_COLOR, figures.MOVED_COLOR))
-    step = f"{drawn.grid_step_mm:g}"
     found = [
         Figure(
             "flicker",
@@ -131,7 +126,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             "Edges of the fixed image over the moved image",
             "The lines should run along the boundaries of the moved image.",
             drawn.edges(),
-            legend=[("fixed edges", fixed)],
+            legend=[("fixed edges", _css(figures.FIXED_COLOR))],
         ),
         Figure(
             "checkerboard",
@@ -139,6 +134,14 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             "Boundaries should go on across the tiles without a step.",
             drawn.checkerboard(),
         ),
+        *_deformation_figures(result, drawn),
+    ]
+    return [*found, _label_figure(result, drawn)] if "fixed_labels" in views else found
+
+
+def _deformation_figures(result: Mapping[str, Any], drawn: figures.Figures) -> list[Figure]:
+    step = f"{drawn.grid_step_mm:g} mm"
+    return [
         Figure(
             "jacobian",
             "Local change of volume",
@@ -150,19 +153,20 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
         Figure(
             "deformation",
             "Deformation",
-            f"Lines that are straight and {step} mm apart in the moving image, as they arrive in "
-            "the moved image. They should bend smoothly and never cross.",
+            f"Lines that are straight and {step} apart in the moving image, as they arrive in the "
+            "moved image. They should bend smoothly and never cross.",
             drawn.deformation(),
-            legend=[(f"every {step} mm", _css(figures.GRID_COLOR))],
+            legend=[(f"every {step}", _css(figures.GRID_COLOR))],
         ),
     ]
-    if "fixed_labels" in views:
-        legend = [("fixed labels", fixed)]
-        if "moved_labels" in views:
-            legend.append(("moved labels", moved))
-        caption = f"Outlines over the fixed image: {_outlined(result, drawn)}."
-        found.append(Figure("labels", "Label outlines", caption, drawn.labels(), legend))
-    return found
+
+
+def _label_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:
+    legend = [("fixed labels", _css(figures.FIXED_COLOR))]
+    if "moved_labels" in drawn.views:
+        legend.append(("moved labels", _css(figures.MOVED_COLOR)))
+    caption = f"Outlines over the fixed image: {_outlined(result, drawn)}."
+    return Figure("labels", "Label outlines", caption, drawn.labels(), legend)
 
 
 def _outlined(result: Mapping[str, Any], drawn: figures.Figures) -> str:
@@ -173,14 +177,13 @@ def _outlined(result: Mapping[str, Any], drawn: figures.Figures) -> str:
 
 
 def _folds(result: Mapping[str, Any], drawn: figures.Figures) -> str:
-    jacobian = result.get("jacobian")
-    percent = jacobian.get("folding_percent") if isinstance(jacobian, Mapping) else None
-    if percent is not None:
-        text = tables.folds_in_words(percent)
-    else:
-        text = "Some voxels are folded" if drawn.has_folds else "0 folds"
-    where = " (red); the slices go through them." if drawn.has_folds else "."
-    return text + where
+    jacobian = tables.jacobian_statistics(result)
+    texts = []
+    if jacobian.get("folding_percent") is not None:
+        texts.append(tables.folds_in_words(jacobian["folding_percent"], jacobian["region"]) + ".")
+    if drawn.has_folds:
+        texts.append("Folded voxels anywhere are red, and the slices go through them.")
+    return " ".join(texts or ["0 folds."])
 
 
 def _windows(views: figures.Views) -> str:

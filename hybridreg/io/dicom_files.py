@@ -1,0 +1,256 @@
+"""DICOM files: which are there, what their headers say, and their pixels as they are stored.
+
+Nothing that names the patient is looked at or repeated: only the fields that are needed are read,
+and pydicom's own words, which may quote the header, are kept back. JPEG, JPEG-LS and JPEG 2000 are
+unpacked by the GDCM inside SimpleITK, which knows more kinds of them than pydicom and refuses
+pixels that are cut short.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import tempfile
+import warnings
+import zlib
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom import uid
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels import iter_pixels
+
+from hybridreg.io.dicom_frames import FIELDS, Frame
+
+_MOST_FILES = 100_000
+_DEFLATED_BYTES = 1 << 22  # of a deflated file, which may unpack to a thousand times as much
+_PIXEL_FIELDS = (
+    "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "NumberOfFrames",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "PixelData",
+)  # fmt: skip
+_BY_PYDICOM = (
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.RLELossless,
+)
+_BY_GDCM = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000Lossless,
+    uid.JPEG2000,
+)
+LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
+_ENCODINGS = {  # (is implicit, is little endian) -> what a file without meta information is in
+    (True, True): uid.ImplicitVRLittleEndian,
+    (False, True): uid.ExplicitVRLittleEndian,
+    (False, False): uid.ExplicitVRBigEndian,
+}
+
+# pydicom checks little before it parses, so a damaged file may fail anywhere.
+_STUMBLES = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,
+    RuntimeError, TypeError, ValueError, InvalidDicomError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keeps pydicom's warnings back: they quote values, which may name the patient."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Regular files in a folder and its subfolders, each once; none that a link leads out to."""
+    root, seen = folder.resolve(), set()
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for file in (Path(parent, name) for name in sorted(names)):
+            target = file.resolve()
+            if target in seen or not target.is_relative_to(root) or not target.is_file():
+                continue
+            seen.add(target)
+            if len(seen) > _MOST_FILES:
+                raise ValueError(f"it holds over {_MOST_FILES} files: give the folder of a series")
+            yield file
+
+
+def starts_like_dicom(path: Path) -> bool:
+    """Whether it has DICOM's mark, or starts with an element of group 2 or 8 without preamble."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    groups = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+    return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in groups)
+
+
+def frames_in(path: Path, name: str) -> list[Frame]:
+    """The frames of one file; none where it belongs to no series (DICOMDIR). ValueError if damaged.
+
+    name: what the file is called in messages; "" where it needs no name.
+    """
+    where = f"{name}: " if name else ""
+    header = _dataset(path, where, FIELDS, stop_before_pixels=True)
+    with _damaged(where):
+        top = _fields(header)
+        shared = _group_fields((header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
+        own = [_group_fields(item) for item in header.get("PerFrameFunctionalGroupsSequence") or ()]
+    if not {"SOPClassUID", "Modality", "Rows"} & set(top):
+        return []
+    frame = Frame(path, name, top, None, _syntax(header), path.stat().st_size)
+    if not own or str(len(own)) != (frame.text("NumberOfFrames") or "1"):
+        return [frame]
+    return [
+        replace(frame, index=index, fields=ChainMap(fields, shared, top))
+        for index, fields in enumerate(own)
+    ]
+
+
+def stored_pixels(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each frame's number in the sequence and its stored pixels, whole numbers of shape (y, x)."""
+    order = sorted(range(len(frames)), key=lambda k: frames[k].path)
+    for _, group in groupby(order, key=lambda k: frames[k].path):
+        numbers = list(group)
+        dataset = _pixel_dataset(frames[numbers[0]])
+        for k in numbers:
+            frame = frames[k]
+            with _damaged(frame.where):
+                pixels = _frame_pixels(dataset, frame.index or 0)
+            if pixels.shape != (frame.whole("Rows"), frame.whole("Columns")):
+                raise ValueError(f"{frame.where}its pixels are not of the size it says")
+            yield k, pixels
+
+
+def _pixel_dataset(frame: Frame) -> Dataset:
+    """The pixels with what describes them, all there as far as can be told before unpacking."""
+    syntax, where = uid.UID(frame.syntax), frame.where
+    if syntax not in (*_BY_PYDICOM, *_BY_GDCM):
+        raise ValueError(
+            f"{where}its pixels are packed as {syntax.name or 'nobody says'}, which is not "
+            "unpacked here: convert it to an uncompressed file first (gdcmconv --raw, dcmdjpeg)"
+        )
+    dataset = _dataset(frame.path, where, _PIXEL_FIELDS)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if "PixelData" not in dataset:
+        raise ValueError(f"{where}it holds no pixels that are whole numbers")
+    if dataset["PixelData"].is_undefined_length != syntax.is_encapsulated:
+        raise ValueError(f"{where}it does not say how its pixels are packed: export it again")
+    pixels = frame.whole("Rows") * frame.whole("Columns") * frame.whole("NumberOfFrames", 1)
+    found, expected = len(dataset.PixelData), pixels * frame.whole("BitsAllocated") // 8
+    if not syntax.is_encapsulated and found < expected:
+        raise ValueError(
+            f"{where}it ends too early ({found} of {expected} bytes of pixels): "
+            "copy or download it again"
+        )
+    return dataset
+
+
+def _frame_pixels(dataset: Dataset, index: int) -> np.ndarray:
+    if dataset.file_meta.TransferSyntaxUID in _BY_PYDICOM:
+        return next(iter_pixels(dataset, indices=[index]))
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    count = int(dataset.get("NumberOfFrames") or 1)
+    packed = get_frame(dataset.PixelData, index, number_of_frames=count, extended_offsets=offsets)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "frame.dcm")
+        _bare_image(dataset, packed).save_as(path, enforce_file_format=True)
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0]
+    sign = "i" if dataset.PixelRepresentation else "u"
+    pixels = pixels.astype(f"{sign}{dataset.BitsAllocated // 8}")
+    unused = dataset.BitsAllocated - dataset.BitsStored  # codecs may leave the sign bit below them
+    return pixels << unused >> unused
+
+
+def _bare_image(dataset: Dataset, packed: bytes) -> Dataset:
+    """One packed frame as an image of its own, without rescaling: GDCM would apply it."""
+    bare = Dataset()
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    bare.SOPClassUID = uid.SecondaryCaptureImageStorage
+    bare.SOPInstanceUID = uid.generate_uid()
+    bare.SamplesPerPixel, bare.PhotometricInterpretation = 1, "MONOCHROME2"
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"):
+        setattr(bare, keyword, dataset[keyword].value)
+    bare.PixelRepresentation = dataset.PixelRepresentation
+    bare.PixelData = encapsulate([packed])
+    return bare
+
+
+def _dataset(path: Path, where: str, keywords: Sequence[str], **options: Any) -> Dataset:
+    with path.open("rb") as file:
+        # Deflated files are unpacked as a whole before the first field can be read.
+        deflated = uid.DeflatedExplicitVRLittleEndian.encode() + b"\0" in file.read(2048)
+    if deflated and path.stat().st_size > _DEFLATED_BYTES:
+        raise ValueError(f"{where}it is a large deflated file: unpack it with dcmconv first")
+    with _damaged(where):
+        return pydicom.dcmread(path, force=True, specific_tags=list(keywords), **options)
+
+
+@contextmanager
+def _damaged(where: str) -> Iterator[None]:
+    """What pydicom and SimpleITK stumble over, in our words: theirs may quote the header."""
+    try:
+        yield
+    except _STUMBLES as error:
+        raise ValueError(
+            f"{where}the file is damaged ({type(error).__name__}): copy or export it again"
+        ) from None
+
+
+def _syntax(dataset: Dataset) -> str:
+    known = getattr(dataset.file_meta, "TransferSyntaxUID", None)
+    return str(known or _ENCODINGS.get(dataset.original_encoding, ""))
+
+
+def _fields(dataset: Dataset) -> dict[str, Any]:
+    """Keyword -> value of the fields that are looked at and not empty."""
+    fields = {}
+    for tag in dataset.keys():  # noqa: SIM118 - iterating over the dataset would convert them all
+        keyword = keyword_for_tag(tag)
+        if keyword not in FIELDS or keyword.endswith("FunctionalGroupsSequence"):
+            continue
+        try:
+            value = dataset[tag].value
+        except _STUMBLES:
+            value = "not readable"  # and so no number, where one is needed
+        value = list(value) if isinstance(value, MultiValue) else value
+        if value not in (None, "", []):
+            fields[keyword] = value
+    return fields
+
+
+def _group_fields(item: Dataset) -> dict[str, Any]:
+    """The fields of one frame: each of its functional groups is a sequence of one item."""
+    found: dict[str, Any] = {}
+    for element in item:
+        if element.VR == "SQ" and len(element.value) == 1:
+            found |= _fields(element.value[0])
+    return found

@@ -1,0 +1,250 @@
+"""One DICOM image by its header: what is looked at, and its place in the patient or why it has none.
+
+A frame is one slice: a whole file, or one frame of an enhanced multi-frame file. Only the header
+fields that are named here are ever looked at; none of them names the patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybridreg.io.dicom_geometry import MOST_VOXELS
+
+_RIGHT_ANGLE = 1e-3  # of products of cosines that are rounded to 4 digits
+_FAR_MM = 1e5
+_PIXELS_PER_BYTE = 10_000  # more than any codec saves, even on an empty image
+
+# What may tell volumes at the same place from each other, and how to call it.
+CRITERIA = {
+    "EchoTime": "echo time",
+    "EffectiveEchoTime": "echo time",
+    "InversionTime": "inversion time",
+    "TemporalPositionIdentifier": "time point",
+    "TemporalPositionIndex": "time point",
+    "TriggerTime": "trigger time",
+    "NominalCardiacTriggerDelayTime": "trigger delay",
+    "DiffusionBValue": "b-value",
+    "KVP": "tube voltage",
+    "ConvolutionKernel": "kernel",
+    "ImageType": "image type",
+    "FrameType": "image type",
+    "AcquisitionNumber": "acquisition number",
+    "FrameAcquisitionNumber": "acquisition number",
+}
+FIELDS = (
+    "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
+    "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "ImagePositionPatient", "PixelSpacing",
+    "ImageOrientationPatient", "ImagerPixelSpacing", "RescaleSlope", "RescaleIntercept",
+    "RescaleType", "ModalityLUTSequence", "StackID", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", *CRITERIA,
+)  # fmt: skip
+
+_KINDS_WITHOUT_VOLUME = {
+    "RTSTRUCT": "contours (RTSTRUCT)",
+    "RTPLAN": "a treatment plan (RTPLAN)",
+    "RTDOSE": "a radiation dose (RTDOSE)",
+    "SEG": "a segmentation (SEG)",
+    "SR": "a report (SR)",
+    "REG": "a registration (REG)",
+    "PR": "a presentation state (PR)",
+    "ECG": "an electrocardiogram (ECG)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image as its header describes it.
+
+    name: of its file, relative to the folder; "" where there is only one file. index: its number in the file, from 0; None where the
+    file is a single image. fields: keyword -> value, absent where missing or empty.
+    syntax: the transfer syntax UID, "" where the file does not say. size_bytes: of the file.
+    """
+
+    path: Path
+    name: str
+    fields: Mapping[str, Any]
+    index: int | None = None
+    syntax: str = ""
+    size_bytes: int = 0
+
+    def text(self, keyword: str) -> str:
+        return _clean(self.fields.get(keyword, ""))
+
+    def numbers(self, keyword: str, count: int) -> np.ndarray:
+        """So many finite numbers, or ValueError."""
+        try:
+            values = np.array(self.fields.get(keyword, ()), dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        if len(values) != count or not np.isfinite(values).all():
+            raise ValueError(f"{keyword} should be {count} number(s): the header is damaged")
+        return values
+
+    def whole(self, keyword: str, default: int | None = None) -> int:
+        if default is not None and keyword not in self.fields:
+            return default
+        return int(self.numbers(keyword, 1)[0])
+
+    @property
+    def slope(self) -> float:
+        return float(self.numbers("RescaleSlope", 1)[0]) if "RescaleSlope" in self.fields else 1.0
+
+    @property
+    def intercept(self) -> float:
+        known = "RescaleIntercept" in self.fields
+        return float(self.numbers("RescaleIntercept", 1)[0]) if known else 0.0
+
+    @property
+    def is_localizer(self) -> bool:
+        return "LOCALIZER" in _items(self.fields.get("ImageType"))
+
+    @property
+    def label(self) -> str:
+        number = "" if self.index is None else f"frame {self.index + 1}"
+        return " of ".join(filter(None, (number, self.name)))
+
+    @property
+    def where(self) -> str:
+        """The start of a message about this frame."""
+        return f"{self.label}: " if self.label else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A frame that has its place in the patient. axes: along a row, along a column, the normal."""
+
+    frame: Frame
+    position: np.ndarray
+    axes: np.ndarray
+    spacing: tuple[float, float]
+    size: tuple[int, int]
+    traits: Mapping[str, Any]
+
+
+def placed(frame: Frame) -> Slice:
+    """The frame with its place; ValueError in words where it has none or cannot be read."""
+    try:
+        if reason := _no_slice(frame) or _unreadable(frame):
+            raise ValueError(reason)
+        position = frame.numbers("ImagePositionPatient", 3)
+        row_step, column_step = frame.numbers("PixelSpacing", 2).tolist()
+        if (
+            min(row_step, column_step) <= 0
+            or max(row_step, column_step, *np.abs(position)) > _FAR_MM
+        ):
+            raise ValueError("PixelSpacing or ImagePositionPatient is not in mm: it is damaged")
+        return Slice(
+            frame=frame,
+            position=position,
+            axes=_axes(frame.numbers("ImageOrientationPatient", 6)),
+            spacing=(column_step, row_step),
+            size=(frame.whole("Columns"), frame.whole("Rows")),
+            traits={keyword: _trait(frame.fields.get(keyword)) for keyword in CRITERIA},
+        )
+    except ValueError as error:
+        raise ValueError(f"{frame.where}{error}") from None
+
+
+def _axes(cosines: np.ndarray) -> np.ndarray:
+    """Unit vectors along a row, along a column and the normal, at exactly right angles; (3, 3)."""
+    row, column = cosines.reshape(2, 3)
+    deviation = np.abs([row @ row - 1, column @ column - 1, row @ column]).max()
+    if deviation > _RIGHT_ANGLE:
+        raise ValueError(
+            "ImageOrientationPatient is not two unit vectors at right angles "
+            f"(off by {deviation:.3g}): the header is damaged"
+        )
+    row = row / np.linalg.norm(row)
+    column = column - (column @ row) * row
+    column /= np.linalg.norm(column)
+    return np.stack([row, column, np.cross(row, column)])
+
+
+def is_slice(frame: Frame) -> bool:
+    try:
+        return not _no_slice(frame)
+    except ValueError:
+        return True  # a damaged header is a reason to refuse, not to look elsewhere
+
+
+def _no_slice(frame: Frame) -> str:
+    """Why this object is not a slice of a volume at all; "" where it may be one."""
+    modality = frame.text("Modality")
+    if modality in _KINDS_WITHOUT_VOLUME:
+        return f"it holds {_KINDS_WITHOUT_VOLUME[modality]}, not an image series"
+    if "Rows" not in frame.fields or "Columns" not in frame.fields:
+        return "it holds no image (no Rows and Columns)"
+    colors = frame.text("PhotometricInterpretation")
+    if frame.fields.get("SamplesPerPixel", 1) != 1 or colors == "PALETTE COLOR":
+        return f"it is a color image ({colors}), not a slice with one number per pixel"
+    if "MOSAIC" in _items(frame.fields.get("ImageType")):
+        return "it is a mosaic, many slices in one picture: convert it with dcm2niix first"
+    if frame.index is None and frame.whole("NumberOfFrames", 1) > 1:
+        return (
+            "it holds many frames without a place for each (a film or a projection); only enhanced "
+            "CT, MR and PET say where their frames lie"
+        )
+    if "ImagePositionPatient" not in frame.fields or "ImageOrientationPatient" not in frame.fields:
+        return (
+            "it does not say where it lies in the patient (no ImagePositionPatient or "
+            "ImageOrientationPatient), as radiographs and screenshots do not"
+        )
+    if "PixelSpacing" not in frame.fields:
+        return "it has no PixelSpacing, so its size in the patient is unknown" + (
+            " (ImagerPixelSpacing is that of the detector)"
+            if "ImagerPixelSpacing" in frame.fields
+            else ""
+        )
+    return ""
+
+
+def _unreadable(frame: Frame) -> str:
+    """Why the numbers of this slice cannot be had or trusted; "" where they can."""
+    bits, stored = frame.whole("BitsAllocated"), frame.whole("BitsStored")
+    if bits not in (8, 16, 32) or not 1 <= stored <= bits:
+        return (
+            f"its pixels have {stored} of {bits} bits: only whole numbers of 8, 16 or 32 are read"
+        )
+    if frame.whole("HighBit", stored - 1) != stored - 1:
+        return "its pixels do not start at the lowest bit (HighBit): convert it with dcmconv first"
+    if "ModalityLUTSequence" in frame.fields:
+        return "its values go through a table (Modality LUT) that is not supported: export it again"
+    if frame.text("Modality") == "CT" and "RescaleIntercept" not in frame.fields:
+        return (
+            "it is a CT without RescaleIntercept, so its numbers cannot be told in HU: "
+            "export it again with its whole header"
+        )
+    if frame.slope == 0:
+        return "its RescaleSlope is 0: the header is damaged"
+    pixels = frame.whole("Rows") * frame.whole("Columns") * frame.whole("NumberOfFrames", 1)
+    if min(frame.whole("Rows"), frame.whole("Columns")) < 1 or pixels > MOST_VOXELS:
+        return f"its header gives a size of {pixels} pixels: the header is damaged"
+    if pixels > frame.size_bytes * _PIXELS_PER_BYTE:
+        return f"its header gives {pixels} pixels in {frame.size_bytes} bytes: it is damaged"
+    return ""
+
+
+def _items(value: Any) -> list[str]:
+    return [_clean(item) for item in ([value] if isinstance(value, str) else value or ())]
+
+
+def _clean(value: Any) -> str:
+    """A short text that cannot play tricks on a terminal."""
+    return "".join(c for c in str(value) if c.isprintable()).strip()[:64]
+
+
+def _trait(value: Any) -> Any:
+    """A value that can be compared and shown: a number, or text."""
+    if value is None:
+        return ""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return "/".join(_items(value))

@@ -1,0 +1,333 @@
+"""The pictures of a report: panels of slices as data URIs, drawn from the arrays of views."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from skimage.feature import canny
+from skimage.measure import find_contours
+
+Views = Mapping[str, np.ndarray]
+Line = tuple[np.ndarray, tuple[int, int, int]]  # points (N, 2) as (row, column) pixels, colour
+
+FIXED_COLOR, MOVED_COLOR = (64, 208, 222), (255, 176, 32)
+FOLD_COLOR = (226, 0, 38)
+GRID_COLOR = (176, 224, 160)
+MOST_LABELS = 8  # more outlines than these hide each other
+_FACTORS = (1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)  # ends of the Jacobian's colour bar
+_COLORS = ((8, 64, 129), (78, 160, 214), (244, 244, 240), (242, 184, 72), (140, 84, 0))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One way to cut the display grid; its axes are 0, 1, 2 for x, y, z.
+
+    normal: the axis that slices follow each other along, None for the one plane of a 2D image.
+    across, down: the axes shown from left to right and from top to bottom.
+    turned: ``down`` runs from the high end to the low one, so that the head is on top.
+    """
+
+    name: str
+    normal: int | None
+    across: int
+    down: int
+    turned: bool = False
+
+    def cut(self, volume: np.ndarray, index: int) -> np.ndarray:
+        """One slice as it is shown, rows from top to bottom."""
+        if self.normal is None:
+            return volume
+        cut = volume.take(index, axis=volume.ndim - 1 - self.normal)
+        return cut[::-1] if self.turned else cut
+
+    def letters(self, ends: np.ndarray) -> dict[str, str]:
+        """The patient's side at each edge; ends: letters of views, (axis, low or high)."""
+        top, bottom = ends[self.down][::-1] if self.turned else ends[self.down]
+        left, right = ends[self.across]
+        return {"left": left, "right": right, "top": top, "bottom": bottom}
+
+
+PLANES = {
+    2: (Plane("image", None, 0, 1),),
+    3: (
+        Plane("axial", 2, 0, 1),
+        Plane("coronal", 1, 0, 2, turned=True),
+        Plane("sagittal", 0, 1, 2, turned=True),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One slice in a row of them: its pictures by name, its size in mm, letters and slice."""
+
+    images: Mapping[str, str]
+    width_mm: float
+    height_mm: float
+    letters: Mapping[str, str]
+    plane: Plane
+    index: int
+
+    @property
+    def axis(self) -> str:
+        return "" if self.plane.normal is None else "xyz"[self.plane.normal]
+
+
+@dataclass(frozen=True)
+class ColorBar:
+    """The legend of the Jacobian map: CSS colours and numbers from its low to its high end."""
+
+    colors: Sequence[str]
+    ticks: Sequence[str]
+
+
+class Figures:
+    """Draws the panels of one case; every method gives rows of them."""
+
+    def __init__(self, views: Views):
+        self.views = views
+        self.dimension = views["fixed"].ndim
+        self.planes = PLANES[self.dimension]
+
+    def flicker(self) -> list[list[Panel]]:
+        """Five slices of each plane with their fixed, before and moved pictures."""
+        names = ("fixed", "before", "moved")
+        return [
+            [
+                self._panel(plane, i, {name: self._grey(name, plane, i, 1) for name in names})
+                for i in self._slices(plane, 5)
+            ]
+            for plane in self.planes
+        ]
+
+    def edges(self) -> list[list[Panel]]:
+        """The fixed image's edges over the moved one."""
+        return [
+            [self._panel(plane, i, {"edges": self._edges(plane, i)}) for i in slices]
+            for plane in self.planes
+            for slices in [self._slices(plane, 5)]
+        ]
+
+    def checkerboard(self) -> list[list[Panel]]:
+        """Tiles of fixed and moved in turn, one slice of each plane."""
+        return [[self._middle(plane, "checkerboard", self._checker) for plane in self.planes]]
+
+    def jacobian(self) -> list[list[Panel]]:
+        """Local change of volume on a log scale; through the folds, if there are any."""
+        return [[self._through_folds(plane) for plane in self.planes]]
+
+    def deformation(self) -> list[list[Panel]]:
+        """A regular grid of the moving image as it arrives in the moved one."""
+        return [[self._middle(plane, "grid", self._deformed) for plane in self.planes]]
+
+    def labels(self) -> list[list[Panel]]:
+        """Outlines of the largest structures, fixed and moved, over the fixed image."""
+        chosen = self.outlined_labels()
+        return [
+            [
+                self._panel(plane, i, {"labels": self._outlines(plane, i, chosen)})
+                for i in self._slices(plane, 3)
+            ]
+            for plane in self.planes
+        ]
+
+    def frames(self) -> list[Panel]:
+        """Each plane without a picture: its size and letters."""
+        return [self._panel(plane, 0, {}) for plane in self.planes]
+
+    @property
+    def grid_step_mm(self) -> float:
+        """A round number that gives about twenty lines along the longest side."""
+        size = np.array(self.views["fixed"].shape[::-1]) * self.views["spacing_mm"]
+        exact = float(size.max()) / 20
+        power = 10 ** math.floor(math.log10(exact))
+        return min((step * power for step in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / exact)))
+
+    @property
+    def has_folds(self) -> bool:
+        return bool((self.views["jacobian"] <= 0).any())
+
+    @property
+    def color_bar(self) -> ColorBar:
+        end = self._factor
+        ticks = (1 / end, 1 / math.sqrt(end), 1, math.sqrt(end), end)
+        colors = [f"rgb{color}" for color in _COLORS]
+        return ColorBar(colors, [f"{tick:.3g}" for tick in ticks])
+
+    def outlined_labels(self) -> list[int]:
+        """The structures that are outlined: those of both label maps with most fixed voxels."""
+        labels, counts = np.unique(self.views["fixed_labels"], return_counts=True)
+        largest = [int(label) for label in labels[np.argsort(-counts)] if label != 0]
+        return largest[:MOST_LABELS]
+
+    @property
+    def _factor(self) -> float:
+        """The end of the colour bar: the first round factor beyond 99 % of the voxels."""
+        positive = self.views["jacobian"][self.views["jacobian"] > 0].astype(np.float32)
+        wanted = np.percentile(np.abs(np.log(positive)), 99) if positive.size else 0.0
+        return next((f for f in _FACTORS if math.log(f) >= wanted), _FACTORS[-1])
+
+    def _slices(self, plane: Plane, count: int) -> list[int]:
+        """So many slices evenly through what the fixed image shows."""
+        if plane.normal is None:
+            return [0]
+        fixed = self.views["fixed"]
+        axis = fixed.ndim - 1 - plane.normal
+        others = tuple(a for a in range(fixed.ndim) if a != axis)
+        shown = np.flatnonzero((fixed > 40).mean(others) > 0.01)
+        first, last = (shown[0], shown[-1]) if len(shown) else (0, fixed.shape[axis] - 1)
+        where = (np.arange(count) + 1) / (count + 1)
+        return sorted({int(i) for i in np.round(first + where * (last - first))})
+
+    def _middle(self, plane: Plane, name: str, draw) -> Panel:
+        index = self._slices(plane, 1)[0]
+        return self._panel(plane, index, {name: draw(plane, index)})
+
+    def _panel(self, plane: Plane, index: int, images: Mapping[str, str]) -> Panel:
+        size = np.array(self.views["fixed"].shape[::-1]) * self.views["spacing_mm"]
+        letters = plane.letters(self.views["letters"])
+        width, height = float(size[plane.across]), float(size[plane.down])
+        return Panel(images, width, height, letters, plane, index)
+
+    def _zoom(self, plane: Plane, pixels: int = 560) -> int:
+        shape = self.views["fixed"].shape[::-1]
+        return max(1, round(pixels / max(shape[plane.across], shape[plane.down])))
+
+    def _enlarged(self, name: str, plane: Plane, index: int, zoom: int) -> Image.Image:
+        cut = Image.fromarray(np.ascontiguousarray(plane.cut(self.views[name], index)))
+        size = (cut.width * zoom, cut.height * zoom)
+        return cut if zoom == 1 else cut.resize(size, Image.Resampling.BICUBIC)
+
+    def _grey(self, name: str, plane: Plane, index: int, zoom: int) -> str:
+        return _data_uri(self._enlarged(name, plane, index, zoom), crisp=self.dimension == 2)
+
+    def _edges(self, plane: Plane, index: int) -> str:
+        zoom = self._zoom(plane, 420)
+        fixed = np.asarray(self._enlarged("fixed", plane, index, zoom), dtype=np.float32) / 255
+        sigma = zoom * max(1.5, max(self.views["fixed"].shape) / 150)
+        found = canny(fixed, sigma, low_threshold=0.22 / sigma, high_threshold=0.6 / sigma)
+        soft = np.clip(ndimage.gaussian_filter(found.astype(np.float32), 0.6) * 2.2, 0, 1)
+        moved = self._enlarged("moved", plane, index, zoom)
+        return _data_uri(_painted(moved, soft, FIXED_COLOR))
+
+    def _checker(self, plane: Plane, index: int) -> str:
+        zoom = self._zoom(plane)
+        fixed, moved = (
+            np.asarray(self._enlarged(name, plane, index, zoom)) for name in ("fixed", "moved")
+        )
+        tile = math.ceil(max(fixed.shape) / 8)
+        row, column = np.indices(fixed.shape) // tile
+        return _data_uri(Image.fromarray(np.where((row + column) % 2 == 0, fixed, moved)))
+
+    def _through_folds(self, plane: Plane) -> Panel:
+        index = self._slices(plane, 1)[0]
+        folds = self.views["jacobian"] <= 0
+        if plane.normal is not None and folds.any():
+            axis = folds.ndim - 1 - plane.normal
+            others = tuple(a for a in range(folds.ndim) if a != axis)
+            worst = int(folds.sum(others).argmax())
+            index = int((worst + 0.5) * self.views["fixed"].shape[axis] / folds.shape[axis])
+        return self._panel(plane, index, {"jacobian": self._jacobian(plane, index)})
+
+    def _jacobian(self, plane: Plane, index: int) -> str:
+        cut = self._coarse(plane, self.views["jacobian"], index).astype(np.float32)
+        zoom = self._zoom(plane)
+        base = self._enlarged("fixed", plane, index, zoom)
+        level = np.log(np.maximum(cut, 1e-3)) / math.log(self._factor)
+        level = Image.fromarray(level).resize(base.size, Image.Resampling.BILINEAR)
+        position = np.clip((np.asarray(level) + 1) / 2, 0, 1)
+        stops = np.linspace(0, 1, len(_COLORS))
+        color = np.stack([np.interp(position, stops, c) for c in np.array(_COLORS).T], -1)
+        shade = 0.4 + 0.6 * (np.asarray(base)[..., None] / 255.0)
+        folds = Image.fromarray(cut <= 0).resize(base.size, Image.Resampling.NEAREST)
+        image = np.where(np.asarray(folds)[..., None], FOLD_COLOR, color * shade)
+        return _data_uri(Image.fromarray(image.astype(np.uint8)))
+
+    def _deformed(self, plane: Plane, index: int) -> str:
+        zoom, step = self._zoom(plane), self.grid_step_mm
+        moved = self._enlarged("moved", plane, index, zoom).point(lambda value: value * 0.6)
+        lines: list[Line] = []
+        for axis in (plane.across, plane.down):
+            position = self._coarse(plane, self._mapped(axis), index)
+            scale = moved.height / position.shape[0], moved.width / position.shape[1]
+            first, last = math.ceil(position.min() / step), math.floor(position.max() / step)
+            for level in range(first, last + 1):
+                lines += _contours(position, level * step, scale, GRID_COLOR)
+        return _data_uri(_with_lines(moved, lines, 1.5))
+
+    def _mapped(self, axis: int) -> np.ndarray:
+        """Where T takes each coarse voxel along a display axis, mm from the grid's low face."""
+        component = self.views["displacement"][axis].astype(np.float32)
+        array_axis = component.ndim - 1 - axis
+        steps = np.arange(component.shape[array_axis]) + 0.5
+        shape = [-1 if a == array_axis else 1 for a in range(component.ndim)]
+        return component + (steps * self.views["coarse_spacing_mm"][axis]).reshape(shape)
+
+    def _coarse(self, plane: Plane, volume: np.ndarray, index: int) -> np.ndarray:
+        """The slice of a coarse volume at a slice of the display grid."""
+        if plane.normal is None:
+            return volume
+        axis = volume.ndim - 1 - plane.normal
+        count = self.views["fixed"].shape[axis]
+        return plane.cut(volume, int((index + 0.5) * volume.shape[axis] / count))
+
+    def _outlines(self, plane: Plane, index: int, chosen: Sequence[int]) -> str:
+        zoom = self._zoom(plane)
+        lines: list[Line] = []
+        for name, color in (("moved_labels", MOVED_COLOR), ("fixed_labels", FIXED_COLOR)):
+            if name not in self.views:
+                continue
+            cut = plane.cut(self.views[name], index)
+            for label in np.intersect1d(chosen, np.unique(cut)):
+                mask = ndimage.gaussian_filter(np.pad(cut == label, 1).astype(np.float32), 0.6)
+                for points, _ in _contours(mask, 0.5, (zoom, zoom), color):
+                    lines.append((points - zoom, color))
+        fixed = self._enlarged("fixed", plane, index, zoom).point(lambda value: value * 0.7)
+        return _data_uri(_with_lines(fixed, lines, 1.5))
+
+
+def _contours(
+    values: np.ndarray, level: float, scale: tuple[float, float], color: tuple[int, int, int]
+) -> Iterable[Line]:
+    """Iso-lines of a coarse slice in pixels of a picture of the same faces."""
+    for points in find_contours(values, level):
+        yield (points + 0.5) * scale - 0.5, color
+
+
+def _with_lines(base: Image.Image, lines: Sequence[Line], width: float) -> Image.Image:
+    """Smooth lines, drawn at twice the size, over a grey picture."""
+    image = base.convert("RGB")
+    for color in dict.fromkeys(color for _, color in lines):
+        mask = Image.new("L", (base.width * 2, base.height * 2))
+        draw = ImageDraw.Draw(mask)
+        for points, of in lines:
+            if of == color:
+                where = [tuple(point) for point in (points[:, [1, 0]] * 2 + 0.5).tolist()]
+                draw.line(where, fill=255, width=round(2 * width), joint="curve")
+        image = _painted(image, np.asarray(mask.reduce(2)) / 255.0, color)
+    return image
+
+
+def _painted(base: Image.Image, alpha: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
+    """A colour laid over a picture where alpha, 0 to 1, says."""
+    below = np.asarray(base.convert("RGB"), dtype=np.float32)
+    mixed = below + alpha[..., None] * (np.array(color, dtype=np.float32) - below)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def _data_uri(image: Image.Image, *, crisp: bool = False) -> str:
+    """JPEG with colours at full resolution, or PNG, which is larger and exact."""
+    file = io.BytesIO()
+    if crisp:
+        image.save(file, "PNG")
+    else:
+        image.save(file, "JPEG", quality=82, subsampling=0)
+    kind = "png" if crisp else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -1,0 +1,64 @@
+"""The volumes of the interactive viewer, packed to travel inside the page."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from hybridreg.report.figures import PLANES, Views
+
+NAMES = ("fixed", "before", "moved")
+BUDGET = 3_300_000  # bytes before base64: what makes a page of 4 to 6 MB
+_GREYS = 64  # enough for the eye once 256 do not fit
+
+
+def pack(views: Views) -> tuple[dict[str, Any], str]:
+    """Settings for viewer.js and its data: gzip of the volumes' differences along x, base64.
+
+    Volumes that would make the page too large lose grey levels, then resolution.
+    """
+    volumes = np.stack([views[name] for name in NAMES])
+    greys, data = 256, _compress(volumes)
+    if len(data) > BUDGET:
+        greys, data = _GREYS, _compress(volumes // (256 // _GREYS))
+    if len(data) > BUDGET:
+        factor = (BUDGET / len(data)) ** (1 / (volumes.ndim - 1))
+        volumes = np.stack([_shrunk(volume, factor) for volume in volumes])
+        data = _compress(volumes // (256 // _GREYS))
+    size = volumes.shape[:0:-1]
+    shown = np.array(views["fixed"].shape[::-1])
+    corner = views["origin_mm"] - views["direction"] @ views["spacing_mm"] / 2
+    settings = {
+        "names": NAMES,
+        "size": size,
+        "spacing": (shown * views["spacing_mm"] / size).tolist(),
+        "corner": corner.tolist(),
+        "direction": views["direction"].tolist(),
+        "letters": views["letters"].tolist(),
+        "planes": [asdict(plane) for plane in PLANES[volumes.ndim - 1]],
+        "greys": greys,
+        "shown": shown.tolist(),
+    }
+    return settings, base64.b64encode(data).decode("ascii")
+
+
+def _compress(volumes: np.ndarray) -> bytes:
+    """Neighbours differ little, so their differences (modulo 256) pack better than they do."""
+    flat = volumes.astype(np.uint8).ravel()
+    return gzip.compress(np.diff(flat, prepend=np.uint8(0)).tobytes(), 6, mtime=0)
+
+
+def _shrunk(volume: np.ndarray, factor: float) -> np.ndarray:
+    """Fewer voxels over the same faces, each an average of those it covers."""
+    shape = [max(1, math.floor(n * factor)) for n in volume.shape]
+    sigma = [0.35 * n / m for n, m in zip(volume.shape, shape, strict=True)]
+    smooth = ndimage.gaussian_filter(volume, sigma, truncate=3)
+    scale = [n / m for n, m in zip(volume.shape, shape, strict=True)]
+    offset = [(s - 1) / 2 for s in scale]
+    return ndimage.affine_transform(smooth, scale, offset, shape, order=1, mode="nearest")

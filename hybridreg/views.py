@@ -1,0 +1,349 @@
+"""What a report shows of a registration: all its volumes on one upright grid, small and quick.
+
+The display grid has the planes of the fixed image, its voxel axes reordered and turned to run
+nearest to +x (left), +y (back) and +z (up), so that its planes are the axial, coronal and sagittal
+ones of a radiologist. An oblique image stays oblique: nothing is resampled off its planes.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from hybridreg.cases import ImagePair
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap
+from hybridreg.transforms import (
+    IDENTITY,
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    compose,
+)
+from hybridreg.warping import jacobian_determinant, warp
+
+MAX_VOXELS = 6_000_000  # of a volume: a 1 mm brain stays as it is
+MAX_SIDE = {2: 1024, 3: 512}
+_MARGIN = 0.08  # of the object's length, kept around it on either side
+_COARSE_FROM = 1_000_000  # voxels from which Jacobian and displacement are kept at half resolution
+
+
+def make_views(
+    pair: ImagePair,
+    transform: Transform,
+    *,
+    initial: Transform = IDENTITY,
+    moved: Image | None = None,
+    field: DisplacementField | None = None,
+    jacobian: Image | None = None,
+    fixed_labels: LabelMap | None = None,
+    moved_labels: LabelMap | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays that ``save_views`` writes and a report is drawn from, on the display grid.
+
+    initial: what the moving image is seen through "before" the registration.
+    moved, field, jacobian: results on the fixed grid; what is missing is computed, which is slow.
+    moved_labels: the moving labels on the fixed grid.
+
+    Gives ``fixed``, ``before``, ``moved`` (uint8 within a window, array order); ``jacobian``
+    (float16); ``displacement`` (float16, mm, (x, y, z) components along the display axes first);
+    where given ``fixed_labels`` and ``moved_labels``; ``spacing_mm`` and, for Jacobian and
+    displacement, ``coarse_spacing_mm``; ``origin_mm`` and ``direction`` of the display grid (LPS);
+    ``letters``: the patient's side at the low and high end of each axis (x, y, z), empty in 2D;
+    ``fixed_window`` and ``moving_window`` (low, high) and their ``..._name``.
+    Of several channels the first is shown.
+    """
+    grid = pair.fixed.grid
+    given = {"moved": moved, "field": field, "jacobian": jacobian}
+    labels = {"fixed_labels": fixed_labels, "moved_labels": moved_labels}
+    _check_grids(grid, given | labels)
+    window, moving_window = choose_window(pair.fixed), choose_window(pair.moving)
+    display = Display.of(pair.fixed, window)
+    if field is None:
+        field = DisplacementField.sampled(transform, grid)
+    if moved is None:
+        moved = warp(pair.moving, field, onto=grid, default=moving_window.low)
+    if jacobian is None:
+        jacobian = jacobian_determinant(field, grid)
+    return {
+        "fixed": window.apply(display.show(pair.fixed.data[:1])[0]),
+        "before": _before(pair.moving, initial, display.grid, moving_window),
+        "moved": moving_window.apply(display.show(moved.data[:1])[0]),
+        "jacobian": _shown_jacobian(display, jacobian.data),
+        "displacement": _shown_displacement(display, field.vectors),
+        **{key: display.show_labels(map_.data) for key, map_ in labels.items() if map_ is not None},
+        **display.describe(),
+        **window.describe("fixed"),
+        **moving_window.describe("moving"),
+    }
+
+
+def save_views(path: str | Path, views: Mapping[str, np.ndarray]):
+    """Writes views as an .npz file, compressed lightly: numpy's own level takes twice as long."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in views.items():
+            file = io.BytesIO()
+            np.save(file, array, allow_pickle=False)
+            # A ZipInfo holds no time of day: equal views make equal files.
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            archive.writestr(entry, file.getbuffer(), zipfile.ZIP_DEFLATED, compresslevel=1)
+
+
+def load_views(path: str | Path) -> dict[str, np.ndarray]:
+    """What ``save_views`` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): run the case again") from error
+
+
+@dataclass(frozen=True)
+class Window:
+    """The intensities that are shown from black to white."""
+
+    low: float
+    high: float
+    name: str
+
+    def apply(self, data: Tensor) -> np.ndarray:
+        """uint8: 0 at ``low`` and below, 255 at ``high`` and above."""
+        scale = 255 / (self.high - self.low)
+        return ((data - self.low) * scale).clamp(0, 255).round().to(torch.uint8).numpy()
+
+    def describe(self, side: str) -> dict[str, np.ndarray]:
+        return {
+            f"{side}_window": np.array([self.low, self.high]),
+            f"{side}_window_name": np.array(self.name),
+        }
+
+
+def choose_window(image: Image) -> Window:
+    """A CT window where the values look like HU, else the 1 to 99.5 percentile of the foreground.
+
+    Foreground is what differs from the most frequent value, if that fills 5 % of the image.
+    """
+    values = image.data[0].flatten()
+    values = values[:: max(1, len(values) // 300_000)].numpy()
+    if values.min() < -500 and values.max() > 200:
+        return _ct_window(values)
+    levels, counts = np.unique(values, return_counts=True)
+    if counts.max() > 0.05 * len(values) and len(levels) > 2:
+        values = values[values != levels[counts.argmax()]]
+    low, high = np.percentile(values, [1, 99.5]).tolist()
+    if high <= low:
+        low, high = float(levels[0]), float(max(levels[-1], levels[0] + 1))
+    return Window(low, high, "1 to 99.5 percentile")
+
+
+def _ct_window(values: np.ndarray) -> Window:
+    """By what fills the body: a head (brain and much bone), lungs, or other soft tissue; HU."""
+    body = np.count_nonzero(values > -300)
+    brain = np.count_nonzero((values > 15) & (values < 50))
+    bone = np.count_nonzero(values > 250)
+    lung = np.count_nonzero((values > -950) & (values < -500))
+    if brain > 0.3 * body and bone > 0.1 * body:
+        return Window(-20.0, 100.0, "CT brain, level 40, width 120 HU")
+    if lung > 0.25 * body:
+        return Window(-1000.0, 400.0, "CT wide, level -300, width 1400 HU")
+    return Window(-160.0, 240.0, "CT soft tissue, level 40, width 400 HU")
+
+
+@dataclass(frozen=True)
+class Display:
+    """The display grid, and how to get data of the fixed grid onto it.
+
+    box: the part of the fixed grid that is shown, array order. order: the array axis of the fixed
+    grid that becomes each array axis of the display. turned: the display axes that run backwards.
+    """
+
+    grid: Grid
+    box: tuple[slice, ...]
+    order: tuple[int, ...]
+    turned: tuple[int, ...]
+
+    @classmethod
+    def of(cls, fixed: Image, window: Window) -> Display:
+        """The object in a fixed image, upright, in voxels that are cubes as near as rounding lets."""
+        box = _object_box(fixed, window)
+        cropped = fixed.grid.crop([s.start for s in box], [s.stop for s in box])
+        order, turned = _upright(cropped)
+        return cls(_square(_turn(cropped, order, turned)), box, order, turned)
+
+    @property
+    def coarse_shape(self) -> tuple[int, ...]:
+        shape = self.grid.shape
+        if math.prod(shape) < _COARSE_FROM:
+            return shape
+        return tuple(math.ceil(n / 2) for n in shape)
+
+    def show(self, data: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Values (C, *fixed shape) on the display grid or on so many voxels over the same faces."""
+        return _resize(self._upright(data), shape or self.grid.shape)
+
+    def lowest(self, data: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """As ``show``, but the lowest value that each voxel touches."""
+        pool = F.adaptive_max_pool3d if len(shape) == 3 else F.adaptive_max_pool2d
+        return -pool(-self._upright(data), shape)
+
+    def show_labels(self, data: Tensor) -> np.ndarray:
+        """Labels (*fixed shape) on the display grid, in the smallest integer type that holds them."""
+        data = self._upright(data[None])[0]
+        for axis, count in enumerate(self.grid.shape):
+            index = ((torch.arange(count) + 0.5) * (data.shape[axis] / count)).long()
+            data = data.index_select(axis, index) if count != data.shape[axis] else data
+        low, high = int(data.min()), int(data.max())
+        return data.numpy().astype(np.uint16 if low >= 0 and high < 1 << 16 else np.int32)
+
+    def describe(self) -> dict[str, np.ndarray]:
+        shape = self.coarse_shape[::-1]
+        coarse = [e / n for e, n in zip(self.grid.extent, shape, strict=True)]
+        return {
+            "spacing_mm": np.array(self.grid.spacing),
+            "coarse_spacing_mm": np.array(coarse),
+            "origin_mm": np.array(self.grid.origin),
+            "direction": np.array(self.grid.direction),
+            "letters": np.array(axis_letters(self.grid)),
+        }
+
+    def _upright(self, data: Tensor) -> Tensor:
+        data = data[(slice(None), *self.box)].permute(0, *[axis + 1 for axis in self.order])
+        return data.flip([axis + 1 for axis in self.turned])
+
+
+def axis_letters(grid: Grid) -> list[tuple[str, str]]:
+    """The patient's side at the low and the high end of each voxel axis, (x, y, z) order.
+
+    An axis more than about 24 degrees off the patient's gets a second letter, as in "AL". A 2D
+    image does not know how it lay in the patient: its letters are empty.
+    """
+    if grid.dimension == 2:
+        return [("", "")] * 2
+    letters = []
+    for column in np.array(grid.direction).T:
+        main = [axis for axis in np.argsort(-abs(column)) if abs(column[axis]) > 0.4][:2]
+        high = "".join("RAI"[a] if column[a] < 0 else "LPS"[a] for a in main)
+        low = "".join("LPS"[a] if column[a] < 0 else "RAI"[a] for a in main)
+        letters.append((low, high))
+    return letters
+
+
+def _upright(grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Display.order and Display.turned: the signed permutation of axes nearest to the patient's."""
+    dimension = grid.dimension
+    axes = np.array(grid.direction)  # column: voxel axis (x, y, z)
+    best = max(
+        itertools.permutations(range(dimension)),
+        key=lambda voxel: sum(abs(axes[i, v]) for i, v in enumerate(voxel)),
+    )
+    last = dimension - 1
+    order = tuple(last - best[last - axis] for axis in range(dimension))
+    turned = tuple(axis for axis in range(dimension) if axes[last - axis, best[last - axis]] < 0)
+    return order, turned
+
+
+def _turn(grid: Grid, order: tuple[int, ...], turned: tuple[int, ...]) -> Grid:
+    """The same voxels with axes in another order and direction."""
+    last = grid.dimension - 1
+    voxel = [last - order[last - i] for i in range(grid.dimension)]  # axes (x, y, z)
+    signs = np.array([-1.0 if last - i in turned else 1.0 for i in range(grid.dimension)])
+    first = [grid.size[v] - 1.0 if s < 0 else 0.0 for v, s in zip(voxel, signs, strict=True)]
+    steps = (np.array(grid.direction) * grid.spacing)[:, voxel]
+    return Grid(
+        tuple(grid.shape[axis] for axis in order),
+        tuple(grid.spacing[v] for v in voxel),
+        tuple(np.array(grid.origin) + steps @ first),
+        np.array(grid.direction)[:, voxel] * signs,
+    )
+
+
+def _square(grid: Grid) -> Grid:
+    """The same field of view in voxels of nearly equal sides, few enough to be shown quickly."""
+    dimension = grid.dimension
+    side = max(min(grid.spacing), max(grid.extent) / MAX_SIDE[dimension])
+    side = max(side, (math.prod(grid.extent) / MAX_VOXELS) ** (1 / dimension))
+    size = [max(1, round(e / side)) for e in grid.extent]
+    spacing = np.array([e / n for e, n in zip(grid.extent, size, strict=True)])
+    half = np.array(grid.direction) @ ((np.array(size) - 1) / 2 * spacing)
+    origin = grid.center.numpy() - half
+    return replace(grid, shape=tuple(size[::-1]), spacing=tuple(spacing), origin=tuple(origin))
+
+
+def _object_box(image: Image, window: Window) -> tuple[slice, ...]:
+    """Array slices around what is brighter than the darkest tenth of the window, with a margin."""
+    bright = image.data[0] > window.low + 0.1 * (window.high - window.low)
+    box = []
+    for axis, count in enumerate(bright.shape):
+        others = [a for a in range(bright.ndim) if a != axis]
+        where = bright.amax(others).nonzero()[:, 0]
+        first, last = (where[0].item(), where[-1].item()) if len(where) else (0, count - 1)
+        margin = math.ceil(_MARGIN * (last + 1 - first))
+        box.append(slice(max(0, first - margin), min(count, last + 1 + margin)))
+    return tuple(box)
+
+
+def _resize(data: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Linear from face to face, averaging where it shrinks; (C, *shape)."""
+    if tuple(data.shape[1:]) == tuple(shape):
+        return data
+    settings = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    if len(shape) == 2:
+        return F.interpolate(data[None], size=shape, **settings)[0]
+    data = F.interpolate(data, size=shape[1:], **settings)  # (C, Z, y, x)
+    data = F.interpolate(data.transpose(1, 2), size=(shape[0], shape[2]), **settings)
+    return data.transpose(1, 2)
+
+
+def _before(moving: Image, initial: Transform, grid: Grid, window: Window) -> np.ndarray:
+    """The moving image through ``initial`` on the display grid, uint8."""
+    start = compose(AffineTransform(torch.eye(grid.dimension + 1)), initial)
+    if not isinstance(start, AffineTransform):
+        first = replace(moving, data=moving.data[:1])
+        return window.apply(warp(first, start, onto=grid, default=window.low).data[0])
+    # Three times as fast as the exact warp, and no different once rounded to 8 bits.
+    matrix = moving.grid.physical_to_voxel() @ start.matrix @ grid.voxel_to_physical()
+    matrix = matrix.numpy()
+    return ndimage.affine_transform(
+        window.apply(moving.data[0]),
+        matrix[:-1, :-1][::-1, ::-1],
+        matrix[:-1, -1][::-1],
+        output_shape=grid.shape,
+        order=1,
+    )
+
+
+def _shown_jacobian(display: Display, data: Tensor) -> np.ndarray:
+    """Averaged, but a fold stays a fold; positive values stay positive in float16."""
+    shape = display.coarse_shape
+    shown = display.show(data, shape)
+    if (data <= 0).any():
+        lowest = display.lowest(data, shape)
+        shown = torch.where(lowest <= 0, lowest, shown)
+    shown = torch.where(shown > 0, shown.clamp(1e-6, 6e4), shown.clamp(min=-6e4))
+    return shown[0].to(torch.float16).numpy()
+
+
+def _shown_displacement(display: Display, vectors: Tensor) -> np.ndarray:
+    shown = display.show(vectors.to(torch.float32), display.coarse_shape)
+    axes = torch.tensor(display.grid.direction, dtype=torch.float32)
+    return torch.einsum("ij,i...->j...", axes, shown).to(torch.float16).numpy()
+
+
+def _check_grids(grid: Grid, values: Mapping[str, Image | LabelMap | DisplacementField | None]):
+    for name, value in values.items():
+        if value is not None and not value.grid.matches(grid):
+            raise ValueError(
+                f"{name} (size {value.grid.size}) does not lie on the fixed grid (size "
+                f"{grid.size}): resample it onto the fixed image first"
+            )
