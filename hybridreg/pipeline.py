@@ -136,7 +136,6 @@ def run(
                 case,
                 result.transform,
                 inverse=inverse.transform,
-                field=displacement,
                 jacobian=jacobian,
                 moved_labels=moved_labels,
             )

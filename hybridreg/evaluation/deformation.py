@@ -20,7 +20,6 @@ class JacobianStatistics:
 
     folding_percent: share of voxels with det <= 0. log_sd: standard deviation of ln(det) over the
     others; folding_percent is thus the share that it leaves out. p1, p99: percentiles.
-    non_diffeomorphic_percent: see the function of that name; None where it was not measured.
     """
 
     voxels: int
@@ -30,7 +29,6 @@ class JacobianStatistics:
     p1: float
     p99: float
     maximum: float
-    non_diffeomorphic_percent: float | None = None
 
 
 def jacobian_statistics(determinant: Image, *, mask: LabelMap | None = None) -> JacobianStatistics:

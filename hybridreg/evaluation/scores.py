@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from hybridreg.cases import Case
 from hybridreg.evaluation.deformation import (
     JacobianStatistics,
     jacobian_statistics,
-    non_diffeomorphic_percent,
 )
 from hybridreg.evaluation.distances import (
     Distances,
@@ -27,7 +26,7 @@ from hybridreg.evaluation.distances import (
 from hybridreg.evaluation.labels import dice, overall_dice, surface_distances
 from hybridreg.geometry import apply_matrix
 from hybridreg.images import Image, LabelMap
-from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField, Transform, compose
+from hybridreg.transforms import IDENTITY, AffineTransform, Transform, compose
 from hybridreg.warping import jacobian_determinant, warp
 
 _POINTS = 50_000  # at about so many a transform is compared with another
@@ -118,15 +117,14 @@ def evaluate(
     transform: Transform,
     *,
     inverse: Transform | None = None,
-    field: DisplacementField | None = None,
     jacobian: Image | None = None,
     moved_labels: LabelMap | None = None,
 ) -> Scores:
     """All that can be measured of a transform (fixed -> moving) with what the case knows.
 
-    inverse: moving -> fixed; only with it is inverse consistency measured. field, jacobian: the
-    transform's displacement and its determinant on the fixed grid; moved_labels: the moving labels
-    through the transform on the grid of the fixed ones. These three are computed where missing.
+    inverse: moving -> fixed; only with it is inverse consistency measured. jacobian: the transform's
+    determinant on the fixed grid; moved_labels: the moving labels through the transform on the grid
+    of the fixed ones. These two are computed where missing.
     """
     region, inside = _region(case.pair.fixed, case.pair.fixed_mask)
     dices, surface, labels = _label_scores(case, transform, moved_labels)
@@ -136,7 +134,7 @@ def evaluate(
         surface=surface,
         landmarks=_landmark_scores(case, transform),
         truth=_truth_scores(case, transform, inside),
-        jacobian=_jacobian_scores(transform, inside, field, jacobian),
+        jacobian=_jacobian_scores(transform, inside, jacobian),
         inverse_consistency=(
             None if inverse is None else _inverse_scores(case, transform, inverse)
         ),
@@ -200,15 +198,16 @@ def _truth_scores(case: Case, transform: Transform, inside: LabelMap) -> TruthSc
 
 
 def _jacobian_scores(
-    transform: Transform, inside: LabelMap, field: DisplacementField | None, jacobian: Image | None
+    transform: Transform, inside: LabelMap, jacobian: Image | None
 ) -> JacobianStatistics:
-    if field is None:
-        field = DisplacementField.sampled(transform, inside.grid)
     if jacobian is None:
-        jacobian = jacobian_determinant(field, inside.grid)
-    inverted = non_diffeomorphic_percent(field, mask=inside)
-    statistics = jacobian_statistics(jacobian, mask=inside)
-    return replace(statistics, non_diffeomorphic_percent=inverted)
+        affine = _as_affine(transform, inside.grid.dimension)
+        if affine is None:
+            jacobian = jacobian_determinant(transform, inside.grid)
+        else:
+            everywhere = torch.linalg.det(affine.linear).float().expand(inside.grid.shape)
+            jacobian = Image(everywhere, inside.grid)
+    return jacobian_statistics(jacobian, mask=inside)
 
 
 def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Distances | None:

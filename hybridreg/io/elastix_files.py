@@ -28,6 +28,7 @@ ParameterMap = Mapping[str, Sequence[str]]
 # elastix up to 5.0 wrote the first of these names, later ones the second.
 _INITIAL = ("InitialTransformParametersFileName", "InitialTransformParameterFileName")
 _NO_INITIAL = "NoInitialTransform"
+_ORDER = "BSplineTransformSplineOrder"
 
 
 def read_parameter_map(path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -63,7 +64,7 @@ def transform_from_maps(maps: Sequence[ParameterMap]) -> Transform:
     if not maps:
         raise ValueError("there are no transform parameters: elastix gives one map for each stage")
     parts = [_part(parameters, first=i == 0) for i, parameters in enumerate(maps)]
-    dimensions = {int(_one(parameters, "FixedImageDimension")) for parameters in maps}
+    dimensions = {_dimension(parameters) for parameters in maps}
     if len(dimensions) > 1:
         raise ValueError("2D and 3D transforms cannot follow each other")
     return compose(*reversed(parts))
@@ -144,6 +145,11 @@ def _part(parameters: ParameterMap, *, first: bool) -> Transform:
     if kind not in _KINDS:
         advice = _ADVICE.get(kind, f"known are {', '.join(_KINDS)}")
         raise ValueError(f"elastix transforms of the kind {kind} cannot be read: {advice}")
+    if "ITKTransformParameters" in parameters:
+        raise ValueError(
+            "it is a transform that elastix was given in memory to start from; leave it out, and "
+            "compose the others with that transform"
+        )
     if "TransformParameters" not in parameters:
         raise ValueError(
             "it has no TransformParameters: these are settings of a registration, not its result"
@@ -157,10 +163,7 @@ def _part(parameters: ParameterMap, *, first: bool) -> Transform:
     for key, bad, what in _UNSUPPORTED:
         if _one(parameters, key, "").lower() == bad:
             raise ValueError(f'({key} "{bad}") is not supported: {what}')
-    dimension = int(_one(parameters, "FixedImageDimension"))
-    if dimension not in (2, 3) or int(_one(parameters, "MovingImageDimension")) != dimension:
-        raise ValueError("only transforms from 2D to 2D and from 3D to 3D images can be read")
-    return _KINDS[kind](parameters, dimension)
+    return _KINDS[kind](parameters, _dimension(parameters))
 
 
 _UNSUPPORTED = (
@@ -174,6 +177,14 @@ _ADVICE = {
     "File": "the transform lies in the file named under TransformFileName; read that one",
     "DeformationFieldTransform": "read the file of its displacement field instead",
 }
+
+
+def _dimension(parameters: ParameterMap) -> int:
+    keys = ("FixedImageDimension", "MovingImageDimension")
+    fixed, moving = (int(_numbers(parameters, key, 1)) for key in keys)
+    if fixed not in (2, 3) or fixed != moving:
+        raise ValueError("only transforms from 2D to 2D and from 3D to 3D images can be read")
+    return fixed
 
 
 def _one(parameters: ParameterMap, key: str, default: str | None = None) -> str:
@@ -266,8 +277,8 @@ def _bspline(parameters: ParameterMap, dimension: int) -> BSplineTransform:
         tuple(map(tuple, direction.tolist())),
     )
     values = _numbers(parameters, "TransformParameters", dimension * math.prod(size))
-    order = int(_one(parameters, "BSplineTransformSplineOrder", "3"))
-    return BSplineTransform(values.reshape(dimension, *grid.shape), grid, order)
+    order = _numbers({_ORDER: ("3",), **parameters}, _ORDER, 1)
+    return BSplineTransform(values.reshape(dimension, *grid.shape), grid, int(order))
 
 
 _KINDS = {

@@ -29,7 +29,7 @@ _AXES = {  # names of the coordinate columns -> which way they point
 }
 _NAME_COLUMNS = ("name", "label")
 _OTHER_COLUMNS = {"t", "mass", "volume", "count", "comment", "id", "index"}  # ANTs' and counters
-_FORMULA_STARTS = "=+-@'"  # a spreadsheet would run a cell that begins so
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")  # a spreadsheet may run such a cell
 
 
 def read_landmarks(
@@ -40,7 +40,7 @@ def read_landmarks(
     Known are CSV with a header x,y[,z][,name] in LPS mm (r,a,s columns are converted; ANTs' own
     x,y,z,t,label too), elastix point files, Slicer's .fcsv and .mrk.json, and bare columns of LPS
     mm. dimension: of the images; a third coordinate that is always 0 is then dropped for 2D.
-    grid: of the image, for elastix files that count voxels ("index").
+    grid: of the image, which tells the dimension too and places elastix's voxel indices ("index").
     """
     path = Path(path)
     with errors_of(path):
@@ -57,6 +57,8 @@ def read_landmarks(
             landmarks = _landmarks(_bare_rows(text.splitlines(), first_line=1))
         else:
             landmarks = _named_columns(text)
+        if dimension is None and grid is not None:
+            dimension = grid.dimension
         return _of_dimension(landmarks, dimension)
 
 
@@ -70,7 +72,7 @@ def write_landmarks(path: str | Path, landmarks: LandmarkSet):
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["name", *"xyz"[: landmarks.points.shape[1]]])
     for name, point in zip(landmarks.names, landmarks.points.tolist(), strict=True):
-        table.writerow(["'" + name if name[:1] in _FORMULA_STARTS and name else name, *point])
+        table.writerow(["'" + name if name.startswith(_FORMULA_STARTS) else name, *point])
     with whole_file(Path(path)) as partial:
         partial.write_text(out.getvalue(), encoding="utf-8")
 
@@ -188,13 +190,12 @@ def _named_columns(text: str) -> LandmarkSet:
 
 
 def _unguarded(name: str) -> str:
-    guarded = name[:1] == "'" and name[1:2] and name[1:2] in _FORMULA_STARTS
-    return name[1:] if guarded else name
+    return name[1:] if name[:1] == "'" and name[1:].startswith(_FORMULA_STARTS) else name
 
 
 def _elastix_points(text: str, grid: Grid | None) -> LandmarkSet:
     lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.strip())
+    start = next(i for i, line in enumerate(lines) if line.strip() and not line.startswith("#"))
     kind, count = lines[start].strip().lower(), (lines[start + 1 :] or [""])[0].strip()
     if not count.isdecimal():
         raise ValueError(f"line {start + 2}: the number of points should stand here, not {count!r}")
@@ -222,15 +223,13 @@ def _slicer_csv(text: str) -> LandmarkSet:
             "a Slicer .fcsv file tells its columns and CoordinateSystem (LPS or RAS) in its first "
             f"lines; found {system or 'none'}: save it again from Slicer, or make a CSV of it"
         )
-    body = re.sub(r"^#.*$", "", text, flags=re.MULTILINE).strip("\n")
-    offset = text[: text.find(body)].count("\n") if body else 0
-    # Rows may have fewer cells than columns: the last ones are texts, and may be left out.
-    columns = comments["columns"].split(",")
     points, names = [], []
-    for line, row in enumerate(csv.reader(body.splitlines()), offset + 1):
-        if row:
-            cells = dict(zip(columns, row, strict=False))
-            point = [_number(cells.get(axis, ""), line) for axis in "xyz"]
+    rows = csv.reader(text.splitlines())
+    for row in rows:
+        if row and not row[0].startswith("#"):
+            # Rows may have fewer cells than columns: the last ones are texts.
+            cells = dict(zip(comments["columns"].split(","), row, strict=False))
+            point = [_number(cells.get(axis, ""), rows.line_num) for axis in "xyz"]
             points.append([s * v for s, v in zip(signs, point, strict=True)])
             names.append(cells.get("label", ""))
     return _landmarks(points, names)
@@ -241,7 +240,7 @@ def _slicer_json(text: str) -> LandmarkSet:
     try:
         markups = json.loads(text)["markups"]
         points = [
-            (point["position"], point.get("label", ""))
+            (point["position"], str(point.get("label", "")))
             for markup in markups
             for point in markup["controlPoints"]
         ]

@@ -14,6 +14,8 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from hybridreg.decomposition import decompose
 from hybridreg.images import Image
@@ -361,7 +363,10 @@ _ABSOLUTE = {  # names under which others keep positions, not displacements, wit
 
 def _nifti_intent(path: Path) -> tuple[int, int]:
     """The intent of a NIfTI displacement field and its number of axes; others are refused."""
-    header = nibabel.load(path).header
+    try:
+        header = nibabel.load(path).header
+    except (HeaderDataError, ImageFileError) as error:
+        raise ValueError(f"its header is damaged: {error}") from error
     name = header["intent_name"].item().decode("latin-1")
     if name in _ABSOLUTE:
         raise ValueError(f"this is {_ABSOLUTE[name]}")

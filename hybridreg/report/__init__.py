@@ -73,7 +73,7 @@ def _page(result: Mapping[str, Any], views: figures.Views | None) -> str:
         case=str(result.get("case") or "case"),
         facts=_facts(result),
         verdict=_verdict(result.get("verdict")),
-        warnings=[str(warning) for warning in result.get("warnings") or []],
+        warnings=tables.texts(result.get("warnings")),
         summary=tables.comparison(result) + tables.deformation(result),
         figures=_figures(result, views) if views else [],
         viewer=_viewer(views) if views else None,
@@ -107,7 +107,7 @@ def _verdict(verdict: Any) -> dict[str, Any] | None:
     if not isinstance(verdict, Mapping) or verdict.get("status") not in _VERDICTS:
         return None
     status = verdict["status"]
-    reasons = [str(reason) for reason in verdict.get("reasons") or []]
+    reasons = tables.texts(verdict.get("reasons"))
     return {"status": status, "word": _VERDICTS[status], "reasons": reasons}
 
 

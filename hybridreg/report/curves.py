@@ -33,7 +33,7 @@ class Curve:
 
 def curves(trace: Any) -> list[Curve]:
     """The charts of a trace [[stage, level, iteration, {term: value}], ...], stage by stage."""
-    entries = [entry for entry in trace or [] if _is_entry(entry)]
+    entries = [entry for entry in trace if _is_entry(entry)] if isinstance(trace, list) else []
     charts = []
     for stage, group in itertools.groupby(entries, key=lambda entry: entry[0]):
         group = list(group)

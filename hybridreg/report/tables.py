@@ -157,6 +157,12 @@ def configuration(result: Mapping[str, Any]) -> str:
     return json.dumps(method, indent=2, ensure_ascii=False) if method else ""
 
 
+def texts(value: Any) -> list[str]:
+    """What should be a list of texts, such as warnings, as one."""
+    items = value if isinstance(value, list) else [value]
+    return [words(item) for item in items if item]
+
+
 def label_names(result: Mapping[str, Any]) -> dict[int, str]:
     """Names of labels, from wherever the scores list them."""
     names: dict[int, str] = {}
@@ -174,20 +180,16 @@ def label_names(result: Mapping[str, Any]) -> dict[int, str]:
 
 def _transform_rows(transform: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    if transform.get("kinds"):
-        rows.append(
-            (
-                "Made of",
-                ", then ".join(_KINDS.get(str(kind), str(kind)) for kind in transform["kinds"]),
-            )
-        )
+    kinds = texts(transform.get("kinds"))
+    if kinds:
+        rows.append(("Made of", ", then ".join(_KINDS.get(kind, kind) for kind in kinds)))
     for key, name, unit, axes in (
         ("rotation_deg", "Rotation", "°", "xyz"),
         ("translation_mm", "Translation of the center", " mm", "xyz"),
         ("scales", "Scales", "", "   "),
     ):
         values = transform.get(key)
-        if isinstance(values, Sequence) and len(values):
+        if isinstance(values, list) and values:
             axes = axes if len(values) > 1 else " "
             parts = [f"{a} {_fixed(v)}{unit}" for a, v in zip(axes, values, strict=False)]
             rows.append((name, ", ".join(part.strip() for part in parts)))
@@ -246,14 +248,17 @@ def _sides(tree: Any) -> tuple[Any, Any]:
         return None, tree
     if {"before", "after"} & set(tree):
         rest = {key: value for key, value in tree.items() if key not in ("before", "after")}
+        if not rest:
+            return tree.get("before"), tree.get("after")
         before, after = _sides(rest)
         return before | _mapping(tree.get("before")), after | _mapping(tree.get("after"))
     before, after = {}, {}
     for key, value in tree.items():
-        if key.endswith("_before"):
-            before[key.removesuffix("_before")] = value
-        else:
-            before[key], after[key.removesuffix("_after")] = _sides(value)
+        name = key.removesuffix("_before").removesuffix("_after")
+        sides = (value, None) if key.endswith("_before") else _sides(value)
+        for target, side in zip((before, after), sides, strict=True):
+            if side is not None:
+                target[name] = side
     return before, after
 
 
