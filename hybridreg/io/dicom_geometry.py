@@ -152,7 +152,7 @@ def _right_angled(stack: Stack) -> Grid:
         gap = height / steps  # one gap alone carries the rounding of two positions
     first, last = stack.offsets.min(0), stack.offsets.max(0)
     growth = np.ceil((last - first) / stack.spacing - _DRIFT)
-    if (growth >= stack.size).any():
+    if (np.abs(np.diff(stack.offsets, axis=0)) >= np.multiply(stack.size, stack.spacing)).any():
         raise ValueError("its slices do not lie above each other, so they are no volume")
     shape = (steps + 1, *(int(n) for n in (growth + stack.size)[::-1]))
     if math.prod(shape) > MOST_VOXELS:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
-import struct
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -21,6 +18,15 @@ from hybridreg.decomposition import decompose
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
 from hybridreg.io.images import from_sitk, read_image, to_sitk, write_image
+from hybridreg.io.itk_files import (
+    KNOWN,
+    SEVERAL,
+    check_entries,
+    check_hdf5,
+    is_itk_text,
+    matlab_entries,
+    text_entries,
+)
 from hybridreg.io.tables import errors_of, whole_file
 from hybridreg.transforms import (
     AffineTransform,
@@ -54,7 +60,7 @@ def read_transform(path: str | Path) -> Transform:
             raise ValueError("the file is empty")
     if kind in _FIELDS:
         return _read_field(path)
-    if kind == ".toml" or (kind == ".txt" and not _is_itk_text(path)):
+    if kind == ".toml" or (kind == ".txt" and not is_itk_text(path)):
         return read_transform_parameters(path)
     with errors_of(path):
         return _read_itk(path, kind)
@@ -126,11 +132,11 @@ def _to_itk(transform: Transform) -> sitk.Transform:
 
 def _read_itk(path: Path, kind: str) -> Transform:
     if kind in (".tfm", ".txt"):
-        _check_entries(_text_entries(path))
+        check_entries(text_entries(path))
     elif kind == ".mat":
-        _check_entries(_matlab_entries(path))
+        check_entries(matlab_entries(path))
     else:
-        _check_hdf5(path)
+        check_hdf5(path)
     # SimpleITK gives the first of several transforms and tells of the others in a warning only.
     listener = _Warnings()
     before = listener.SetAsGlobalITKLogger()
@@ -144,7 +150,7 @@ def _read_itk(path: Path, kind: str) -> Transform:
     finally:
         before.SetAsGlobalITKLogger()
     if any("more than one transform" in warning for warning in listener.texts):
-        raise ValueError(_SEVERAL)
+        raise ValueError(SEVERAL)
     return _from_itk(itk)
 
 
@@ -177,7 +183,7 @@ def _from_itk(itk: sitk.Transform) -> Transform:
         case sitk.DisplacementFieldTransform():
             field = from_sitk(itk.GetDisplacementField())
             return DisplacementField(field.data, field.grid)
-    raise ValueError(f"transforms of the type {itk.GetName()} cannot be read; {_KNOWN}")
+    raise ValueError(f"transforms of the type {itk.GetName()} cannot be read; {KNOWN}")
 
 
 def _affine_of(itk: sitk.Transform) -> AffineTransform:
@@ -188,135 +194,6 @@ def _affine_of(itk: sitk.Transform) -> AffineTransform:
     if abs(np.linalg.det(axes)) < 1e-12:
         raise ValueError("its matrix is singular: it maps the whole space to a plane or less")
     return AffineTransform.from_parts(np.stack(axes, 1), origin)
-
-
-# What ITK's readers do not check: they take truncated text, and wrong counts can end the process.
-
-
-class _Entry(NamedTuple):
-    """One transform of a file: ITK's name of its type, and its numbers."""
-
-    type: str
-    parameters: np.ndarray = np.zeros(0)
-    fixed: np.ndarray = np.zeros(0)
-
-
-_KNOWN = "convert it to an affine, a B-spline or a displacement field with the tool that wrote it"
-_SEVERAL = (
-    "it holds several transforms that are not tied into one composite, so that their order is "
-    "not known: give each in a file of its own"
-)
-_COUNTS = {  # numbers of parameters of ITK's linear transforms in 2D and 3D
-    "TranslationTransform": (2, 3),
-    "Euler2DTransform": (3, 0),
-    "Euler3DTransform": (0, 6),
-    "VersorTransform": (0, 3),
-    "VersorRigid3DTransform": (0, 6),
-    "Similarity2DTransform": (4, 0),
-    "Similarity3DTransform": (0, 7),
-    "ScaleTransform": (2, 3),
-    "ScaleVersor3DTransform": (0, 9),
-    "ScaleSkewVersor3DTransform": (0, 15),
-    "AffineTransform": (6, 12),
-    "MatrixOffsetTransformBase": (6, 12),
-}
-_TAGS = {"Parameters": "parameters", "FixedParameters": "fixed"}
-_ON_GRIDS = ("BSplineTransform", "DisplacementFieldTransform")
-
-
-def _check_entries(entries: Sequence[_Entry]):
-    composite = entries[0].type.startswith("CompositeTransform")
-    if len(entries) > 1 and not composite:
-        raise ValueError(_SEVERAL)
-    if composite and len(entries) == 1:
-        raise ValueError("it is a composite without parts: the file is truncated")
-    if len({_checked_dimension(entry) for entry in entries}) > 1:
-        raise ValueError("it mixes 2D and 3D transforms")
-
-
-def _checked_dimension(entry: _Entry) -> int:
-    """The dimension of a transform whose numbers fit its type."""
-    match = re.fullmatch(r"(\w+?)_(?:double|float)_([23])_\2(?:_\d)?", entry.type)
-    name, dimension = (match[1], int(match[2])) if match else (entry.type, 0)
-    fixed = len(entry.fixed)
-    if name == "CompositeTransform":
-        wanted, fits = 0, fixed == 0
-    elif name in _ON_GRIDS:
-        wanted = dimension * math.prod(int(n) for n in entry.fixed[:dimension])
-        fits = fixed == dimension * (dimension + 3)
-    elif name in _COUNTS:
-        wanted = _COUNTS[name][dimension - 2]
-        # Fixed is the centre; Euler3D also tells its order of angles.
-        fits = wanted > 0 and fixed in (0, dimension, 4)
-    else:
-        raise ValueError(f"transforms of the type {name} cannot be read; {_KNOWN}")
-    if len(entry.parameters) != wanted or not fits:
-        raise ValueError(
-            f"the numbers of {name} are not complete: the file is truncated or damaged"
-        )
-    if not (np.isfinite(entry.parameters).all() and np.isfinite(entry.fixed).all()):
-        raise ValueError(f"{name} has numbers that are not finite")
-    return dimension
-
-
-def _is_itk_text(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(22) == b"#Insight Transform Fil"
-
-
-def _text_entries(path: Path) -> list[_Entry]:
-    if not _is_itk_text(path):
-        raise ValueError("it does not begin with '#Insight Transform File': no ITK transform")
-    entries: list[_Entry] = []
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
-        tag, _, value = line.partition(":")
-        if tag == "Transform":
-            entries.append(_Entry(value.strip()))
-        elif tag in _TAGS and entries:
-            try:
-                numbers = np.array(value.split(), dtype=np.float64)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-            entries[-1] = entries[-1]._replace(**{_TAGS[tag]: numbers})
-        elif line.strip() and not line.startswith("#"):
-            raise ValueError(f"line {number}: what is {line[:40]!r}?")
-    if not entries:
-        raise ValueError("there is no transform in it")
-    return entries
-
-
-def _matlab_entries(path: Path) -> list[_Entry]:
-    """ANTs' affine: two MATLAB 4 matrices, one named after its type and one "fixed"."""
-    raw, start = path.read_bytes(), 0
-    matrices: list[tuple[str, np.ndarray]] = []
-    try:
-        while start < len(raw):
-            kind, rows, columns, _, length = struct.unpack_from("<5i", raw, start)
-            name = raw[start + 20 : start + 20 + length].rstrip(b"\0").decode("ascii")
-            dtype = {0: np.dtype("<f8"), 10: np.dtype("<f4")}[kind]
-            values = np.frombuffer(raw, dtype, rows * columns, start + 20 + length)
-            start += 20 + length + values.nbytes
-            matrices.append((name, values))
-        (name, parameters), (last, fixed) = matrices
-    except (struct.error, KeyError, ValueError) as error:
-        raise ValueError(
-            "it is not one affine as ANTs and ITK write it (a FSL .mat depends on both images: "
-            "convert it with c3d_affine_tool first)"
-        ) from error
-    if last != "fixed":
-        raise ValueError(f"the centre of the transform (fixed) is missing; found {last!r}")
-    return [_Entry(name, parameters, fixed)]
-
-
-def _check_hdf5(path: Path):
-    """Refuses what HDF5 would answer with pages on the error stream: other and cut-off files."""
-    with path.open("rb") as file:
-        head = file.read(52)
-    if not head.startswith(b"\x89HDF\r\n\x1a\n"):
-        raise ValueError("it is no HDF5 file, though its name says so")
-    end = {0: 40, 1: 44}.get(head[8], 28)  # where each version of the format notes its length
-    if path.stat().st_size < int.from_bytes(head[end : end + 8], "little"):
-        raise ValueError("the file is truncated: copy or download it again")
 
 
 # Displacement fields as images
