@@ -79,8 +79,24 @@ def for_dimension(parameters: Parameters, dimension: int) -> Parameters:
         raise ValueError(
             f"its Transform {transform!r} cannot be carried on; use one of {', '.join(TRANSFORMS)}"
         )
+    _check_counts(parameters, dimension)
     size = (str(dimension),)
     return {**parameters, "FixedImageDimension": size, "MovingImageDimension": size}
+
+
+def _check_counts(parameters: Parameters, dimension: int):
+    """elastix silently takes its own schedule where a given one is too short."""
+    needed = len(iterations(parameters)) * dimension
+    for name in filter(_is_schedule, parameters):
+        if len(parameters[name]) < needed:
+            raise ValueError(
+                f"{name} has {len(parameters[name])} numbers; {levels(parameters)} levels of "
+                f"{dimension}D images need {needed}"
+            )
+
+
+def _is_schedule(name: str) -> bool:
+    return "ImagePyramid" in name and name.endswith("Schedule")
 
 
 def settled(parameters: Parameters, *, seed: int, masked: bool) -> Parameters:
@@ -104,13 +120,21 @@ def settled(parameters: Parameters, *, seed: int, masked: bool) -> Parameters:
 
 
 def levels(parameters: Parameters) -> int:
-    return int(parameters.get("NumberOfResolutions", ("3",))[0])
+    return _whole_numbers(parameters, "NumberOfResolutions", "3")[0]
 
 
 def iterations(parameters: Parameters) -> list[int]:
-    """The largest number of iterations at each level; the last one given holds for the rest."""
-    given = [int(n) for n in parameters.get("MaximumNumberOfIterations", ("500",))]
-    return [given[min(level, len(given) - 1)] for level in range(levels(parameters))]
+    """The largest number of iterations at each level; the first holds where none is given."""
+    given = _whole_numbers(parameters, "MaximumNumberOfIterations", "500")
+    return [given[level if level < len(given) else 0] for level in range(levels(parameters))]
+
+
+def _whole_numbers(parameters: Parameters, name: str, default: str) -> list[int]:
+    given = parameters.get(name) or (default,)
+    try:
+        return [int(text) for text in given]
+    except ValueError:
+        raise ValueError(f"{name} should be a whole number, found {' '.join(given)}") from None
 
 
 def with_schedule(
@@ -127,7 +151,7 @@ def with_schedule(
     pyramids = (parameters.get(f"{side}ImagePyramid", ("",))[0] for side in ("Fixed", "Moving"))
     if any("Generic" in pyramid for pyramid in pyramids):
         return parameters
-    if any("Pyramid" in name and name.endswith("Schedule") for name in parameters):
+    if any(map(_is_schedule, parameters)):
         return parameters
     finest, count = min(fixed[1]), levels(parameters)
     targets = [finest * 2 ** (count - 1 - level) for level in range(count)]
