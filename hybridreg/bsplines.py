@@ -42,7 +42,7 @@ def _neighbourhoods(coefficients: Tensor, support: int) -> tuple[Tensor, tuple[i
     table = coefficients.movedim(0, -1)
     axis = table.ndim - 3
     table = table.unfold(axis, support, 1).unfold(axis + 1, support, 1)  # (z, y, x, C, ky, kx)
-    counts = (*table.shape[:axis], table.shape[axis], table.shape[axis + 1])
+    counts = (*[n - support + 1 for n in table.shape[:axis]], *table.shape[axis : axis + 2])
     rows = table.movedim(-3, -1).reshape(-1, support * support, coefficients.shape[0])
     return rows, counts
 

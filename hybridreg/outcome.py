@@ -116,6 +116,7 @@ class Outcome:
             initial=self.initial,
             moved=self.moved,
             field=self.displacement,
+            jacobian=self.jacobian,
             fixed_labels=self.case.fixed_labels,
             moved_labels=self.moved_labels,
         )

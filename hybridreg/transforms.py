@@ -20,6 +20,9 @@ from hybridreg import bsplines
 from hybridreg.geometry import Grid, apply_matrix
 
 
+_SMALLEST_STEP = 1 / 64  # of the residual: below it there is a fold or a jump, and no way on
+
+
 class Transform(Protocol):
     """x -> T(x), fixed LPS mm to moving LPS mm."""
 
@@ -216,8 +219,8 @@ def _opened(transforms: Iterable[Transform]) -> Iterable[Transform]:
 class NumericalInverse:
     """y -> x with T(x) = y, found by damped fixed-point iteration x <- x + (y - T(x)) (Chen 2008).
 
-    Every point iterates by itself until |T(x) - y| is under ``tolerance_mm``; where T folds there
-    is nothing to find and ``residual`` tells by how much the answer misses.
+    Every point iterates by itself until |T(x) - y| is under ``tolerance_mm``; where T folds or jumps
+    there is nothing to find and ``residual`` tells by how much the answer misses.
     """
 
     transform: Transform
@@ -238,7 +241,7 @@ class NumericalInverse:
         step = torch.ones(len(y), 1, dtype=torch.float64)
         distance = error.norm(dim=-1)
         for _ in range(self.iterations):
-            todo = (distance > self.tolerance_mm).nonzero()[:, 0]
+            todo = ((distance > self.tolerance_mm) & (step[:, 0] > _SMALLEST_STEP)).nonzero()[:, 0]
             if len(todo) == 0:
                 break
             trial = x[todo] + step[todo] * error[todo]

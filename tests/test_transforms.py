@@ -73,6 +73,21 @@ def test_bsplines_agree_with_itk_inside_and_outside_their_region(grid, order):
     assert 0.1 < still.double().mean() < 0.9  # both regions were visited
 
 
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_bsplines_reach_the_very_edge_of_their_region(dimension, order):
+    """At the last valid index, the far neighbour along an axis lies beyond the last coefficient."""
+    size, margin = (7, 6, 5)[:dimension], (order - 1) / 2
+    control = Grid(size[::-1])
+    coefficients = torch.randn(dimension, *control.shape, dtype=torch.float64)
+    edge = torch.cartesian_prod(*[torch.tensor([margin, n - 1 - margin]) for n in size]).double()
+    found = BSplineTransform(coefficients, control, order)(edge)
+    inner = edge.clamp(min=margin + 1e-9) - 1e-9 * (edge > margin)  # just inside: by continuity
+    expected = BSplineTransform(coefficients, control, order)(inner)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert (found - edge).norm(dim=-1).min() > 1e-3
+
+
 @pytest.mark.parametrize("grid", [oblique_grid(2), oblique_grid(3, left_handed=True)])
 def test_displacement_fields_agree_with_itk_inside_and_outside(grid):
     vectors = torch.randn(grid.dimension, *grid.shape, dtype=torch.float64)

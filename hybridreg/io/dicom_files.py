@@ -29,7 +29,7 @@ from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels
 
@@ -69,7 +69,8 @@ _ENCODINGS = {  # (is implicit, is little endian) -> what a file without meta in
 # pydicom checks little before it parses, so a damaged file may fail anywhere.
 _STUMBLES = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,
-    RuntimeError, TypeError, ValueError, InvalidDicomError, struct.error, zlib.error,
+    RuntimeError, TypeError, ValueError, struct.error, zlib.error, BytesLengthException,
+    InvalidDicomError,
 )  # fmt: skip
 
 
@@ -184,9 +185,7 @@ def _frame_pixels(dataset: Dataset, index: int) -> np.ndarray:
         _bare_image(dataset, packed).save_as(path, enforce_file_format=True)
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0]
     sign = "i" if dataset.PixelRepresentation else "u"
-    pixels = pixels.astype(f"{sign}{dataset.BitsAllocated // 8}")
-    unused = dataset.BitsAllocated - dataset.BitsStored  # codecs may leave the sign bit below them
-    return pixels << unused >> unused
+    return pixels.astype(f"{sign}{dataset.BitsAllocated // 8}")
 
 
 def _bare_image(dataset: Dataset, packed: bytes) -> Dataset:

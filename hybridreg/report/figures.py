@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,9 @@ class Panel:
         return "" if self.plane.normal is None else "xyz"[self.plane.normal]
 
 
+Draw = Callable[[Plane, int], dict[str, str]]  # the pictures of a slice by name
+
+
 @dataclass(frozen=True)
 class ColorBar:
     """The legend of the Jacobian map: CSS colours and numbers from its low to its high end."""
@@ -99,25 +102,15 @@ class Figures:
     def flicker(self) -> list[list[Panel]]:
         """Five slices of each plane with their fixed, before and moved pictures."""
         names = ("fixed", "before", "moved")
-        return [
-            [
-                self._panel(plane, i, {name: self._grey(name, plane, i, 1) for name in names})
-                for i in self._slices(plane, 5)
-            ]
-            for plane in self.planes
-        ]
+        return self._rows(5, lambda *cut: {name: self._grey(name, *cut) for name in names})
 
     def edges(self) -> list[list[Panel]]:
-        """The fixed image's edges over the moved one."""
-        return [
-            [self._panel(plane, i, {"edges": self._edges(plane, i)}) for i in slices]
-            for plane in self.planes
-            for slices in [self._slices(plane, 5)]
-        ]
+        """The fixed image's edges over the moved one, on the same slices."""
+        return self._rows(5, lambda *cut: {"edges": self._edges(*cut)})
 
     def checkerboard(self) -> list[list[Panel]]:
         """Tiles of fixed and moved in turn, one slice of each plane."""
-        return [[self._middle(plane, "checkerboard", self._checker) for plane in self.planes]]
+        return self._middle_row(lambda *cut: {"checkerboard": self._checker(*cut)})
 
     def jacobian(self) -> list[list[Panel]]:
         """Local change of volume on a log scale; through the folds, if there are any."""
@@ -125,18 +118,12 @@ class Figures:
 
     def deformation(self) -> list[list[Panel]]:
         """A regular grid of the moving image as it arrives in the moved one."""
-        return [[self._middle(plane, "grid", self._deformed) for plane in self.planes]]
+        return self._middle_row(lambda *cut: {"grid": self._deformed(*cut)})
 
     def labels(self) -> list[list[Panel]]:
         """Outlines of the largest structures, fixed and moved, over the fixed image."""
         chosen = self.outlined_labels()
-        return [
-            [
-                self._panel(plane, i, {"labels": self._outlines(plane, i, chosen)})
-                for i in self._slices(plane, 3)
-            ]
-            for plane in self.planes
-        ]
+        return self._rows(3, lambda *cut: {"labels": self._outlines(*cut, chosen)})
 
     def frames(self) -> list[Panel]:
         """Each plane without a picture: its size and letters."""
@@ -162,7 +149,7 @@ class Figures:
         return ColorBar(colors, [f"{tick:.3g}" for tick in ticks])
 
     def outlined_labels(self) -> list[int]:
-        """The structures that are outlined: those of both label maps with most fixed voxels."""
+        """The structures that are outlined: those with most voxels in the fixed labels."""
         labels, counts = np.unique(self.views["fixed_labels"], return_counts=True)
         largest = [int(label) for label in labels[np.argsort(-counts)] if label != 0]
         return largest[:MOST_LABELS]
@@ -186,9 +173,16 @@ class Figures:
         where = (np.arange(count) + 1) / (count + 1)
         return sorted({int(i) for i in np.round(first + where * (last - first))})
 
-    def _middle(self, plane: Plane, name: str, draw) -> Panel:
-        index = self._slices(plane, 1)[0]
-        return self._panel(plane, index, {name: draw(plane, index)})
+    def _rows(self, count: int, draw: Draw) -> list[list[Panel]]:
+        """So many slices of each plane, a row for each."""
+        return [
+            [self._panel(plane, index, draw(plane, index)) for index in self._slices(plane, count)]
+            for plane in self.planes
+        ]
+
+    def _middle_row(self, draw: Draw) -> list[list[Panel]]:
+        """The middle slice of each plane, all in one row."""
+        return [[panel for row in self._rows(1, draw) for panel in row]]
 
     def _panel(self, plane: Plane, index: int, images: Mapping[str, str]) -> Panel:
         size = np.array(self.views["fixed"].shape[::-1]) * self.views["spacing_mm"]
@@ -205,8 +199,8 @@ class Figures:
         size = (cut.width * zoom, cut.height * zoom)
         return cut if zoom == 1 else cut.resize(size, Image.Resampling.BICUBIC)
 
-    def _grey(self, name: str, plane: Plane, index: int, zoom: int) -> str:
-        return _data_uri(self._enlarged(name, plane, index, zoom), crisp=self.dimension == 2)
+    def _grey(self, name: str, plane: Plane, index: int) -> str:
+        return _data_uri(self._enlarged(name, plane, index, 1), crisp=self.dimension == 2)
 
     def _edges(self, plane: Plane, index: int) -> str:
         zoom = self._zoom(plane, 420)

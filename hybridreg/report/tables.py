@@ -17,12 +17,6 @@ _HEADLINES = {  # what the summary shows of the scores
     "Truth: Mean (mm)": "Error of the transform, mean (mm)",
     "Truth: Max (mm)": "Error of the transform, largest (mm)",
 }
-_KINDS = {
-    "AffineTransform": "affine",
-    "BSplineTransform": "B-spline",
-    "DisplacementField": "displacement field",
-    "GeodesicTransform": "geodesic",
-}
 _UNITS = {"mm": "mm", "percent": "%", "deg": "°", "s": "s", "voxels": "voxels"}
 _NAMES = {
     "hd95": "HD95",
@@ -113,8 +107,10 @@ def deformation(result: Mapping[str, Any]) -> list[Table]:
     rows += _jacobian_rows(jacobian_statistics(result))
     inverse = _mapping(result.get("inverse"))
     if inverse:
-        residuals = [words(inverse.get(f"{key}_residual_mm")) for key in ("mean", "max")]
-        rows.append(("Inverse misses by", "mean {} mm, at most {} mm".format(*residuals)))
+        mean, largest = (words(inverse.get(f"{key}_residual_mm")) for key in ("mean", "max"))
+        exact = largest == "0"
+        text = "nothing, it is exact" if exact else f"mean {mean} mm, at most {largest} mm"
+        rows.append(("Inverse misses by", text))
     return [Table("Transform, fixed to moving", ("", ""), rows)] if rows else []
 
 
@@ -182,7 +178,7 @@ def _transform_rows(transform: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     kinds = texts(transform.get("kinds"))
     if kinds:
-        rows.append(("Made of", ", then ".join(_KINDS.get(kind, kind) for kind in kinds)))
+        rows.append(("Made of", ", then ".join(kinds)))
     for key, name, unit, axes in (
         ("rotation_deg", "Rotation", "°", "xyz"),
         ("translation_mm", "Translation of the center", " mm", "xyz"),

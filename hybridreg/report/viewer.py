@@ -14,7 +14,7 @@ from scipy import ndimage
 from hybridreg.report.figures import PLANES, Views
 
 NAMES = ("fixed", "before", "moved")
-BUDGET = 3_300_000  # bytes before base64: what makes a page of 4 to 6 MB
+BUDGET = 3_300_000  # bytes before base64: what makes a page of 4 to 6.5 MB
 _GREYS = 64  # enough for the eye once 256 do not fit
 
 

@@ -87,6 +87,10 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self):
         """Ends the child at once, whatever it is doing."""
         self._process.kill()
@@ -142,6 +146,12 @@ class Worker:
             if child.cases >= CASES:
                 self._drop()
             return answer
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the child's process, while there is one."""
+        child = self._child
+        return None if child is None else child.pid
 
     def _living_child(self) -> _Child:
         if self._child is not None and not self._child.is_alive():
