@@ -8,43 +8,46 @@ from torch import Tensor
 _CHUNK = 1 << 14  # points at a time; their neighbourhoods then stay in the processor's cache
 
 
-def evaluate(coefficients: Tensor, index: Tensor, order: int = 3) -> Tensor:
+class BSpline:
     """Sum of coefficients times B-splines centred on them, at continuous voxel indices.
 
-    coefficients: shape (C, z, y, x) or (C, y, x).
-    index: shape (N, D), (x, y, z) order, each within the region where all order + 1 neighbours
-        along every axis exist: order/2 - 1/2 <= index <= size - 1 - (order/2 - 1/2).
-    Gives shape (N, C).
+    coefficients: shape (C, z, y, x) or (C, y, x). Each in-plane neighbourhood is laid out as one row
+    (y * x, C), so that its sum is a small matrix product; that takes 16 times the memory.
     """
-    support = order + 1
-    rows, counts = _neighbourhoods(coefficients, support)
-    last = torch.tensor([n - 1 for n in counts[::-1]])
-    values = torch.empty(len(index), coefficients.shape[0], dtype=coefficients.dtype)
-    for start in range(0, len(index), _CHUNK):
-        part = index[start : start + _CHUNK].to(coefficients.dtype)
-        first = (part - (order - 1) / 2).floor().long().clamp(min=0).minimum(last)
-        weights = [_weights(part[:, d] - first[:, d], order) for d in range(part.shape[1])]
+
+    def __init__(self, coefficients: Tensor, order: int = 3):
+        self._order, self._support = order, order + 1
+        table = coefficients.movedim(0, -1)
+        axis = table.ndim - 3
+        for plane in (axis, axis + 1):
+            table = table.unfold(plane, self._support, 1)  # (z, y, x, C, ky, kx) in the end
+        self._shape = tuple(table.shape[: axis + 2])
+        self._rows = table.movedim(-3, -1).reshape(-1, self._support**2, coefficients.shape[0])
+        # The first neighbour of a point at the far edge is the last that has all the others.
+        deep = [n - self._support + 1 for n in self._shape[:axis]]
+        self._last = torch.tensor([n - 1 for n in (*deep, *self._shape[axis:])][::-1])
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Values (N, C) at indices (N, D), in (x, y, z) order.
+
+        Each lies where all order + 1 neighbours along every axis exist:
+        (order - 1)/2 <= index <= size - 1 - (order - 1)/2.
+        """
+        return torch.cat([self._at(part.to(self._rows)) for part in index.split(_CHUNK)])
+
+    def _at(self, index: Tensor) -> Tensor:
+        first = (index - (self._order - 1) / 2).floor().long().clamp(min=0).minimum(self._last)
+        weights = [_weights(index[:, d] - first[:, d], self._order) for d in range(index.shape[1])]
         plane = (weights[1][:, :, None] * weights[0][:, None, :]).flatten(1)  # (n, y * x)
-        where = first[:, 1] * counts[-1] + first[:, 0]
-        if part.shape[1] == 2:
-            values[start : start + _CHUNK] = _dot(plane, rows, where)
-            continue
-        stride = counts[-2] * counts[-1]
+        where = first[:, 1] * self._shape[-1] + first[:, 0]
+        if index.shape[1] == 2:
+            return _dot(plane, self._rows, where)
+        stride = self._shape[-2] * self._shape[-1]
         where = where + first[:, 2] * stride
-        values[start : start + _CHUNK] = sum(
-            _dot(plane * weights[2][:, k : k + 1], rows, where + k * stride) for k in range(support)
+        return sum(
+            _dot(plane * weights[2][:, k : k + 1], self._rows, where + k * stride)
+            for k in range(self._support)
         )
-    return values
-
-
-def _neighbourhoods(coefficients: Tensor, support: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Each in-plane neighbourhood laid out as one row (y * x, C), and the counts of rows."""
-    table = coefficients.movedim(0, -1)
-    axis = table.ndim - 3
-    table = table.unfold(axis, support, 1).unfold(axis + 1, support, 1)  # (z, y, x, C, ky, kx)
-    counts = (*[n - support + 1 for n in table.shape[:axis]], *table.shape[axis : axis + 2])
-    rows = table.movedim(-3, -1).reshape(-1, support * support, coefficients.shape[0])
-    return rows, counts
 
 
 def _dot(weights: Tensor, rows: Tensor, where: Tensor) -> Tensor:

@@ -206,11 +206,11 @@ def _affine_part(transform: Transform, grid: Grid) -> Decomposition:
 
 
 def _inverse_grid(moving: Grid) -> Grid:
-    """At most about a million samples: a deformation is smoother than the image it moves."""
+    """At most about half a million samples: a deformation is smoother than the image it moves."""
     volume = 1.0
     for length in moving.extent:
         volume *= length
-    step = (volume / 1e6) ** (1 / moving.dimension)
+    step = (volume / 5e5) ** (1 / moving.dimension)
     if step <= min(moving.spacing):
         return moving
     return moving.with_spacing([max(s, step) for s in moving.spacing])

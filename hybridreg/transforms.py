@@ -10,17 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridreg import bsplines
+from hybridreg.bsplines import BSpline
 from hybridreg.geometry import Grid, apply_matrix
-
-
-_SMALLEST_STEP = 1 / 64  # of the residual: below it there is a fold or a jump, and no way on
 
 
 class Transform(Protocol):
@@ -125,6 +123,10 @@ class BSplineTransform:
             )
         object.__setattr__(self, "coefficients", coefficients)
 
+    @cached_property
+    def _displacement(self) -> BSpline:
+        return BSpline(self.coefficients, self.order)
+
     def __call__(self, points: Tensor) -> Tensor:
         flat = points.reshape(-1, self.grid.dimension).to(torch.float64)
         index = apply_matrix(self.grid.physical_to_voxel(), flat)
@@ -132,10 +134,10 @@ class BSplineTransform:
         last = torch.tensor(self.grid.size, dtype=torch.float64) - 1 - margin
         inside = ((index >= margin) & (index <= last + 1e-12)).all(-1)
         if inside.all():
-            moved = flat + bsplines.evaluate(self.coefficients, index, self.order)
+            moved = flat + self._displacement(index)
         else:
             moved = flat.clone()
-            moved[inside] += bsplines.evaluate(self.coefficients, index[inside], self.order)
+            moved[inside] += self._displacement(index[inside])
         return moved.reshape(points.shape).to(points.dtype)
 
     def inverse(self) -> NumericalInverse:
@@ -217,45 +219,56 @@ def _opened(transforms: Iterable[Transform]) -> Iterable[Transform]:
 
 @dataclass(frozen=True, eq=False)
 class NumericalInverse:
-    """y -> x with T(x) = y, found by damped fixed-point iteration x <- x + (y - T(x)) (Chen 2008).
+    """y -> x with T(x) = y, found by Broyden's method at every point by itself, begun at x = y.
 
-    Every point iterates by itself until |T(x) - y| is under ``tolerance_mm``; where T folds or jumps
-    there is nothing to find and ``residual`` tells by how much the answer misses.
+    A point is done when |T(x) - y| is under ``tolerance_mm``. Where T folds or jumps there is nothing
+    to find, and ``solve`` tells by how much the answer misses.
     """
 
     transform: Transform
     tolerance_mm: float = 1e-4
-    iterations: int = 60
+    iterations: int = 40
 
     def __call__(self, points: Tensor) -> Tensor:
         return self.solve(points)[0]
 
-    def residual(self, points: Tensor) -> Tensor:
-        """|T(x) - y| in mm at points y of shape (..., D); shape (...)."""
-        return self.solve(points)[1]
-
     def solve(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The points x, shape (..., D), and what is left of |T(x) - y| in mm, shape (...)."""
-        y = points.reshape(-1, points.shape[-1]).to(torch.float64)
+        dimension = points.shape[-1]
+        y = points.reshape(-1, dimension).to(torch.float64)
         x, error = y.clone(), y - self.transform(y)
-        step = torch.ones(len(y), 1, dtype=torch.float64)
         distance = error.norm(dim=-1)
+        slope = torch.eye(dimension, dtype=torch.float64).repeat(len(y), 1, 1)  # of x by T(x)
         for _ in range(self.iterations):
-            todo = ((distance > self.tolerance_mm) & (step[:, 0] > _SMALLEST_STEP)).nonzero()[:, 0]
+            todo = (distance > self.tolerance_mm).nonzero()[:, 0]
             if len(todo) == 0:
                 break
-            trial = x[todo] + step[todo] * error[todo]
-            trial_error = y[todo] - self.transform(trial)
-            trial_distance = trial_error.norm(dim=-1)
-            better = trial_distance < distance[todo]
+            before = error[todo, :, None]
+            step = slope[todo] @ before
+            trial = x[todo] + step[..., 0]
+            after = y[todo] - self.transform(trial)
+            slope[todo] = _improved(slope[todo], step, before - after[..., None])
+            better = after.norm(dim=-1) < distance[todo]
             won = todo[better]
-            x[won], error[won] = trial[better], trial_error[better]
-            distance[won] = trial_distance[better]
-            step[todo[~better]] /= 2
+            x[won], error[won] = trial[better], after[better]
+            distance[won] = after[better].norm(dim=-1)
         return x.reshape(points.shape).to(points.dtype), distance.reshape(points.shape[:-1])
 
     def inverse(self) -> Transform:
         return self.transform
+
+
+def _improved(slope: Tensor, step: Tensor, change: Tensor) -> Tensor:
+    """Broyden's update: the nearest slope (N, D, D) that turns this change into this step (N, D, 1).
+
+    Where that would turn the slope over (beyond a fold), it is left alone.
+    """
+    guess = slope @ change
+    row = step.mT @ slope
+    scale = row @ change
+    sound = scale > 0.1 * (step.mT @ step)
+    update = (step - guess) @ row / torch.where(sound, scale, 1.0)
+    return slope + torch.where(sound, update, 0.0)
 
 
 def interpolate(data: Tensor, grid: Grid, points: Tensor) -> tuple[Tensor, Tensor]:

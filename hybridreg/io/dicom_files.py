@@ -160,10 +160,12 @@ def _pixel_dataset(frame: Frame) -> Dataset:
     dataset.file_meta.TransferSyntaxUID = syntax
     if "PixelData" not in dataset:
         raise ValueError(f"{where}it holds no pixels that are whole numbers")
-    if dataset["PixelData"].is_undefined_length != syntax.is_encapsulated:
+    with _damaged(where):
+        packed, found = dataset["PixelData"].is_undefined_length, len(dataset.PixelData)
+    if packed != syntax.is_encapsulated:
         raise ValueError(f"{where}it does not say how its pixels are packed: export it again")
     pixels = frame.whole("Rows") * frame.whole("Columns") * frame.whole("NumberOfFrames", 1)
-    found, expected = len(dataset.PixelData), pixels * frame.whole("BitsAllocated") // 8
+    expected = pixels * frame.whole("BitsAllocated") // 8
     if not syntax.is_encapsulated and found < expected:
         raise ValueError(
             f"{where}it ends too early ({found} of {expected} bytes of pixels): "

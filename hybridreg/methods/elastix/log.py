@@ -32,6 +32,7 @@ class Journal:
         self._names = [metric_names(stage) for stage in stages]
         self._iterations = [iterations(stage) for stage in stages]
         self._stage = self._level = 0
+        self._done = 0  # iterations of this level
         self._columns: list[tuple[int, str]] = []  # those with metrics: where, and what
 
     def read(self):
@@ -54,9 +55,9 @@ class Journal:
             elif self._columns and cells[0].isdigit():
                 self._add(cells)
         elif line.startswith(STAGE):
-            self._stage, self._columns = int(line.removeprefix(STAGE)), []
+            self._stage, self._level, self._done = int(line.removeprefix(STAGE)), 0, 0
         elif line.startswith("Resolution: "):
-            self._level, self._columns = int(line.split()[1]), []
+            self._level, self._done = int(line.split()[1]), 0
         elif line.startswith("Time spent in resolution"):
             self._columns = []
 
@@ -77,6 +78,7 @@ class Journal:
             return  # not a line of the table
         stage = stage_name(self._stages[self._stage])
         self.trace.append(TraceEntry(stage, self._level, int(cells[0]), terms))
+        self._done = int(cells[0]) + 1
 
     @property
     def fraction(self) -> float:
@@ -84,8 +86,7 @@ class Journal:
         before = sum(map(sum, self._iterations[: self._stage]))
         before += sum(self._iterations[self._stage][: self._level])
         total = sum(map(sum, self._iterations))
-        current = self.trace[-1].iteration + 1 if self.trace and self._columns else 0
-        return (before + current) / max(total, 1)
+        return (before + self._done) / max(total, 1)
 
     @property
     def doing(self) -> str:
@@ -96,7 +97,7 @@ class Journal:
 
 def unused(text: str) -> list[set[str]]:
     """The names of the parameters that elastix did not read, for each stage that was completed."""
-    stages = text.split(f"\n{STAGE}")[1:] if STAGE in text else []
+    stages = re.split(rf"(?m)^{STAGE}\d+$", text)[1:]
     return [set(re.findall(r"(?m)^  Unused parameter: (\S+)", stage)) for stage in stages]
 
 
