@@ -14,7 +14,6 @@ ELASTIX = {
     "parameter_files": ["rigid.txt"],
     "overrides": {  # small smooth phantoms of one contrast
         "Metric": "AdvancedMeanSquares",
-        "ASGDParameterEstimationMethod": "Original",
         "NumberOfResolutions": 2,
         "MaximumNumberOfIterations": 100,
     },

@@ -11,10 +11,11 @@ import torch
 from PIL import Image as Picture
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
 
 from hybridreg.geometry import apply_matrix
+from hybridreg.io import dicom_files
 from hybridreg.io.dicom import is_dicom, list_series, read_dicom
 from hybridreg.transforms import interpolate, rigid
 
@@ -554,6 +555,44 @@ def test_pixels_cut_short_are_refused(tmp_path):
     folder = save(slices, tmp_path / "rle", names=list("abcdef"))
     with pytest.raises(ValueError, match="c: the file is damaged"):
         read_dicom(folder)
+
+
+def packed_stack(tmp_path, folder, damage):
+    """Three slices of lossless JPEG; damage: what happens to the codestream of the second."""
+    slices = stack(3)
+    for k, one in enumerate(slices):
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(tmp_path / "packed.dcm"))
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.Execute(sitk.GetImageFromArray(np.frombuffer(one.PixelData, "<i2").reshape(7, 9)))
+        raw = get_frame(pydicom.dcmread(tmp_path / "packed.dcm").PixelData, 0, number_of_frames=1)
+        one.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
+        one.PixelData = encapsulate([damage(raw) if k == 1 else raw])
+        one["PixelData"].is_undefined_length = True
+    return save(slices, tmp_path / folder, names=list("abc"))
+
+
+def test_damaged_lossless_jpeg_is_refused_whatever_it_does_to_the_decoder(tmp_path):
+    assert_true_values(read_dicom(packed_stack(tmp_path, "whole", lambda raw: raw)))
+    cut = packed_stack(tmp_path, "cut", lambda raw: raw[: len(raw) // 2])
+    with pytest.raises(ValueError, match="b: its packed pixels are damaged: copy it again"):
+        read_dicom(cut)
+
+    def huge(raw):
+        frame_header = raw.index(b"\xff\xc3") + 5  # then height and width
+        return raw[:frame_header] + b"\xff\xff\xff\xff" + raw[frame_header + 4 :]
+
+    with pytest.raises(ValueError, match="b: its packed pixels are damaged|not of the size"):
+        read_dicom(packed_stack(tmp_path, "huge", huge))
+
+
+def test_pixels_that_take_forever_to_unpack_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "stuck.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(dicom_files, "_UNPACKER", tmp_path / "stuck.py")
+    monkeypatch.setattr(dicom_files, "_STARTING_S", -2.5)
+    with pytest.raises(ValueError, match="a: its packed pixels are damaged"):
+        read_dicom(packed_stack(tmp_path, "ct", lambda raw: raw))
 
 
 @pytest.mark.parametrize(

@@ -59,22 +59,10 @@ def read_dicom(
         taken = chosen(found, series)
         if len(found) > 1:
             log.info("%s: of %d series, %s was taken", path, len(found), taken)
-        slices, stack, notes = volume(taken, frame, _same_pixels)
-        problem = stack.problem()
-        if problem and not resample:
-            raise ValueError(
-                f"{problem}; resample=True (--resample) interpolates it onto a right-angled grid"
-            )
-        values, more = _measured(slices)
-        dtype = _number_type(values, [one.frame for one in slices])
-        if problem:
-            more.append(f"{problem}; it was interpolated onto a right-angled grid")
-            values, grid = resampled(stack, values, outside=min(0.0, float(values.min())))
-        else:
-            grid = stack.grid()
-    for note in notes + more:
+        image, notes = _image(taken, frame, resample=resample)
+    for note in notes:
         log.warning("%s: %s", path, note)
-    return Image(torch.from_numpy(values), grid, dtype)
+    return image
 
 
 def list_series(path: str | os.PathLike) -> list[Series]:
@@ -137,14 +125,34 @@ def _examined(series: Series) -> Series:
     )
 
 
+def _image(series: Series, frame: int | None, *, resample: bool) -> tuple[Image, list[str]]:
+    """The volume of a series, and what to know about it, in words."""
+    slices, stack, notes = volume(series, frame, _same_pixels)
+    problem = stack.problem()
+    if problem and not resample:
+        raise ValueError(
+            f"{problem}; resample=True (--resample) interpolates it onto a right-angled grid"
+        )
+    values, more = _measured(slices)
+    dtype = _number_type(values, [one.frame for one in slices])
+    if not problem:
+        return Image(torch.from_numpy(values), stack.grid(), dtype), notes + more
+    values, grid = resampled(stack, values, outside=min(0.0, float(values.min())))
+    told = f"{problem}; it was interpolated onto a right-angled grid"
+    return Image(torch.from_numpy(values), grid, dtype), [*notes, *more, told]
+
+
 def _same_pixels(one: Slice, other: Slice) -> bool:
-    return np.array_equal(*(_measured([each])[0] for each in (one, other)))
+    values, _ = _measured([one, other])
+    return np.array_equal(values[0], values[1])
 
 
 def _measured(slices: Sequence[Slice]) -> tuple[np.ndarray, list[str]]:
     """What was measured, float32 of shape (n, y, x), and what to know about it, in words."""
     values = np.empty((len(slices), *slices[0].size[::-1]), dtype=np.float32)
     for k, stored in stored_pixels([one.frame for one in slices]):
+        if stored.shape != values.shape[1:]:
+            raise ValueError(f"{slices[k].frame.where}its pixels are not of the size it says")
         values[k] = _rescaled(slices[k].frame, stored)
     padded = np.isnan(values)
     if padded.any():

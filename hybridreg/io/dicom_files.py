@@ -2,8 +2,8 @@
 
 Nothing that names the patient is looked at or repeated: only the fields that are needed are read,
 and pydicom's own words, which may quote the header, are kept back. JPEG, JPEG-LS and JPEG 2000 are
-unpacked by the GDCM inside SimpleITK, which knows more kinds of them than pydicom and refuses
-pixels that are cut short.
+unpacked by ``dicom_unpacker``: GDCM knows more kinds of them than pydicom with its plugins (such as
+lossless JPEG, which clinical archives prefer) and refuses pixels that are cut short.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import warnings
 import zlib
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -35,6 +36,9 @@ from pydicom.pixels import iter_pixels
 
 from hybridreg.io.dicom_frames import FIELDS, Frame
 
+_UNPACKER = Path(__file__).with_name("dicom_unpacker.py")
+_STARTING_S = 60.0  # to start the unpacker on a busy machine; then a second a frame
+_BATCH = 256  # frames that lie unpacked on disk at a time
 _MOST_FILES = 100_000
 _DEFLATED_BYTES = 1 << 22  # of a deflated file, which may unpack to a thousand times as much
 _PIXEL_FIELDS = (
@@ -136,16 +140,25 @@ def frames_in(path: Path, name: str) -> list[Frame]:
 def stored_pixels(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
     """Each frame's number in the sequence and its stored pixels, whole numbers of shape (y, x)."""
     order = sorted(range(len(frames)), key=lambda k: frames[k].path)
+    packed: list[tuple[int, Dataset]] = []
     for _, group in groupby(order, key=lambda k: frames[k].path):
         numbers = list(group)
         dataset = _pixel_dataset(frames[numbers[0]])
+        by_gdcm = dataset.file_meta.TransferSyntaxUID in _BY_GDCM
         for k in numbers:
-            frame = frames[k]
-            with _damaged(frame.where):
-                pixels = _frame_pixels(dataset, frame.index or 0)
-            if pixels.shape != (frame.whole("Rows"), frame.whole("Columns")):
-                raise ValueError(f"{frame.where}its pixels are not of the size it says")
-            yield k, pixels
+            index = frames[k].index or 0
+            with _damaged(frames[k].where):
+                if by_gdcm:
+                    packed.append((k, _bare_image(dataset, index)))
+                else:
+                    pixels = next(iter_pixels(dataset, indices=[index]))
+            if not by_gdcm:
+                yield k, pixels
+            if len(packed) == _BATCH:
+                yield from _unpacked(packed, frames)
+                packed = []
+    if packed:
+        yield from _unpacked(packed, frames)
 
 
 def _pixel_dataset(frame: Frame) -> Dataset:
@@ -174,24 +187,13 @@ def _pixel_dataset(frame: Frame) -> Dataset:
     return dataset
 
 
-def _frame_pixels(dataset: Dataset, index: int) -> np.ndarray:
-    if dataset.file_meta.TransferSyntaxUID in _BY_PYDICOM:
-        return next(iter_pixels(dataset, indices=[index]))
+def _bare_image(dataset: Dataset, index: int) -> Dataset:
+    """One packed frame as an image of its own, without rescaling: GDCM would apply it."""
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
     count = int(dataset.get("NumberOfFrames") or 1)
     packed = get_frame(dataset.PixelData, index, number_of_frames=count, extended_offsets=offsets)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "frame.dcm")
-        _bare_image(dataset, packed).save_as(path, enforce_file_format=True)
-        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0]
-    sign = "i" if dataset.PixelRepresentation else "u"
-    return pixels.astype(f"{sign}{dataset.BitsAllocated // 8}")
-
-
-def _bare_image(dataset: Dataset, packed: bytes) -> Dataset:
-    """One packed frame as an image of its own, without rescaling: GDCM would apply it."""
     bare = Dataset()
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
@@ -203,6 +205,27 @@ def _bare_image(dataset: Dataset, packed: bytes) -> Dataset:
     bare.PixelRepresentation = dataset.PixelRepresentation
     bare.PixelData = encapsulate([packed])
     return bare
+
+
+def _unpacked(
+    packed: Sequence[tuple[int, Dataset]], frames: Sequence[Frame]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Packed frames by number and their pixels, from a child process that may fail at any."""
+    with tempfile.TemporaryDirectory() as folder:
+        for place, (k, bare) in enumerate(packed):
+            with _damaged(frames[k].where):
+                bare.save_as(Path(folder, f"{place:06}.dcm"), enforce_file_format=True)
+        with suppress(subprocess.TimeoutExpired):
+            command = [sys.executable, "-P", str(_UNPACKER), folder]
+            limit_s = _STARTING_S + len(packed)
+            subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
+        for place, (k, bare) in enumerate(packed):
+            path = Path(folder, f"{place:06}.npy")
+            if not path.is_file():
+                raise ValueError(f"{frames[k].where}its packed pixels are damaged: copy it again")
+            sign = "i" if bare.PixelRepresentation else "u"
+            pixels = np.load(path, allow_pickle=False)
+            yield k, pixels.astype(f"{sign}{bare.BitsAllocated // 8}")
 
 
 def _dataset(path: Path, where: str, keywords: Sequence[str], **options: Any) -> Dataset:
@@ -217,7 +240,7 @@ def _dataset(path: Path, where: str, keywords: Sequence[str], **options: Any) ->
 
 @contextmanager
 def _damaged(where: str) -> Iterator[None]:
-    """What pydicom and SimpleITK stumble over, in our words: theirs may quote the header."""
+    """What pydicom stumbles over, in our words: its own may quote the header."""
     try:
         yield
     except _STUMBLES as error:

@@ -1,7 +1,7 @@
-"""Stacks of DICOM slices in the patient: whether they are a right-angled grid, and how they become one.
+"""Stacks of DICOM slices: whether they are a right-angled grid, and how they become one.
 
-The place of a slice is what ImagePositionPatient, ImageOrientationPatient and PixelSpacing say, which
-is LPS mm; SliceThickness, SpacingBetweenSlices, GantryDetectorTilt and the numbering are not for
+The place of a slice is what ImagePositionPatient, ImageOrientationPatient and PixelSpacing say, in
+LPS mm; SliceThickness, SpacingBetweenSlices, GantryDetectorTilt and the numbering are not for
 geometry. Slices are ordered along the normal of their plane, so every grid is right-handed.
 """
 
