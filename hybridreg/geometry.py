@@ -11,6 +11,7 @@ normalized  (x, y, z) in [-1, 1], the outer faces of the first and last voxel: `
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -174,6 +175,35 @@ class Grid:
     def downsample(self, factor: int) -> Grid:
         """The same field of view in voxels ``factor`` times as long along every axis."""
         return self.with_spacing([s * factor for s in self.spacing])
+
+    def upright_axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """How to bring the array axes nearest to the patient's: for ``with_axes``."""
+        axes, last = np.abs(self.direction), self.dimension - 1
+        best = max(  # voxel axis nearest to x, y, z
+            itertools.permutations(range(self.dimension)),
+            key=lambda voxel: sum(axes[i, v] for i, v in enumerate(voxel)),
+        )
+        order = tuple(last - best[last - axis] for axis in range(self.dimension))
+        turned = tuple(
+            axis
+            for axis in range(self.dimension)
+            if self.direction[last - axis][best[last - axis]] < 0
+        )
+        return order, turned
+
+    def with_axes(self, order: Sequence[int], turned: Sequence[int]) -> Grid:
+        """The grid of ``data.permute(order).flip(turned)``: the same voxels, where they were."""
+        last = self.dimension - 1
+        voxel = [last - order[last - i] for i in range(self.dimension)]  # axes (x, y, z)
+        signs = np.array([-1.0 if last - i in turned else 1.0 for i in range(self.dimension)])
+        first = [self.size[v] - 1.0 if s < 0 else 0.0 for v, s in zip(voxel, signs, strict=True)]
+        steps = (np.array(self.direction) * self.spacing)[:, voxel]
+        return Grid(
+            tuple(self.shape[axis] for axis in order),
+            tuple(self.spacing[v] for v in voxel),
+            tuple(np.array(self.origin) + steps @ first),
+            np.array(self.direction)[:, voxel] * signs,
+        )
 
     def contains(self, points: Tensor) -> Tensor:
         """Which points in LPS mm, shape (..., D), lie in the field of view; bool, shape (...)."""

@@ -8,7 +8,6 @@ ones of a radiologist. An oblique image stays oblique: nothing is resampled off 
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import zipfile
 from collections.abc import Mapping
@@ -177,8 +176,8 @@ class Display:
         """The object in a fixed image, upright, in voxels that are cubes as near as rounding lets."""
         box = _object_box(fixed, window)
         cropped = fixed.grid.crop([s.start for s in box], [s.stop for s in box])
-        order, turned = _upright(cropped)
-        return cls(_square(_turn(cropped, order, turned)), box, order, turned)
+        order, turned = cropped.upright_axes()
+        return cls(_square(cropped.with_axes(order, turned)), box, order, turned)
 
     @property
     def coarse_shape(self) -> tuple[int, ...]:
@@ -235,35 +234,6 @@ def axis_letters(grid: Grid) -> list[tuple[str, str]]:
         low = "".join("LPS"[a] if column[a] < 0 else "RAI"[a] for a in main)
         letters.append((low, high))
     return letters
-
-
-def _upright(grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Display.order and Display.turned: the signed permutation of axes nearest to the patient's."""
-    dimension = grid.dimension
-    axes = np.array(grid.direction)  # column: voxel axis (x, y, z)
-    best = max(
-        itertools.permutations(range(dimension)),
-        key=lambda voxel: sum(abs(axes[i, v]) for i, v in enumerate(voxel)),
-    )
-    last = dimension - 1
-    order = tuple(last - best[last - axis] for axis in range(dimension))
-    turned = tuple(axis for axis in range(dimension) if axes[last - axis, best[last - axis]] < 0)
-    return order, turned
-
-
-def _turn(grid: Grid, order: tuple[int, ...], turned: tuple[int, ...]) -> Grid:
-    """The same voxels with axes in another order and direction."""
-    last = grid.dimension - 1
-    voxel = [last - order[last - i] for i in range(grid.dimension)]  # axes (x, y, z)
-    signs = np.array([-1.0 if last - i in turned else 1.0 for i in range(grid.dimension)])
-    first = [grid.size[v] - 1.0 if s < 0 else 0.0 for v, s in zip(voxel, signs, strict=True)]
-    steps = (np.array(grid.direction) * grid.spacing)[:, voxel]
-    return Grid(
-        tuple(grid.shape[axis] for axis in order),
-        tuple(grid.spacing[v] for v in voxel),
-        tuple(np.array(grid.origin) + steps @ first),
-        np.array(grid.direction)[:, voxel] * signs,
-    )
 
 
 def _square(grid: Grid) -> Grid:

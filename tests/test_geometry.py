@@ -70,6 +70,23 @@ def test_another_spacing_keeps_the_center_and_covers_the_field_of_view(grid):
         assert all(a - b < s for a, b, s in zip(other.extent, grid.extent, other.spacing))
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_turned_and_reordered_axes_keep_every_voxel_where_it_was(grid):
+    order = (2, 0, 1)[: grid.dimension] if grid.dimension == 3 else (1, 0)
+    turned = (0, grid.dimension - 1)
+    points = grid.points().permute(*order, -1).flip(turned)
+    assert torch.allclose(grid.with_axes(order, turned).points(), points, atol=1e-11)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_upright_axes_point_as_the_patients(grid):
+    reordered = grid.with_axes(tuple(range(grid.dimension))[::-1], (0,))
+    upright = reordered.with_axes(*reordered.upright_axes())
+    directions = np.array(upright.direction)
+    assert (np.argmax(np.abs(directions), axis=0) == np.arange(grid.dimension)).all()
+    assert (np.diag(directions) > 0).all()
+
+
 def test_matches_forgives_header_noise_but_not_half_a_voxel():
     grid = oblique_grid()
     noisy = Grid(grid.shape, grid.spacing, np.add(grid.origin, 1e-8), np.add(grid.direction, 1e-8))

@@ -32,7 +32,7 @@ SERIES_UID = "1.2.826.0.1.3680043.8.498.1"
 
 
 def truth(points):
-    """Linear in space, so that linear interpolation is exact; a multiple of nothing in particular."""
+    """Linear in space, so that linear interpolation is exact."""
     return points @ GRADIENT + 100.0
 
 
@@ -47,7 +47,7 @@ def positions(count=6, *, step=None):
 
 
 def dataset(position, number=1, *, axes=AXES, size=SIZE, slope=SLOPE, intercept=-50.0, **fields):
-    """One CT slice of ``truth``, rounded to its rescaled whole numbers, with lies about thickness."""
+    """One CT slice of ``truth``, rounded to rescaled whole numbers, with lies about thickness."""
     stored = np.rint((truth(slice_points(position, axes, size)) - intercept) / slope)
     slice_ = Dataset()
     slice_.file_meta = FileMetaDataset()
@@ -218,14 +218,16 @@ def test_a_resampled_stack_is_as_bright_at_its_rim_and_fits_its_rounded_position
 
 @pytest.mark.parametrize(
     "gaps",
-    [(2.5, 2.5, 4.0, 2.5, 4.0), (4.0, 4.0, 1.1, 7.0, 7.0, 7.0), (2.5, 2.6, 2.7, 2.8)],
+    [(2.5, 2.5, 4.0, 2.5, 4.0), (4.0, 4.0, 1.1, 7.0, 7.0, 7.0), (2.5, 2.6, 2.7, 2.55, 2.5)],
 )
 @pytest.mark.parametrize("degrees", [0.0, -12.0])
 def test_uneven_gaps_are_told_and_interpolated_when_asked(tmp_path, gaps, degrees):
     heights = np.cumsum([0.0, *gaps])
     places = [ORIGIN + h / GAP * tilted_step(degrees) for h in heights]
     folder = save([dataset(p) for p in places], tmp_path / "ct")
-    with pytest.raises(ValueError, match="the gaps between slices are not equal: .*2.50|4.00"):
+    with pytest.raises(
+        ValueError, match=f"the gaps between slices are not equal: {gaps[0]:.2f} mm"
+    ):
         read_dicom(folder)
     image = read_dicom(folder, resample=True)
     assert image.grid.spacing[2] == pytest.approx(sorted(gaps)[len(gaps) // 4], rel=0.1)
@@ -394,8 +396,10 @@ def test_each_slice_is_rescaled_by_its_own_header(tmp_path):
     assert_true_values(image, tolerance=0.3)
 
 
-@pytest.mark.parametrize(("intercept", "dtype"), [(-1024.0, "int16"), (40000.0, "uint16"),
-                                                  (70000.0, "int32"), (0.5, "float32")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("intercept", "dtype"),
+    [(-1024.0, "int16"), (40000.0, "uint16"), (70000.0, "int32"), (0.5, "float32")],
+)
 def test_the_number_type_is_the_smallest_that_holds_the_values(tmp_path, intercept, dtype):
     slices = stack(3, slope=1.0)
     for one in slices:

@@ -1,4 +1,4 @@
-"""One DICOM image by its header: what is looked at, and its place in the patient or why it has none.
+"""One DICOM image by its header: what is looked at, its place in the patient or why it has none.
 
 A frame is one slice: a whole file, or one frame of an enhanced multi-frame file. Only the header
 fields that are named here are ever looked at; none of them names the patient.
@@ -62,8 +62,9 @@ _KINDS_WITHOUT_VOLUME = {
 class Frame:
     """One image as its header describes it.
 
-    name: of its file, relative to the folder; "" where there is only one file. index: its number in the file, from 0; None where the
-    file is a single image. fields: keyword -> value, absent where missing or empty.
+    name: of its file, relative to the folder; "" where there is only one file.
+    index: its number in the file, from 0; None where the file is a single image.
+    fields: keyword -> value, absent where missing or empty.
     syntax: the transfer syntax UID, "" where the file does not say. size_bytes: of the file.
     """
 

@@ -80,18 +80,19 @@ class Stack:
                 f"the slices are stacked {angle:.1f} degrees off their normal, as by a tilted "
                 "gantry, so the volume is sheared"
             )
-        return f"the slices are shifted against each other by up to {np.ptp(drift, axis=0).max():.3g} mm"
+        shift = np.ptp(drift, axis=0).max()
+        return f"the slices are shifted against each other by up to {shift:.3g} mm"
 
     def _unevenness(self) -> str:
         gaps, usual = self.gaps, float(np.median(self.gaps))
         even = np.linspace(self.heights[0], self.heights[-1], len(self.heights))
-        odd = np.abs(gaps - usual) > max(_SAME_GAP_MM, _SAME_GAP * usual)
-        if not odd.any() and np.abs(self.heights - even).max() <= max(
-            _SAME_GAP_MM, _OFF_LINE * usual
-        ):
+        off_gap, off_line = np.abs(gaps - usual), np.abs(self.heights - even)
+        same_gap = max(_SAME_GAP_MM, _SAME_GAP * usual)
+        if off_gap.max() <= same_gap and off_line.max() <= max(_SAME_GAP_MM, _OFF_LINE * usual):
             return ""
         times = np.rint(gaps / usual)
-        if (np.abs(gaps - times * usual) <= np.maximum(_SAME_GAP_MM, 0.05 * usual)).all():
+        multiples = np.abs(gaps - times * usual) <= same_gap
+        if multiples.all() and times.min() == 1 < times.max():
             return self._missing(times.astype(int) - 1, usual)
         return f"the gaps between slices are not equal: {_tally(gaps)}"
 
@@ -141,9 +142,9 @@ def _right_angled(stack: Stack) -> Grid:
     if gaps.max() > _WIDEST_GAP * np.median(gaps):
         k = int(gaps.argmax())
         raise ValueError(
-            f"between {stack.names[k]} and {stack.names[k + 1]} there is a hole of {gaps[k]:.3g} mm, "
-            f"where slices are usually {np.median(gaps):.3g} mm apart: too much to interpolate; "
-            "find the missing slices, or read one part of the series from a folder of its own"
+            f"between {stack.names[k]} and {stack.names[k + 1]} there is a hole of "
+            f"{gaps[k]:.3g} mm, where slices are usually {np.median(gaps):.3g} mm apart, "
+            "too much to interpolate: find the missing slices, or read one part of the series from a folder of its own"
         )
     height = stack.heights[-1] - stack.heights[0]
     gap = float(np.quantile(gaps, 0.25, method="lower"))
