@@ -178,6 +178,36 @@ def test_report_is_built_again_from_the_folder(registered):
     call("report", out.parent, "--json", code=2)
 
 
+def test_dicom_lists_and_converts_series(data, tmp_path):
+    folder = data / "mr_multiseq_pgbm003_dicom"
+    listed = call("dicom", folder, "--list", "--json")["series"]
+    assert len(listed) == 4 and not any(one["problem"] for one in listed)
+    assert call("info", folder, "--json")["series"] == listed
+    call("dicom", folder, "-o", tmp_path / "a.nii.gz", "--json", code=2)  # which of the four?
+    call("dicom", folder, "-o", tmp_path / "a.nii.gz", "--series", listed[0]["id"], "--json")
+    assert read_image(tmp_path / "a.nii.gz").grid.size == (280, 320, 22)
+    assert read_image(tmp_path / "a.nii.gz").grid.spacing[2] == pytest.approx(6.5, abs=1e-3)
+
+    tilted = data / "dicom_ct_head_ge_tilt"
+    assert (
+        "--resample" in call("dicom", tilted, "-o", tmp_path / "b.mha", "--json", code=2)["error"]
+    )
+    call("dicom", tilted, "-o", tmp_path / "b.mha", "--resample", "--json")
+    assert -1100 < read_image(tmp_path / "b.mha").data.min() < -1000
+
+
+def test_a_dicom_folder_is_taken_wherever_an_image_is(data, tmp_path):
+    folder = data / "ibsi2_orientation_dicom"
+    call("apply", "-t", shifted(tmp_path), "-f", folder, "-m", folder, "-o", tmp_path / "a.nii.gz",
+         "--json")  # fmt: skip
+    assert read_image(tmp_path / "a.nii.gz").grid.matches(read_image(folder).grid)
+
+
+def shifted(folder: Path) -> Path:
+    write_transform(folder / "t.tfm", AffineTransform.from_parts(torch.eye(3), [5.0, 0, 0]))
+    return folder / "t.tfm"
+
+
 def test_methods_lists_presets_and_methods():
     found = call("methods", "--json")
     assert {"rigid", "affine", "bspline"} <= set(found["presets"])

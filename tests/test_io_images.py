@@ -689,16 +689,19 @@ def test_missing_empty_and_unknown_files_are_refused_in_words(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="^none.nii: there is no such file: check its name"):
         read_image("none.nii")
-    with pytest.raises(ValueError, match="^folder: this is a folder; a DICOM series must be conv"):
+    with pytest.raises(ValueError, match="^folder: the folder holds no DICOM images"):
         (tmp_path / "folder").mkdir()
         read_image("folder")
     with pytest.raises(ValueError, match="^empty.nii.gz: the file is empty"):
         (tmp_path / "empty.nii.gz").touch()
         read_labels("empty.nii.gz")
-    for name in ("slice.dcm", "scan.xyz", "scan"):
+    for name in ("scan.xyz", "scan"):
         (tmp_path / name).write_bytes(b"1234")
-        with pytest.raises(ValueError, match=f"^{name}: its name .*nii.gz.*DICOM .* converted"):
+        with pytest.raises(ValueError, match=f"^{name}: its name .*nii.gz.* no DICOM; .*convert"):
             read_image(name)
+    (tmp_path / "slice.dcm").write_bytes(b"1234")
+    with pytest.raises(ValueError, match="^slice.dcm: .*DICOM"):
+        read_image("slice.dcm")
 
 
 def test_analyze_and_misnamed_nifti_are_told_apart(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hybridreg.cli import apply, demo, evaluate, inspect, register
+from hybridreg.cli import apply, demo, dicom, evaluate, inspect, register
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,5 +23,6 @@ for command in (
     inspect.info,
     inspect.methods,
     inspect.report,
+    dicom.dicom,
 ):
     app.command()(command)

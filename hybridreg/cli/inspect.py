@@ -8,15 +8,23 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.dicom import list_dicom
 from hybridreg.cli.session import session
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="Image, transform, method TOML or output folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="Image, DICOM folder, transform, method TOML or output folder.")
+    ],
     json: options.Json = False,
 ):
     """Say what a file is: geometry of an image, kind and size of a transform, fields of a method."""
     with session(as_json=json) as current:
+        from hybridreg.io.dicom import is_dicom
+
+        if is_dicom(file):
+            list_dicom(current, file)
+            return
         current.answer = _about(file)
         current.show(str(file), [(key, _text(value)) for key, value in current.answer.items()])
 

@@ -144,7 +144,8 @@ def _right_angled(stack: Stack) -> Grid:
         raise ValueError(
             f"between {stack.names[k]} and {stack.names[k + 1]} there is a hole of "
             f"{gaps[k]:.3g} mm, where slices are usually {np.median(gaps):.3g} mm apart, "
-            "too much to interpolate: find the missing slices, or read one part of the series from a folder of its own"
+            "too much to interpolate: find the missing slices, or read one part of the series from "
+            "a folder of its own"
         )
     height = stack.heights[-1] - stack.heights[0]
     gap = float(np.quantile(gaps, 0.25, method="lower"))

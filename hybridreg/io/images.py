@@ -39,8 +39,13 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None) -> Image:
     """The image in a file, in LPS mm; ``image.dtype`` is its number type in the file.
 
     Numbers of 64 bits, and numbers that the header rescales, become float32. frame: which one to
-    take of a file that holds several (a time series, a TIFF of many pages), from 0.
+    take of a file that holds several (a time series, a TIFF of many pages), from 0. A DICOM file,
+    or a folder that holds one DICOM series, is read by ``read_dicom``.
     """
+    if os.path.isdir(path) or _may_be_dicom(path):
+        from hybridreg.io.dicom import read_dicom  # only who has DICOM pays for its libraries
+
+        return read_dicom(path, frame=frame)
     with _naming(path):
         contents = _contents(Path(path))
         values = np.array(_frame(contents, frame), dtype=np.float32, order="C")
@@ -171,9 +176,7 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
 
 def _contents(path: Path) -> Contents:
     if path.is_dir():
-        raise ValueError(
-            "this is a folder; a DICOM series must be converted to one file first, such as .nii.gz"
-        )
+        raise ValueError("this is a folder: choose a file in it")
     if path.stat().st_size == 0:
         raise ValueError("the file is empty: copy or download it again")
     format = _format(path)
@@ -181,6 +184,14 @@ def _contents(path: Path) -> Contents:
     for note in contents.notes:
         log.log(logging.INFO if format.is_picture else logging.WARNING, "%s: %s", path, note)
     return contents
+
+
+def _may_be_dicom(path: str | os.PathLike) -> bool:
+    """True where a file has none of our names, or says by its first bytes that it is DICOM."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM" or str(path).lower().endswith(".dcm")
 
 
 def _frame(contents: Contents, frame: int | None) -> np.ndarray:
@@ -343,8 +354,8 @@ def _format(path: Path) -> _Format:
         if path.name.lower().endswith(ending):
             return format
     raise ValueError(
-        f"its name does not end like an image read here ({_endings()}); "
-        "DICOM and other formats must be converted first"
+        f"its name does not end like an image read here ({_endings()}) and it is no DICOM; "
+        "other formats must be converted first"
     )
 
 

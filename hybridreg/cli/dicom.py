@@ -1,0 +1,83 @@
+"""``hybridreg dicom``: a DICOM series as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridreg.cli import options
+from hybridreg.cli.session import Session, session
+
+
+def dicom(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files, or a multi-frame file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write, such as ct.nii.gz.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which series: number, id or start of its UID.")
+    ] = None,
+    frame: Annotated[
+        int | None, typer.Option(help="Which volume of a series of several (echo, time), from 0.")
+    ] = None,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Lay tilted or unevenly spaced slices onto a right grid."),
+    ] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Only say which series are there.")] = (
+        False
+    ),
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Check a DICOM series slice by slice and write it as one image in modality units."""
+    with session(as_json=json, quiet=quiet) as current:
+        from hybridreg.io.dicom import read_dicom
+        from hybridreg.io.images import write_image
+
+        if list_only:
+            list_dicom(current, folder)
+            return
+        if out is None:
+            raise ValueError("give the file to write with --out, or --list to see what is there")
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists already: choose another name or give --overwrite")
+        image = read_dicom(folder, series=series, frame=frame, resample=resample)
+        write_image(out, image)
+        grid = image.grid
+        current.answer = {"out": str(out), "size": grid.size, "spacing_mm": grid.spacing}
+        spacing = " x ".join(f"{s:.4g}" for s in grid.spacing)
+        current.say(f"wrote {out}: {' x '.join(map(str, grid.size))} voxels of {spacing} mm")
+
+
+def list_dicom(current: Session, folder: Path):
+    """Leaves the series of a folder as the answer, and shows them."""
+    from hybridreg.io.dicom import list_series
+
+    found = list_series(folder)
+    current.answer = {
+        "series": [
+            {
+                "id": one.id,
+                "number": one.number,
+                "modality": one.modality,
+                "description": one.description,
+                "localizer": one.is_localizer,
+                "images": one.slices,
+                "size": one.size,
+                "spacing_mm": one.spacing,
+                "problem": one.problem,
+            }
+            for one in found
+        ]
+    }
+    for one in found:
+        current.say(str(one))
+        if one.problem:
+            current.say(f"  {one.problem}")
+        elif one.size and one.spacing:
+            spacing = " x ".join(f"{s:.4g}" for s in one.spacing)
+            current.say(f"  {' x '.join(map(str, one.size))} voxels of {spacing} mm")
