@@ -61,7 +61,9 @@ def eventually(holds, seconds: float = 10.0) -> bool:
 
 
 def test_the_child_imports_neither_torch_nor_the_registration_code():
-    code = "import sys, hybridreg.methods.elastix.worker; print('torch' in sys.modules, *sys.modules)"
+    code = (
+        "import sys, hybridreg.methods.elastix.worker; print('torch' in sys.modules, *sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False")
     assert "hybridreg.cases" not in done.stdout and "hybridreg.methods.base" not in done.stdout
