@@ -66,7 +66,6 @@ def test_settings_become_the_texts_of_elastix():
     [
         ({"FixedImageDimension": 3}, 2, "for 3D images .FixedImageDimension., these are 2D"),
         ({"Transform": "SplineKernelTransform"}, 3, "SplineKernelTransform.* use one of .*Euler"),
-        ({"ImagePyramidSchedule": (4, 2)}, 3, "has 2 numbers; 3 levels of 3D images need 9"),
         ({"NumberOfResolutions": "three"}, 3, "NumberOfResolutions should be a whole number"),
         ({"MaximumNumberOfIterations": "1e3"}, 3, "whole number, found 1e3"),
     ],
@@ -74,6 +73,11 @@ def test_settings_become_the_texts_of_elastix():
 def test_maps_that_do_not_fit_are_refused(changes, dimension, says):
     with pytest.raises(ValueError, match=says):
         maps.for_dimension(simple(**changes), dimension)
+
+
+def test_a_schedule_that_elastix_will_not_take_is_warned_of(caplog):
+    maps.for_dimension(simple(ImagePyramidSchedule=(4, 2)), 3)
+    assert "has 2 numbers, and 3 levels of 3D images need 9" in caplog.text
 
 
 def test_what_files_say_about_output_is_left_out_and_precision_is_kept():
@@ -214,6 +218,8 @@ def test_a_map_without_a_metric_is_refused():
 def test_iterations_are_counted_as_elastix_does():
     assert maps.iterations(simple(NumberOfResolutions=3)) == [500] * 3
     assert maps.iterations(simple(MaximumNumberOfIterations=(10, 20))) == [10, 20, 10]
+    older = simple(MaximumNumberOfIterations="512.000000", NumberOfResolutions="2.000000")
+    assert maps.iterations(older) == [512, 512]
 
 
 def test_metrics_and_stages_have_names_that_people_read():

@@ -20,7 +20,7 @@ LAYERS = [
 ]
 ONLY_IN = {
     "itk": {"methods.elastix.worker"},
-    "SimpleITK": {"io", "evaluation"},
+    "SimpleITK": {"io"},
     "nibabel": {"io"},
     "pydicom": {"io.dicom"},
 }

@@ -127,7 +127,7 @@ def advice(text: str) -> str:
     for pattern, what in _ADVICE.items():
         if re.search(pattern, text):
             return what
-    return "look at the end of elastix's log"
+    return "see the end of elastix's log"
 
 
 _ADVICE = {

@@ -29,8 +29,9 @@ class Elastix:
         along every axis, "elastix" equally many voxels; the same for isotropic images.
     threads: processor cores to use; None uses all. Results repeat exactly for one number of them.
     seed: where elastix draws its samples; replaces RandomSeed of the files.
-    point_weight: weight of the mean distance in mm of the pair's points beside an image metric of
-        about 1. A larger one brings the points closer and cares less for the images.
+    point_weight: weight of the mean distance in mm of the pair's points, beside an image metric of
+        about 1. A larger one cares less for the images. (On a lung CT 0.01 brought guiding points
+        from 1.9 mm to 0.02 at no cost to mutual information, 0.001 to 1.2; 1 cost a fifth of it.)
     timeout_s: after so many seconds elastix is stopped (RegistrationError); None waits.
     """
 
@@ -94,9 +95,11 @@ class Elastix:
     def _run(
         self, pair: ImagePair, stages: Sequence[Parameters], initial: Transform
     ) -> RegistrationResult:
-        check_before(self.parameter_files, stages, pair, self.threads)
+        also = " and overrides" if self.overrides else ""
+        sources = [f"parameter file {name}{also}" for name in self.parameter_files]
+        check_before(sources, stages, pair, self.threads)
         done = run(pair, stages, initial, threads=self.threads, timeout_s=self.timeout_s)
-        check_after(self.parameter_files, stages, done.log)
+        check_after(sources, stages, done.log)
         return RegistrationResult(
             compose(transform_from_maps(done.maps), initial), trace=done.trace
         )

@@ -85,13 +85,12 @@ def for_dimension(parameters: Parameters, dimension: int) -> Parameters:
 
 
 def _check_counts(parameters: Parameters, dimension: int):
-    """elastix silently takes its own schedule where a given one is too short."""
     needed = len(iterations(parameters)) * dimension
     for name in filter(_is_schedule, parameters):
         if len(parameters[name]) < needed:
-            raise ValueError(
-                f"{name} has {len(parameters[name])} numbers; {levels(parameters)} levels of "
-                f"{dimension}D images need {needed}"
+            logger.warning(
+                "%s has %d numbers, and %d levels of %dD images need %d: elastix will take its own",
+                *(name, len(parameters[name]), levels(parameters), dimension, needed),
             )
 
 
@@ -131,10 +130,9 @@ def iterations(parameters: Parameters) -> list[int]:
 
 def _whole_numbers(parameters: Parameters, name: str, default: str) -> list[int]:
     given = parameters.get(name) or (default,)
-    try:
-        return [int(text) for text in given]
-    except ValueError:
-        raise ValueError(f"{name} should be a whole number, found {' '.join(given)}") from None
+    if not all(re.fullmatch(r"\d+(\.0*)?", text) for text in given):
+        raise ValueError(f"{name} should be a whole number, found {' '.join(given)}")
+    return [int(text.partition(".")[0]) for text in given]
 
 
 def with_schedule(

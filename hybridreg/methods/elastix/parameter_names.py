@@ -18,7 +18,7 @@ _LEVELS = """
     ImagePyramidRescaleSchedule FixedImagePyramidRescaleSchedule MovingImagePyramidRescaleSchedule
     ImagePyramidSmoothingSchedule FixedImagePyramidSmoothingSchedule
     MovingImagePyramidSmoothingSchedule ImagePyramidUseShrinkImageFilter
-    ComputePyramidImagesPerResolution UseComposition
+    ComputePyramidImagesPerResolution
 """
 _TRANSFORMS = """
     AutomaticTransformInitialization AutomaticTransformInitializationMethod
@@ -33,7 +33,7 @@ _TRANSFORMS = """
 _SAMPLERS = """
     NumberOfSpatialSamples NewSamplesEveryIteration UseRandomSampleRegion SampleRegionSize
     SampleGridSpacing CheckNumberOfSamples MaximumNumberOfSamplingAttempts
-    RequiredRatioOfValidSamples RandomSeed UseMultiThreadingForSamplers
+    RequiredRatioOfValidSamples RandomSeed UseAllPixels UseMultiThreadingForSamplers
 """
 _METRICS = """
     NumberOfHistogramBins NumberOfFixedHistogramBins NumberOfMovingHistogramBins
@@ -63,7 +63,8 @@ _OPTIMIZERS = """
     MaximumNumberOfLineSearchIterations LineSearchValueTolerance LineSearchGradientTolerance
     GenerateLineSearchIterations LBFGSUpdateAccuracy StopIfWolfeNotSatisfied PopulationSize
     UseDecayingSigma UseCovarianceMatrixAdaptation UpdateBDPeriod PositionToleranceMin
-    PositionToleranceMax RecombinationWeightsPreset InitialSigma
+    PositionToleranceMax RecombinationWeightsPreset NumberOfParents MaximumDeviation
+    MinimumDeviation StepSizeStrategy ConjugateGradientType
 """
 _INTERPOLATION = "BSplineInterpolationOrder FinalBSplineInterpolationOrder"
 

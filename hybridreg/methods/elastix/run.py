@@ -37,53 +37,56 @@ def run(
 ) -> Run:
     """Runs elastix on a pair, reporting its progress. RegistrationError with the cause."""
     with tempfile.TemporaryDirectory(prefix="hybridreg-elastix-") as name:
-        path = Path(name) / LOG
-        job = write_job(Path(name), pair, stages, initial)
-        journal = log.Journal(path, stages)
+        folder = Path(name)
+        job = write_job(folder, pair, stages, initial)
+        journal = log.Journal(folder / LOG, stages)
 
         def watch():
             journal.read()
             progress.report(journal.fraction, journal.doing)
 
-        answer: dict = {}
         try:
             answer = worker(threads).ask(job, timeout_s=timeout_s, meanwhile=watch)
-        except (TimeoutError, ChildDied) as error:
-            answer["lost"] = error
+        except TimeoutError:
+            answer = {"failure": _TOO_LONG.format(seconds=timeout_s)}
+        except ChildDied as died:
+            began = (folder / LOG).is_file()
+            answer = {"failure": (_CRASHED if began else _NOT_STARTED).format(how=died)}
         journal.read()
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    failure = _failure(answer, text, doing=journal.doing, timeout_s=timeout_s)
+        text = _text(folder / LOG)
+    failure = _failure(answer, text)
     if failure is not None:
-        raise RegistrationError(failure, log.tail(text))
+        raise RegistrationError(f"elastix ({journal.doing}) {failure}", log.tail(text))
     return Run(answer["maps"], tuple(journal.trace), text)
 
 
-def _failure(answer: dict, text: str, *, doing: str, timeout_s: float | None) -> str | None:
+_TOO_LONG = (
+    "was still busy after {seconds:g} s and was stopped: allow it more time, or ask for fewer "
+    "iterations or samples"
+)
+_NOT_STARTED = "did not start ({how}): is itk-elastix installed for this Python?"
+_CRASHED = (
+    "crashed ({how}). Does the computer have enough memory for images of this size? Some components "
+    "crash on images that they do not fit: try another metric, sampler or optimizer"
+)
+
+
+def _failure(answer: Mapping, text: str) -> str | None:
     """What went wrong and what to do; None where nothing did."""
-    lost = answer.get("lost")
-    if isinstance(lost, TimeoutError):
-        return (
-            f"elastix was still busy ({doing}) after {timeout_s:g} s and was stopped: allow it "
-            "more time, or ask for fewer iterations or samples"
-        )
-    if lost is not None and not text:
-        return f"elastix did not start ({lost}): is itk-elastix installed for this Python?"
-    if lost is not None:
-        return (
-            f"elastix crashed ({doing}): {lost}. Does the computer have enough memory for images "
-            "of this size? Some components crash on images they do not fit: try another metric, "
-            "sampler or optimizer"
-        )
+    if "failure" in answer:
+        return answer["failure"]
     if "error" in answer:
         said = log.cause(text) or answer["error"]
-        return f"elastix failed ({doing}): {said}. What to do: {log.advice(said)}"
-    if not all(_is_finite(parameters) for parameters in answer["maps"]):
-        return (
-            f"elastix failed ({doing}): its transform has numbers that are not finite. What to do: "
-            f"{log.advice('not finite')}"
-        )
-    return None
+    elif not all(map(_is_finite, answer["maps"])):
+        said = "its transform has numbers that are not finite"
+    else:
+        return None
+    return f"failed: {said}. What to do: {log.advice(said)}"
 
 
 def _is_finite(parameters: Mapping[str, Sequence[str]]) -> bool:
     return all(math.isfinite(float(value)) for value in parameters["TransformParameters"])
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

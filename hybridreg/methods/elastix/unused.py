@@ -26,16 +26,18 @@ _TRIAL_VOXELS = 32  # per axis; coarse levels of eightfold smoothing still have 
 _TRIAL_TIMEOUT_S = 30.0
 
 
-def check_before(files: Sequence[str], stages: Sequence[Parameters], pair: ImagePair, threads):
+def check_before(
+    sources: Sequence[str], stages: Sequence[Parameters], pair: ImagePair, threads: int | None
+):
     """ValueError for a name that is not in our list and that elastix does not ask for either.
 
-    Only names that are not in the list cost a trial on tiny images. Where the trial fails for
+    sources: where each stage comes from, for the message. Only names that are not in the list cost a trial on tiny images. Where the trial fails for
     another reason, the registration itself will say so, and ``check_after`` comes after it.
     """
     if all(is_known(name) for stage in stages for name in stage):
         return
     check_after(
-        files,
+        sources,
         stages,
         _trial_log(
             tuple(tuple(sorted(stage.items())) for stage in stages),
@@ -49,17 +51,17 @@ def check_before(files: Sequence[str], stages: Sequence[Parameters], pair: Image
     )
 
 
-def check_after(files: Sequence[str], stages: Sequence[Parameters], text: str):
+def check_after(sources: Sequence[str], stages: Sequence[Parameters], text: str):
     """ValueError for a name that elastix, by its log, did not use and that is in no list."""
-    for file, stage, names in zip(files, stages, log.unused(text), strict=False):
+    for source, stage, names in zip(sources, stages, log.unused(text), strict=False):
         for name in sorted(names):
             if is_known(name):
-                logger.info("parameter file %s: elastix has no use for %s here", file, name)
+                logger.info("%s: elastix has no use for %s here", source, name)
                 continue
             others = (KNOWN | log.asked_for(text) | set(stage)) - {name}
             near = difflib.get_close_matches(name, sorted(others), n=1)
             raise ValueError(
-                f"parameter file {file}: there is a parameter that elastix does not use: {name!r}"
+                f"{source}: there is a parameter that elastix does not use: {name!r}"
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
 
