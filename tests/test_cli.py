@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from hybridreg.cli.app import app
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
+from hybridreg.io.elastix_files import read_parameter_map, write_parameter_map
 from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.io.tables import read_landmarks, write_landmarks
 from hybridreg.io.transforms import read_transform, write_transform
+from hybridreg.parameter_folder import parameter_folder
 from hybridreg.phantoms import blobs
 from hybridreg.transforms import AffineTransform
 from hybridreg.warping import warp
@@ -83,6 +85,27 @@ def test_no_name_or_path_of_an_input_reaches_the_results(registered, files):
     for name in ("result.json", "report.html", "log.txt"):
         text = (out / name).read_text()
         assert str(files) not in text and "moving.mha" not in text
+
+
+def own_file(path: Path, **changes: str) -> Path:
+    parameters = read_parameter_map(parameter_folder() / "rigid.txt")
+    changed = {name: (value,) for name, value in changes.items()}
+    write_parameter_map(path, {**parameters, **changed})
+    return path
+
+
+def test_own_elastix_files_run_as_stages_and_typing_errors_are_found_before(files, tmp_path):
+    pair = ("register", "-f", files / "fixed.nii.gz", "-m", files / "moving.mha", "--json")
+    first = own_file(tmp_path / "a.txt", MaximumNumberOfIterations="30")
+    second = own_file(tmp_path / "b.txt", Transform="AffineTransform", NumberOfResolutions="1")
+    found = call(*pair, "-p", first, "-p", second, "-o", tmp_path / "out")
+    assert found["method"]["schedule"] == "elastix"  # own files mean what they mean to elastix
+    trace = json.loads((tmp_path / "out" / "result.json").read_text())["trace"]
+    assert [stage for stage, *_ in trace] == ["rigid"] * 120 + ["affine"] * 250
+    wrong = own_file(tmp_path / "c.txt", MaximumNumberOfIteration="30")
+    error = call(*pair, "-p", wrong, "-o", tmp_path / "none", code=2)["error"]
+    assert "c.txt" in error and "'MaximumNumberOfIterations'" in error
+    assert not (tmp_path / "none").exists()
 
 
 def test_names_are_kept_when_asked(files, tmp_path):

@@ -14,7 +14,7 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
 from hybridreg.io.images import read_image, read_labels
 from hybridreg.methods.base import RegistrationError
-from hybridreg.methods.elastix import Elastix, method, process
+from hybridreg.methods.elastix import Elastix, method, process, run, unused
 from hybridreg.methods.elastix.log import Journal, advice, cause
 from hybridreg.phantoms import blobs
 from hybridreg.transforms import (
@@ -136,6 +136,23 @@ def test_the_total_is_right_also_where_a_penalty_needs_second_derivatives(kind):
     before = (initial(bright) - true(bright)).norm(dim=-1).mean()
     after = (result.transform(bright) - true(bright)).norm(dim=-1).mean()
     assert before > 1.5 and after < before / 2
+
+
+def test_a_field_to_start_from_is_not_undone_either_where_the_image_is_resampled():
+    """Their centers of gravity differ, since the fixed image shows less."""
+    initial, moving, fixed = initial_and_grids("field", 2)
+    less = fixed.crop([0, 0], [n - 8 for n in fixed.shape])
+    pair = pair_of(initial, moving, less)
+    overrides = {
+        "AutomaticTransformInitializationMethod": "CenterOfGravity",
+        "Registration": "MultiMetricMultiResolutionRegistration",
+        "Metric": ("AdvancedMeanSquares", "TransformBendingEnergyPenalty"),
+        "NumberOfResolutions": 1,
+        "MaximumNumberOfIterations": 1,
+        "MaximumStepLength": 0.01,
+    }
+    result = elastix(overrides=overrides).register(pair, initial)
+    assert error_mm(result.transform, initial, less) < 0.1
 
 
 def test_a_transform_to_start_from_is_not_undone_by_automatic_initialization():
@@ -286,6 +303,16 @@ def test_typing_mistakes_are_found_before_the_long_work(wrong, right, tmp_path):
         elastix(str(path), overrides={}, timeout_s=60).register(blobs(dimension=2).pair)
 
 
+def test_a_mistake_that_a_trial_cannot_show_is_an_error_after_the_work(monkeypatch):
+    def fail(*_, **__):
+        raise RegistrationError("the trial failed")
+
+    monkeypatch.setattr(unused, "run", fail)
+    mistaken = AFFINE | {"NumberOfBinz": 5}
+    with pytest.raises(ValueError, match=r"overrides: .*does not use: 'NumberOfBinz'"):
+        elastix(overrides=mistaken).register(blobs(dimension=2).pair)
+
+
 def test_mistakes_in_one_stage_of_several_name_its_file(tmp_path):
     (tmp_path / "second.txt").write_text(
         method.parameter_maps.find("affine.txt").read_text() + "\n(Blurring 3)"
@@ -418,7 +445,13 @@ def test_the_cause_is_found_in_what_elastix_prints():
     assert cause("all is well") == ""
 
 
-def test_files_and_seeds_are_checked_at_once():
+def test_a_transform_that_ran_away_is_a_failure():
+    answer = {"maps": [{"TransformParameters": ["1.5", "NaN"]}]}
+    assert "not finite. What to do: the optimization ran away" in run._failure(answer, "")
+    assert run._failure({"maps": [{"TransformParameters": ["1.5", "-3e-5"]}]}, "") is None
+
+
+def test_files_are_looked_for_before_anything_else():
     with pytest.raises(ValueError, match="one name or more in a list"):
         Elastix("rigid.txt")
     with pytest.raises(ValueError, match="one name or more in a list"):

@@ -67,7 +67,7 @@ def register(
         outcome = hybridreg.register(
             fixed,
             moving,
-            {"name": "elastix", "parameter_files": parameters} if parameters else method or "rigid",
+            _method(method, parameters),
             initial=_initial(initial),
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
@@ -88,6 +88,13 @@ def register(
         del current.answer["trace"]
         current.exit_code = VERDICT_FAIL if outcome.verdict.status == "fail" else DONE
         say_outcome(current, outcome, out)
+
+
+def _method(method: str | None, parameters: list[str] | None) -> str | dict:
+    """What was asked for; a person's own elastix files mean exactly what they mean to elastix."""
+    if parameters:
+        return {"name": "elastix", "parameter_files": parameters, "schedule": "elastix"}
+    return method or "rigid"
 
 
 def say_outcome(current, outcome, folder: Path):

@@ -60,7 +60,9 @@ class Elastix:
         if initial_maps(initial) is None and any(map(parameter_maps.has_penalty, stages)):
             # Penalties need the second derivatives of what elastix starts from, and elastix has
             # none for a field: then the moving image is resampled first, total x -> A(R(x)).
-            return self._run(warp_pair(pair, initial), stages, IDENTITY).after(initial)
+            aligned = warp_pair(pair, initial)
+            stages = [parameter_maps.starting_there(stage) for stage in self._stages(aligned)]
+            return self._run(aligned, stages, IDENTITY).after(initial)
         return self._run(pair, stages, initial)
 
     def _stages(self, pair: ImagePair) -> list[Parameters]:

@@ -118,6 +118,13 @@ def settled(parameters: Parameters, *, seed: int, masked: bool) -> Parameters:
     }
 
 
+def starting_there(parameters: Parameters) -> Parameters:
+    """The map for images that lie right already: elastix does not lay their centers together."""
+    if "AutomaticTransformInitialization" not in parameters:
+        return parameters
+    return {**parameters, "AutomaticTransformInitialization": ("false",)}
+
+
 def levels(parameters: Parameters) -> int:
     return _whole_numbers(parameters, "NumberOfResolutions", "3")[0]
 

@@ -31,8 +31,10 @@ def check_before(
 ):
     """ValueError for a name that is not in our list and that elastix does not ask for either.
 
-    sources: where each stage comes from, for the message. Only names that are not in the list cost a trial on tiny images. Where the trial fails for
-    another reason, the registration itself will say so, and ``check_after`` comes after it.
+    sources: where each stage comes from, for the message.
+
+    Only names that are not in the list cost a trial on tiny images (some tenths of a second). Where
+    the trial fails for another reason, ``check_after`` follows the registration itself.
     """
     if all(is_known(name) for stage in stages for name in stage):
         return
