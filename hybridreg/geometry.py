@@ -152,7 +152,7 @@ class Grid:
         shape = tuple(b - a for a, b in zip(start, stop, strict=True))
         return replace(self, shape=shape, origin=tuple(origin.tolist()))
 
-    def slabs(self, voxels: int = 1 << 20) -> Iterator[tuple[slice, Grid]]:
+    def slabs(self, voxels: int = 1 << 18) -> Iterator[tuple[slice, Grid]]:
         """The grid in pieces of about so many voxels along the first array axis."""
         rows = max(1, voxels // math.prod(self.shape[1:]))
         for start in range(0, self.shape[0], rows):

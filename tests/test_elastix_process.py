@@ -214,9 +214,12 @@ BUSY = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends after its work")
 @pytest.mark.parametrize("code", [IDLE, BUSY], ids=["idle", "busy"])
-def test_the_child_does_not_outlive_a_parent_that_is_killed(code):
+def test_the_child_does_not_outlive_a_parent_that_is_killed(code, tmp_path):
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # a killed parent cannot tidy up
     )
     pid = int(parent.stdout.readline())
     parent.kill()

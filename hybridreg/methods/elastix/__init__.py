@@ -12,7 +12,7 @@ __all__ = ["Elastix", "warm_up"]
 
 
 def __getattr__(name: str):
-    """Loads on first use, so that the child process, which lives in this package, needs no torch."""
+    """Loads on first use, since the child process lives in this package too and needs no torch."""
     if name == "Elastix":
         from hybridreg.methods.elastix.method import Elastix
 

@@ -1,4 +1,4 @@
-"""A pair of images as the child process is told of it: .npy files in a folder, and a description."""
+"""A pair of images as the child is told of it: .npy files in a folder, and a description."""
 
 from __future__ import annotations
 

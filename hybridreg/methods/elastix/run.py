@@ -54,8 +54,7 @@ def run(
             answer = {"failure": (_CRASHED if began else _NOT_STARTED).format(how=died)}
         journal.read()
         text = _text(folder / LOG)
-    failure = _failure(answer, text)
-    if failure is not None:
+    if failure := _failure(answer, text):
         raise RegistrationError(f"elastix ({journal.doing}) {failure}", log.tail(text))
     return Run(answer["maps"], tuple(journal.trace), text)
 
@@ -66,8 +65,8 @@ _TOO_LONG = (
 )
 _NOT_STARTED = "did not start ({how}): is itk-elastix installed for this Python?"
 _CRASHED = (
-    "crashed ({how}). Does the computer have enough memory for images of this size? Some components "
-    "crash on images that they do not fit: try another metric, sampler or optimizer"
+    "crashed ({how}). Does the computer have enough memory for images of this size? Some "
+    "components crash on images that they do not fit: try another metric, sampler or optimizer"
 )
 
 
