@@ -1,8 +1,9 @@
 """What hybridreg costs over a bare elastix call with the same parameter maps.
 
-Both run in a warm process on the same two threads, in turn, arrays in memory to transform in memory;
-the median of five. What comes after the transform (resampling, inverse, scores, files, report) stands
-in columns of its own. Pairs: two test persons of oasis_malf35, 1 mm.
+Both run in a warm process on the same two threads, in turn, from arrays in memory to transform in
+memory; the median of five. What comes after the transform (resampling and Jacobian, inverse, scores,
+verdict, files, report) stands in columns of its own. The pair: test persons 1015 and 1017 of
+oasis_malf35, 1 mm.
 
     HYBRIDREG_DATA=... python examples/benchmarks/backbone_cost.py
 """
