@@ -94,6 +94,16 @@ def test_a_child_that_was_killed_between_two_questions_is_replaced(pair):
     quick().register(pair)
 
 
+def test_a_child_that_is_just_ending_when_it_is_asked_is_replaced(pair, monkeypatch):
+    """For a moment after SIGKILL its threads still end, and it seems to live."""
+    quick().register(pair)
+    pid = child_pid()
+    os.kill(pid, signal.SIGKILL)
+    monkeypatch.setattr(process._Child, "is_alive", lambda self: True)
+    quick().register(pair)
+    assert child_pid() != pid
+
+
 def test_a_child_that_dies_in_the_midst_is_an_error_and_the_next_question_works(pair):
     quick().register(pair)
     pid = child_pid()

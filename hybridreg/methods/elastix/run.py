@@ -45,8 +45,16 @@ def run(
             journal.read()
             progress.report(journal.fraction, journal.doing)
 
+        def ask() -> dict:
+            return worker(threads).ask(job, timeout_s=timeout_s, meanwhile=watch)
+
         try:
-            answer = worker(threads).ask(job, timeout_s=timeout_s, meanwhile=watch)
+            try:
+                answer = ask()
+            except ChildDied:
+                if (folder / LOG).is_file():
+                    raise
+                answer = ask()  # the child was already ending when it was asked: take a fresh one
         except TimeoutError:
             answer = {"failure": _TOO_LONG.format(seconds=timeout_s)}
         except ChildDied as died:
