@@ -768,7 +768,7 @@ def test_what_holds_no_dicom_is_told(tmp_path):
         read_dicom(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match="the folder holds no DICOM images"):
         read_dicom(tmp_path)
-    with pytest.raises(FileNotFoundError, match="absent: there is no such file or folder"):
+    with pytest.raises(FileNotFoundError, match="absent: there is no such file"):
         read_dicom(tmp_path / "absent")
     assert not is_dicom(tmp_path) and not is_dicom(tmp_path / "notes.txt")
     assert not is_dicom(tmp_path / "absent")

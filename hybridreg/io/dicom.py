@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from hybridreg.io.dicom_files import (
 from hybridreg.io.dicom_frames import Frame, Slice, placed
 from hybridreg.io.dicom_geometry import resampled
 from hybridreg.io.dicom_series import Series, chosen, grouped, volume
+from hybridreg.io.files import naming
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def read_dicom(
     resample: interpolate a sheared or unevenly spaced stack onto a right-angled grid; without it
         such a stack is refused.
     """
-    with _naming(path), quiet_pydicom():
+    with naming(path), quiet_pydicom():
         found = _series_in(Path(path))
         taken = chosen(found, series)
         if len(found) > 1:
@@ -67,7 +67,7 @@ def read_dicom(
 
 def list_series(path: str | os.PathLike) -> list[Series]:
     """The series of a folder or file, each with its size or why it cannot be read as it is."""
-    with _naming(path), quiet_pydicom():
+    with naming(path), quiet_pydicom():
         return [_examined(one) for one in _series_in(Path(path), parts=True)]
 
 
@@ -195,18 +195,3 @@ def _number_type(values: np.ndarray, frames: Sequence[Frame]) -> str:
             if np.iinfo(name).min <= low and high <= np.iinfo(name).max:
                 return name
     return "float32"
-
-
-@contextmanager
-def _naming(path: str | os.PathLike) -> Iterator[None]:
-    """Puts the path, as it was given, before what went wrong."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: there is no such file or folder: check its name"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None

@@ -14,7 +14,7 @@ from scipy.linalg import expm
 from torch import Tensor
 
 from hybridreg.geometry import Grid
-from hybridreg.io.tables import errors_of, read_text, whole_file
+from hybridreg.io.files import errors_of, read_text, whole_file
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,

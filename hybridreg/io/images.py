@@ -12,8 +12,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import torch
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import intact
+from hybridreg.io.files import naming
 from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None) -> Image:
         from hybridreg.io.dicom import read_dicom  # only who has DICOM pays for its libraries
 
         return read_dicom(path, frame=frame)
-    with _naming(path):
+    with naming(path):
         contents = _contents(Path(path))
         values = np.array(_frame(contents, frame), dtype=np.float32, order="C")
         rescaled = (contents.slope, contents.intercept) != (1, 0)
@@ -56,7 +56,7 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None) -> Image:
 
 def read_labels(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
     """The label map in a file: whole numbers, of whatever type they are stored in."""
-    with _naming(path):
+    with naming(path):
         contents = _contents(Path(path))
         values = _frame(contents, frame)
         if len(values) != 1:
@@ -77,7 +77,7 @@ def write_image(path: str | os.PathLike, image: Image | LabelMap):
     that holds it. Several channels become a vector image. PNG and TIFF do not keep the grid.
     """
     path = Path(path)
-    with _naming(path):
+    with naming(path):
         format = _format(path)
         if not format.is_written:
             raise ValueError(f"such files are only read; write one of {_endings(written=True)}")
@@ -99,7 +99,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     L, P, S. axes_point_to: where each voxel axis points to, such as "LPS"; None where the file
     does not say, and in 2D. range: the least and the greatest finite value, of all frames.
     """
-    with _naming(path):
+    with naming(path):
         contents = _contents(Path(path))
     values, grid = contents.values, contents.grid
     finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
@@ -157,21 +157,6 @@ def _grid(image: sitk.Image, dimension: int) -> Grid:
     axes = np.reshape(image.GetDirection(), (image.GetDimension(), -1))[:dimension, :dimension]
     shape = image.GetSize()[:dimension][::-1]
     return Grid(shape, image.GetSpacing()[:dimension], image.GetOrigin()[:dimension], axes)
-
-
-@contextmanager
-def _naming(path: str | os.PathLike) -> Iterator[None]:
-    """Puts the path, as it was given, before what any reader or writer has to say."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: there is no such file: check its name and folder"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _contents(path: Path) -> Contents:

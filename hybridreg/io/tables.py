@@ -6,11 +6,8 @@ import csv
 import io
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.images import LandmarkSet
+from hybridreg.io.files import errors_of, read_text, whole_file
 
 _LPS, _RAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)  # what to multiply coordinates with to get LPS
 _AXES = {  # names of the coordinate columns -> which way they point
@@ -333,35 +331,3 @@ def _table(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         if len(row) != len(header):
             raise ValueError(f"line {line}: {len(header)} cells expected, found {len(row)}")
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows[1:]]
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, with or without byte order mark."""
-    if not path.is_file():
-        raise ValueError("there is no such file")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError("this is not a text file in UTF-8: is it another kind of file?") from error
-
-
-@contextmanager
-def errors_of(path: Path) -> Iterator[None]:
-    """Begins every ValueError of the block with the path."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file, which takes its own name only when the block ends well."""
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist: make it first")
-    with tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.", suffix=".partial", dir=path.parent
-    ) as folder:
-        partial = Path(folder) / path.name
-        yield partial
-        os.replace(partial, path)

@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from hybridreg.decomposition import decompose
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
+from hybridreg.io.files import errors_of, whole_file
 from hybridreg.io.images import from_sitk, read_image, to_sitk, write_image
 from hybridreg.io.itk_files import (
     KNOWN,
@@ -27,7 +28,6 @@ from hybridreg.io.itk_files import (
     matlab_entries,
     text_entries,
 )
-from hybridreg.io.tables import errors_of, whole_file
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
