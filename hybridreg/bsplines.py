@@ -37,15 +37,15 @@ class BSpline:
 
     def _at(self, index: Tensor) -> Tensor:
         first = (index - (self._order - 1) / 2).floor().long().clamp(min=0).minimum(self._last)
-        weights = [_weights(index[:, d] - first[:, d], self._order) for d in range(index.shape[1])]
-        plane = (weights[1][:, :, None] * weights[0][:, None, :]).flatten(1)  # (n, y * x)
+        along = [weights(index[:, d] - first[:, d], self._order) for d in range(index.shape[1])]
+        plane = (along[1][:, :, None] * along[0][:, None, :]).flatten(1)  # (n, y * x)
         where = first[:, 1] * self._shape[-1] + first[:, 0]
         if index.shape[1] == 2:
             return _dot(plane, self._rows, where)
         stride = self._shape[-2] * self._shape[-1]
         where = where + first[:, 2] * stride
         return sum(
-            _dot(plane * weights[2][:, k : k + 1], self._rows, where + k * stride)
+            _dot(plane * along[2][:, k : k + 1], self._rows, where + k * stride)
             for k in range(self._support)
         )
 
@@ -54,7 +54,7 @@ def _dot(weights: Tensor, rows: Tensor, where: Tensor) -> Tensor:
     return torch.bmm(weights[:, None, :], rows.index_select(0, where))[:, 0]
 
 
-def _weights(offset: Tensor, order: int) -> Tensor:
+def weights(offset: Tensor, order: int) -> Tensor:
     """Weights of the order + 1 neighbours of points ``offset`` after the first; shape (N, order+1).
 
     offset lies in [(order - 1)/2, (order + 1)/2].

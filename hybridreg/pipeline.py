@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hybridreg import progress
-from hybridreg.cases import Case, ImagePair, check_pair
+from hybridreg.cases import Case, ImagePair, check_pair, hints, overlap_of_fields
 from hybridreg.config import describe_method, load_intent, load_method, with_settings
 from hybridreg.decomposition import Decomposition, decompose, fitted_affine
 from hybridreg.evaluation import evaluate
@@ -21,15 +22,23 @@ from hybridreg.io.tables import read_landmarks
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.outcome import Outcome
+from hybridreg.preprocessing import foreground
 from hybridreg.quality import Intent, judge, similarity
 from hybridreg.record import Record
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 from hybridreg.warping import invert, jacobian_determinant, warp
 
+log = logging.getLogger(__name__)
+
+_OVERLAP_TO_START = 0.25  # of the smaller image; elastix gives up below a quarter of its samples
+_MASK_ON_IMAGE = 0.5  # of the mask
+
 MASKS = ("fixed_mask", "moving_mask")
 POINTS = ("fixed_points", "moving_points")
 LABELS = ("fixed_labels", "moving_labels")
 LANDMARKS = ("fixed_landmarks", "moving_landmarks")
+
+_MASK_MARGIN_MM = 2.0  # so that the outline itself is compared
 
 
 def register(
@@ -47,10 +56,12 @@ def register(
     """Registers the moving image to the fixed one: files or values in, everything out.
 
     method: name of a preset or method, a TOML file, a table, or a method object.
-    initial: where to start: a transform (or its file) fixed -> moving, "centers" or "mass".
+    initial: where to start: a transform (or its file) fixed -> moving, "centers" or "mass". None
+        starts where the headers place the images, or from their centers where that is far apart.
     threads, seed, device: set on the method wherever it has such a field.
     keep_identifiers: name the input files in the result; otherwise they appear by hash only.
-    more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare),
+    more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare;
+        "auto" for the patient without the air around, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
         fixed_labels, moving_labels, fixed_landmarks, moving_landmarks (only judge it).
 
@@ -90,14 +101,22 @@ def read_case(fixed: str | Path | Image, moving: str | Path | Image, **more) -> 
     fixed, moving = _value(fixed, read_image), _value(moving, read_image)
     values = {}
     for name, source in more.items():
-        if name in (*MASKS, *LABELS):
+        if name in MASKS and source == "auto":
+            continue
+        if name in MASKS:
+            mask = _value(source, read_labels)
+            values[name] = mask and _on_image(mask, fixed if name == "fixed_mask" else moving, name)
+        elif name in LABELS:
             values[name] = _value(source, read_labels)
         else:
             grid = (fixed if name.startswith("fixed") else moving).grid
             values[name] = _value(source, lambda path, grid=grid: read_landmarks(path, grid=grid))
     pair = ImagePair(fixed, moving, **{n: values.pop(n, None) for n in (*MASKS, *POINTS)})
-    pair = _snapped(pair)
     check_pair(pair)
+    for name in MASKS:
+        if more.get(name) == "auto":
+            image = pair.fixed if name.startswith("fixed") else pair.moving
+            pair = replace(pair, **{name: foreground(image, margin_mm=_MASK_MARGIN_MM)})
     return Case(pair, **values)
 
 
@@ -118,6 +137,8 @@ def run(
     check_pair(case.pair, initial)
     pair, onto = case.pair, case.pair.fixed.grid
     with record.listening():
+        for hint in hints(pair):
+            log.warning("%s", hint)
         with record.timing("register"), progress.within(0.0, 0.95):
             result = method.register(pair, initial)
         progress.report(0.95, "resampling")
@@ -178,25 +199,45 @@ def _value(source, read):
 
 def _start(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
     if initial is None:
-        return IDENTITY
+        return _start_by_headers(pair)
     if isinstance(initial, str) and initial in INITIALIZATIONS:
         return initialize(pair, initial)
     return _value(initial, read_transform)
 
 
-def _snapped(pair: ImagePair) -> ImagePair:
-    """Masks whose header differs by noise are laid exactly onto their image."""
-
-    def snapped(mask: LabelMap | None, image: Image) -> LabelMap | None:
-        if mask is None or mask.grid == image.grid or not mask.grid.matches(image.grid):
-            return mask
-        return replace(mask, grid=image.grid)
-
-    return replace(
-        pair,
-        fixed_mask=snapped(pair.fixed_mask, pair.fixed),
-        moving_mask=snapped(pair.moving_mask, pair.moving),
+def _start_by_headers(pair: ImagePair) -> Transform:
+    """Two scanners know nothing of each other's coordinates: then the centers are all there is."""
+    overlap = overlap_of_fields(pair.fixed.grid, pair.moving.grid, IDENTITY)
+    if overlap >= _OVERLAP_TO_START:
+        return IDENTITY
+    log.warning(
+        "by their headers the images overlap by only %.0f %% of the smaller one, so it was started "
+        "from their aligned centers (as with --initial centers)",
+        100 * overlap,
     )
+    return initialize(pair, "centers")
+
+
+def _on_image(mask: LabelMap, image: Image, name: str) -> LabelMap:
+    """The mask on the grid of its image: header noise is dropped, other grids are resampled."""
+    if mask.grid.matches(image.grid):
+        return replace(mask, grid=image.grid)
+    what, side = name.replace("_", " "), name.removesuffix("_mask")
+    inside = mask.grid.points()[mask.data != 0]
+    if mask.grid.dimension != image.grid.dimension or len(inside) == 0:
+        return mask  # refused by check_pair
+    share = image.grid.contains(inside).double().mean().item()
+    if share < _MASK_ON_IMAGE:
+        raise ValueError(
+            f"the {what} lies in another place than the {side} image: only {share:.0%} of it is "
+            "inside the image; draw it on this image, or resample it with the transform between"
+        )
+    log.warning(
+        "the %s lies on another grid than the %s image (size %s, spacing %s mm); it was resampled "
+        "onto the image, %.0f %% of it are inside",
+        *(what, side, mask.grid.size, mask.grid.spacing, 100 * share),
+    )
+    return warp(mask, IDENTITY, onto=image.grid)
 
 
 def _affine_part(transform: Transform, grid: Grid) -> Decomposition:
@@ -223,7 +264,7 @@ def _describe(source, value, keep_identifiers: bool) -> dict[str, Any]:
         about["sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
         if keep_identifiers:
             about["name"] = Path(source).name
-    elif source in INITIALIZATIONS:
+    elif isinstance(source, str) and source in (*INITIALIZATIONS, "auto"):
         about["name"] = source
     if isinstance(value, Image):
         grid = value.grid

@@ -129,7 +129,7 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Image:
         gradient = gradient[:, :, rows.start - start : rows.stop - start]
         jacobian = torch.einsum("ca...,ab->...cb", gradient, index_by_mm)
         jacobian += torch.eye(grid.dimension)
-        out[rows] = _determinant(jacobian)
+        out[rows] = determinant(jacobian)
     return Image(out, grid)
 
 
@@ -145,7 +145,7 @@ def _along(values: Tensor, axis: int) -> Tensor:
     return torch.gradient(values, dim=axis)[0]
 
 
-def _determinant(m: Tensor) -> Tensor:
+def determinant(m: Tensor) -> Tensor:
     """Written out: the batched routine of torch is some 30 times slower on tiny matrices."""
     if m.shape[-1] == 2:
         return m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]

@@ -11,8 +11,8 @@ ROOT = Path(hybridreg.__file__).parent
 LAYERS = [
     ["progress", "parameter_folder", "methods"],
     ["geometry"],
-    ["images", "bsplines", "transforms", "warping", "decomposition", "cases"],
-    ["io", "phantoms", "initialization"],
+    ["images", "bsplines", "transforms", "warping", "unfolding", "decomposition", "cases"],
+    ["io", "phantoms", "initialization", "preprocessing"],
     ["methods.base", "methods.*"],
     ["record", "evaluation", "quality", "config", "views"],
     ["report", "outcome", "pipeline"],

@@ -30,10 +30,11 @@ def register(
         typer.Option(help="Start: a transform file (fixed to moving), 'centers' or 'mass'."),
     ] = None,
     fixed_mask: Annotated[
-        Path | None, typer.Option(help="Where to compare, on the fixed image's grid.")
+        str | None,
+        typer.Option(help="Where to compare, on the fixed image's grid; 'auto': the patient."),
     ] = None,
     moving_mask: Annotated[
-        Path | None, typer.Option(help="The same, on the moving image's grid.")
+        str | None, typer.Option(help="The same, on the moving image's grid.")
     ] = None,
     fixed_points: Annotated[
         Path | None, typer.Option(help="Points in the fixed image that guide the registration.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hybridreg.cases import ImagePair, check_pair, warp_pair
@@ -14,7 +14,9 @@ from hybridreg.methods.elastix.job import initial_maps
 from hybridreg.methods.elastix.parameter_maps import Parameters
 from hybridreg.methods.elastix.run import run
 from hybridreg.methods.elastix.unused import check_after, check_before
+from hybridreg.preprocessing import foreground
 from hybridreg.transforms import IDENTITY, Transform, compose
+from hybridreg.unfolding import unfolded
 
 Setting = str | int | float | bool
 
@@ -27,6 +29,9 @@ class Elastix:
     overrides: settings that replace those of every file, such as {"NumberOfSpatialSamples": 4000}.
     schedule: how images are smoothed where a file has no pyramid schedule: "mm" equally far in mm
         along every axis, "elastix" equally many voxels; the same for isotropic images.
+    foreground_mm: compare only inside the fixed image's foreground, grown by so many mm
+        (``preprocessing.foreground``), where the pair has no fixed mask; None compares everywhere.
+    unfold: free the B-splines that elastix found of their folds (``unfolding.unfolded``).
     threads: processor cores to use; None uses all. Results repeat exactly for one number of them.
     seed: where elastix draws its samples; replaces RandomSeed of the files.
     point_weight: weight of the mean distance in mm of the pair's points, beside an image metric of
@@ -38,6 +43,8 @@ class Elastix:
     parameter_files: tuple[str, ...]
     overrides: Mapping[str, Setting | tuple[Setting, ...]] = field(default_factory=dict)
     schedule: Literal["mm", "elastix"] = "mm"
+    foreground_mm: float | None = None
+    unfold: bool = False
     threads: int | None = None
     seed: int = 0
     point_weight: float = 0.01
@@ -56,6 +63,8 @@ class Elastix:
         ValueError for files that do not fit; RegistrationError where elastix fails, with its cause.
         """
         check_pair(pair, initial)
+        if self.foreground_mm is not None and pair.fixed_mask is None:
+            pair = replace(pair, fixed_mask=foreground(pair.fixed, margin_mm=self.foreground_mm))
         stages = self._stages(pair)
         if initial_maps(initial) is None and any(map(parameter_maps.has_penalty, stages)):
             # Penalties need the second derivatives of what elastix starts from, and elastix has
@@ -102,6 +111,7 @@ class Elastix:
         check_before(sources, stages, pair, self.threads)
         done = run(pair, stages, initial, threads=self.threads, timeout_s=self.timeout_s)
         check_after(sources, stages, done.log)
-        return RegistrationResult(
-            compose(transform_from_maps(done.maps), initial), trace=done.trace
-        )
+        found = transform_from_maps(done.maps)
+        if self.unfold:
+            found = unfolded(found)
+        return RegistrationResult(compose(found, initial), trace=done.trace)

@@ -1,0 +1,215 @@
+"""How well `brain-mr` aligns the brains of different persons, beside what one would use instead.
+
+Pairs: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice of all labels of the
+fixed image (nearest neighbor), folded voxels of the fixed brain. All deformable methods follow the
+same affine: the linear stages of `brain-mr`. Peers get the moving image resampled through it, once.
+And the person scanned twice (1018, 1038), both ways.
+
+Rows are added to brain_mr.csv as they come and not computed again, so the run can be broken off;
+the tables are printed from it. Times: warm, arrays in memory to transform in memory (peers that take
+files: theirs included), 2 threads; each case once, so read them as the median over the cases.
+
+    HYBRIDREG_DATA=... python examples/benchmarks/brain_mr.py [--arms affine,brain-mr] [--pairs 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hybridreg.cases import ImagePair, warp_pair
+from hybridreg.config import load_method, with_settings
+from hybridreg.evaluation import dice, jacobian_statistics
+from hybridreg.images import LabelMap
+from hybridreg.io.images import read_image, read_labels, write_image
+from hybridreg.io.transforms import read_transform
+from hybridreg.methods.elastix import Elastix
+from hybridreg.transforms import IDENTITY, DisplacementField, Transform, compose
+from hybridreg.warping import jacobian_determinant, warp
+
+THREADS = 2
+TEST = list(itertools.permutations([1015, 1017, 1036, 1128], 2))
+RESCAN = [(1018, 1038), (1038, 1018)]
+TABLE = Path(__file__).with_suffix(".csv")
+COLUMNS = ("fixed", "moving", "arm", "dice", "folding_percent", "seconds")
+
+Arm = Callable[[ImagePair, Path], Transform]  # pair and a scratch folder -> fixed to moving
+
+DEFAULT_MAP = """
+import sys
+from itk import elxParameterObjectPython as pm
+maps = pm.elastixParameterObject.New()
+maps.AddParameterMap(pm.elastixParameterObject.GetDefaultParameterMap("bspline", 4))
+maps.WriteParameterFile(maps.GetParameterMap(0), sys.argv[1])
+"""
+
+
+def ours(method) -> Arm:
+    return lambda pair, _: with_settings(method, threads=THREADS).register(pair).transform
+
+
+def elastix_default(pair: ImagePair, folder: Path) -> Transform:
+    """The B-spline map that elastix itself proposes, untouched."""
+    path = folder / "default_bspline.txt"
+    subprocess.run([sys.executable, "-c", DEFAULT_MAP, str(path)], check=True)
+    method = Elastix((str(path),), schedule="elastix", threads=THREADS)
+    method = replace(method, overrides={"AutomaticTransformInitialization": False})
+    return method.register(pair).transform
+
+
+def greedy(pair: ImagePair, folder: Path) -> Transform:
+    """greedy with the settings of its own documentation for brains: NCC 2x2x2, 100x50x10."""
+    from picsl_greedy import Greedy3D
+
+    warp_file = folder / "greedy.nii.gz"
+    write_image(folder / "fixed.nii.gz", pair.fixed)
+    write_image(folder / "moving.nii.gz", pair.moving)
+    Greedy3D().execute(
+        f"-threads {THREADS} -i {folder}/fixed.nii.gz {folder}/moving.nii.gz -o {warp_file} "
+        "-m NCC 2x2x2 -n 100x50x10",
+        out=None,
+        err=None,
+    )
+    return read_transform(warp_file)
+
+
+def ants_syn(settings: dict) -> Arm:
+    def run(pair: ImagePair, folder: Path) -> Transform:
+        import ants
+
+        os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(THREADS)
+        images = []
+        for side in ("fixed", "moving"):
+            write_image(folder / f"{side}.nii.gz", getattr(pair, side))
+            images.append(ants.image_read(str(folder / f"{side}.nii.gz")))
+        done = ants.registration(
+            *images,
+            type_of_transform="SyNOnly",
+            initial_transform="Identity",
+            outprefix=f"{folder}/ants_",
+            random_seed=1,
+            **settings,
+        )
+        warps = [name for name in done["fwdtransforms"] if name.endswith(".nii.gz")]
+        return read_transform(warps[0])
+
+    return run
+
+
+BRAIN_MR = load_method("brain-mr")
+LINEAR = replace(BRAIN_MR, parameter_files=BRAIN_MR.parameter_files[:2])
+# Whole methods, then those that follow the affine.
+WHOLE: dict[str, Arm] = {
+    "rigid": ours(load_method("rigid")),
+    "affine": ours(LINEAR),
+    "bspline": ours(load_method("bspline")),
+    "brain-mr": ours(BRAIN_MR),
+}
+AFTER: dict[str, Arm] = {
+    "elastix default": elastix_default,
+    "greedy NCC": greedy,
+    "ANTs SyN MI": ants_syn({"syn_metric": "mattes", "reg_iterations": (40, 20, 0)}),
+    "ANTs SyN CC": ants_syn({"syn_metric": "CC", "reg_iterations": (100, 70, 50, 20)}),
+}
+DEFAULT_ARMS = ["rigid", "affine", "bspline", "brain-mr", "elastix default", "greedy NCC"]
+
+
+def score(pair: ImagePair, labels: tuple[LabelMap, LabelMap], transform: Transform):
+    onto = pair.fixed.grid
+    displacement = DisplacementField.sampled(transform, onto)
+    overlap = dice(labels[0], warp(labels[1], displacement, onto=onto))
+    brain = LabelMap((pair.fixed.data[0] > 0).int(), onto)
+    folding = jacobian_statistics(jacobian_determinant(displacement, onto), mask=brain)
+    return statistics.mean(overlap.values()), folding.folding_percent
+
+
+def rows() -> list[dict[str, str]]:
+    return list(csv.DictReader(TABLE.open(newline=""))) if TABLE.exists() else []
+
+
+def run_pair(fixed: int, moving: int, arms: list[str], folder: Path):
+    """Adds the rows of one pair that are not in the table yet."""
+    known = {
+        row["arm"] for row in rows() if (row["fixed"], row["moving"]) == (f"{fixed}", f"{moving}")
+    }
+    missing = [arm for arm in arms if arm not in known]
+    if not missing:
+        return
+    pair = ImagePair(*[read_image(folder / f"{person}_SS.nii.gz") for person in (fixed, moving)])
+    labels = tuple(read_labels(folder / f"{person}_glm.nii.gz") for person in (fixed, moving))
+    follows = any(arm in AFTER for arm in missing)
+    affine = WHOLE["affine"](pair, folder) if follows else IDENTITY
+    aligned = warp_pair(pair, affine)
+    for arm in missing:
+        with tempfile.TemporaryDirectory() as scratch:
+            start = time.perf_counter()
+            found = (WHOLE | AFTER)[arm](aligned if arm in AFTER else pair, Path(scratch))
+            seconds = time.perf_counter() - start
+        total = compose(affine, found) if arm in AFTER else found
+        mean_dice, folding = score(pair, labels, total)
+        new = not TABLE.exists()
+        with TABLE.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerow(
+                [fixed, moving, arm, f"{mean_dice:.4f}", f"{folding:.4f}", f"{seconds:.1f}"]
+            )
+        print(
+            f"{fixed} <- {moving}  {arm:16} Dice {mean_dice:.4f}  folds {folding:.3f} %  {seconds:.1f} s",
+            flush=True,
+        )
+
+
+def table(pairs: list[tuple[int, int]]) -> str:
+    chosen = [row for row in rows() if (int(row["fixed"]), int(row["moving"])) in pairs]
+    lines = [
+        "| method | pairs | Dice, mean | worst pair | folded %, mean | worst | seconds, median |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm in WHOLE | AFTER:
+        of_arm = [row for row in chosen if row["arm"] == arm]
+        if not of_arm:
+            continue
+        values, folds, seconds = (
+            [float(row[name]) for row in of_arm] for name in ("dice", "folding_percent", "seconds")
+        )
+        after = "affine + " if arm in AFTER else ""
+        lines.append(
+            f"| {after}{arm} | {len(values)} | {statistics.mean(values):.3f} | {min(values):.3f} | "
+            f"{statistics.mean(folds):.3f} | {max(folds):.3f} | {statistics.median(seconds):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--arms", default=",".join(DEFAULT_ARMS))
+    parser.add_argument("--pairs", type=int, default=len(TEST), help="only the first so many")
+    options = parser.parse_args()
+    arms = options.arms.split(",")
+    torch.set_num_threads(THREADS)
+    folder = Path(os.environ["HYBRIDREG_DATA"]) / "oasis_malf35" / "subjects"
+    warm = ImagePair(*[read_image(folder / f"{person}_SS.nii.gz") for person in TEST[0]])
+    ours(load_method("rigid"))(warm, folder)
+    for fixed, moving in TEST[: options.pairs]:
+        run_pair(fixed, moving, arms, folder)
+    for fixed, moving in RESCAN if options.pairs == len(TEST) else []:
+        run_pair(fixed, moving, [arm for arm in arms if arm in ("rigid", "brain-mr")], folder)
+    print(f"\nDifferent persons\n\n{table(TEST)}\n\nOne person, scanned twice\n\n{table(RESCAN)}")
+
+
+if __name__ == "__main__":
+    main()

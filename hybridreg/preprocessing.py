@@ -1,0 +1,64 @@
+"""Where in an image the patient is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from hybridreg.images import Image, LabelMap
+from hybridreg.transforms import IDENTITY
+from hybridreg.warping import warp
+
+_WORKING_MM = 2.0
+# Air is -1000 HU and fat -100: whatever holds such low values is CT, and this lies between the two.
+_CT_BODY_HU = -400.0
+
+
+def foreground(image: Image, *, margin_mm: float = 0.0) -> LabelMap:
+    """The patient in an image: 1 inside and 0 in the air around, on the grid of the image.
+
+    The largest connected piece that is brighter than the background, without holes, grown by the
+    margin. CT is cut at -400 HU; anything else at half of Otsu's threshold, which keeps the dark
+    rim of a head. Found at 2 mm, of the mean of all channels. Stripped brains and whole heads,
+    bodies on a couch and 2D slices alike.
+
+    ValueError where nothing stands out from the background.
+    """
+    grid = image.grid.with_spacing([max(_WORKING_MM, s) for s in image.grid.spacing])
+    data = warp(image, IDENTITY, onto=grid, default=image.data.min().item()).data.mean(0).numpy()
+    found = _largest(ndimage.binary_opening(data > _threshold(data)))
+    if not found.any():
+        raise ValueError("no foreground stands out in the image: give a mask instead of 'auto'")
+    inside = _without_holes(found)
+    if margin_mm:
+        distance = ndimage.distance_transform_edt(~inside, sampling=grid.spacing[::-1])
+        inside = distance <= margin_mm
+    mask = LabelMap(torch.from_numpy(inside.astype(np.int32)), grid)
+    return warp(mask, IDENTITY, onto=image.grid)
+
+
+def _threshold(data: np.ndarray) -> float:
+    if data.min() < -500:
+        return _CT_BODY_HU
+    low, high = np.percentile(data, [1, 99])
+    return float(low + 0.5 * (threshold_otsu(np.clip(data, low, high)) - low))
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    pieces, _ = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return (pieces == sizes.argmax()) & mask
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    """Filled in every slice along every axis: airways open to the border of a 3D image."""
+    if mask.ndim == 2:
+        return ndimage.binary_fill_holes(mask)
+    filled = mask.copy()
+    for axis in range(mask.ndim):
+        slices = np.moveaxis(mask, axis, 0)
+        filled |= np.moveaxis(np.stack([ndimage.binary_fill_holes(s) for s in slices]), 0, axis)
+    return filled
