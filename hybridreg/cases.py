@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
-from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.transforms import (
+    IDENTITY,
+    AffineTransform,
+    CompositeTransform,
+    Transform,
+    compose,
+)
 from hybridreg.warping import warp
 
-log = logging.getLogger(__name__)
+_LARGEST = 1e18  # the squares of larger values leave float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +121,44 @@ def check_pair(pair: ImagePair, initial: Transform | None = None):
     placed = initial is not None and initial != IDENTITY
     _check_extents(fixed.grid, moving.grid, placed=placed)
     if initial is not None:
+        _check_dimension(initial, pair.dimension)
         _check_overlap(fixed.grid, moving.grid, initial)
+
+
+def hints(pair: ImagePair) -> Iterator[str]:
+    """What is odd about a pair that is not refused, in words: worth a look before the long work."""
+    fixed, moving = pair.fixed.grid, pair.moving.grid
+    if sizes := different_extents(fixed, moving):
+        yield f"{sizes}: is one a part of the other, or is a spacing wrong?"
+    if odd := _different_axes(fixed, moving):
+        yield (
+            f"{odd} (their voxel axes point to {_letters(fixed)} and {_letters(moving)}). Images "
+            "are compared and results given where the headers place them in the patient, so this "
+            "is sound if both headers are right: check left and right and up and down in the report"
+        )
+
+
+def _different_axes(fixed: Grid, moving: Grid) -> str:
+    """How the directions differ in a way that a wrong header would bring about; else empty.
+
+    Left-handed axes alone are no reason to doubt: half of all NIfTI brains have them (LAS, LIA).
+    Where only one image has them, a left-right error in a conversion would look the same.
+    """
+    a, b = np.array(fixed.direction), np.array(moving.direction)
+    if np.abs((a * b).sum(0)).min() < np.cos(np.pi / 4):  # the way along an axis does not matter
+        return "the images are stored along different axes, as an axial and a sagittal scan are"
+    if np.linalg.det(a) * np.linalg.det(b) < 0:
+        return "one image is stored with left-handed axes, the other with right-handed ones"
+    return ""
+
+
+def _letters(grid: Grid) -> str:
+    """The way each voxel axis (x, y, z) points to, nearest of L R P A S I; such as "LPS"."""
+    ways = np.array(grid.direction).T  # one row a voxel axis
+    nearest = np.abs(ways).argmax(1)
+    return "".join(
+        ("LPS" if way[axis] > 0 else "RAI")[axis] for way, axis in zip(ways, nearest, strict=True)
+    )
 
 
 def _check_image(side: str, image: Image):
@@ -123,6 +167,12 @@ def _check_image(side: str, image: Image):
         raise ValueError(
             f"the {side} image has {bad} voxels that are NaN or infinite: "
             "replace them (by the background value, say) and try again"
+        )
+    largest = image.data.abs().max().item()
+    if largest > _LARGEST:
+        raise ValueError(
+            f"the {side} image has values up to {largest:.3g}, too large to compute with: "
+            "scale them down, or correct the slope in its header"
         )
     if min(image.grid.shape) < 4:
         raise ValueError(
@@ -182,27 +232,58 @@ def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):
                 f"the {side} image measures {_extent(grid)}: its spacing is not in mm; "
                 "correct the header"
             )
-    ratio = max(fixed.diagonal / moving.diagonal, moving.diagonal / fixed.diagonal)
-    sizes = f"the fixed image measures {_extent(fixed)} and the moving image {_extent(moving)}"
+    ratio = _ratio(fixed, moving)
     if ratio > 10 or (ratio > 3 and not placed):
         raise ValueError(
-            f"{sizes}: they differ {ratio:.3g} times, so one header probably has its spacing in "
+            f"{different_extents(fixed, moving)}, so one header probably has its spacing in "
             "another unit than mm: correct it; if one is a small part of the other, crop the "
             "larger one or give an initial transform"
         )
-    if ratio > 1.5:
-        log.warning("%s: is one a part of the other, or is a spacing wrong?", sizes)
+
+
+def different_extents(fixed: Grid, moving: Grid) -> str:
+    """How the fields of view differ in size, in words, where they do (1.5 times); else empty."""
+    ratio = _ratio(fixed, moving)
+    if ratio <= 1.5:
+        return ""
+    return (
+        f"the fixed image measures {_extent(fixed)} and the moving image {_extent(moving)} "
+        f"(a factor of {ratio:.3g} from corner to corner)"
+    )
+
+
+def _ratio(fixed: Grid, moving: Grid) -> float:
+    return max(fixed.diagonal / moving.diagonal, moving.diagonal / fixed.diagonal)
+
+
+def _check_dimension(initial: Transform, dimension: int):
+    total = compose(initial)
+    for part in total.parts if isinstance(total, CompositeTransform) else (total,):
+        grid = getattr(part, "grid", None)
+        affine = len(part.translation) if isinstance(part, AffineTransform) else dimension
+        found = affine if grid is None else grid.dimension
+        if found != dimension:
+            raise ValueError(
+                f"the initial transform is {found}D and the images {dimension}D: "
+                "give one of the same dimension"
+            )
 
 
 def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
-    coarse = fixed.with_spacing([max(e / 16, s) for e, s in zip(fixed.extent, fixed.spacing)])
-    if moving.contains(initial(coarse.points())).any():
+    if overlap_of_fields(fixed, moving, initial) > 0:
         return
     distance = (initial(fixed.center[None])[0] - moving.center).norm().item()
     raise ValueError(
         f"the images do not overlap in space: their centres lie {distance:.0f} mm apart. "
         "Start from the aligned centres (initial='centers', --initial centers) or give a transform"
     )
+
+
+def overlap_of_fields(fixed: Grid, moving: Grid, transform: Transform) -> float:
+    """The part of the smaller field of view that lies in the other one, 0 to 1."""
+    coarse = fixed.with_spacing([max(e / 16, s) for e, s in zip(fixed.extent, fixed.spacing)])
+    share = moving.contains(transform(coarse.points())).double().mean().item()
+    return min(1.0, share * max(1.0, np.prod(fixed.extent) / np.prod(moving.extent)))
 
 
 def _extent(grid: Grid) -> str:

@@ -219,6 +219,8 @@ class Grid:
 
 def apply_matrix(matrix: Tensor, points: Tensor) -> Tensor:
     """Points (..., D) mapped by a homogeneous matrix (D+1, D+1), in the points' number type."""
+    if points.shape[-1] != len(matrix) - 1:
+        raise ValueError(f"{points.shape[-1]}D points do not fit what is {len(matrix) - 1}D")
     matrix = matrix.to(points)
     return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
 

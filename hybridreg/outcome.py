@@ -12,6 +12,7 @@ from typing import Any
 from hybridreg.cases import Case
 from hybridreg.decomposition import Decomposition
 from hybridreg.evaluation import Scores
+from hybridreg.fusing import Fusion
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
 from hybridreg.io.images import write_image
@@ -50,6 +51,7 @@ class Outcome:
     inverse: moving -> fixed, with its residual in mm.
     similarity and scores: before (through the initial transform) and after.
     verdict: whether the result looks sound, judged without labels, and why not.
+    fused: fixed and moved in one image, where that was asked for.
     """
 
     case: Case
@@ -66,6 +68,7 @@ class Outcome:
     verdict: Verdict
     scores: tuple[Scores, Scores]
     times_s: Mapping[str, float]
+    fused: Fusion | None = None
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
@@ -95,7 +98,9 @@ class Outcome:
                 save_views(partial / output.VIEWS, self.views())
             summary = replace(self, times_s={**self.times_s, **record.times_s}).summary(command)
             output.write_json(partial / output.RESULT, summary)
-            (partial / output.LOG).write_text("\n".join([*self.log, ""]), encoding="utf-8")
+            (partial / output.LOG).write_text(
+                "\n".join([*self.log, ""]), encoding="utf-8", errors="backslashreplace"
+            )
             if report:
                 write_report(partial)
         return Path(folder)
@@ -107,6 +112,8 @@ class Outcome:
         write_transform(folder / output.INVERSE, self.inverse.transform)
         if self.moved_labels is not None:
             write_image(folder / output.MOVED_LABELS, self.moved_labels)
+        if self.fused is not None:
+            write_image(folder / output.FUSED, self.fused.image)
 
     def views(self) -> dict[str, Any]:
         """The reduced images that the report shows."""
@@ -119,6 +126,7 @@ class Outcome:
             jacobian=self.jacobian,
             fixed_labels=self.case.fixed_labels,
             moved_labels=self.moved_labels,
+            units=self.fused.shown() if self.fused else {},
         )
 
     def _motion(self) -> dict[str, Any]:
@@ -158,6 +166,7 @@ class Outcome:
             },
             "scores": {"before": before.to_dict(), "after": after.to_dict()},
             "verdict": asdict(self.verdict),
+            "fusion": self.fused and self.fused.summary(),
             "warnings": list(self.warnings),
             "times_s": dict(self.times_s),
             "trace": [list(entry) for entry in self.result.trace],

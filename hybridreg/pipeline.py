@@ -9,14 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hybridreg import progress
 from hybridreg.cases import Case, ImagePair, check_pair, hints, overlap_of_fields
 from hybridreg.config import describe_method, load_intent, load_method, with_settings
 from hybridreg.decomposition import Decomposition, decompose, fitted_affine
 from hybridreg.evaluation import evaluate
+from hybridreg.fusing import Fusion, fuse_images, network_of
+from hybridreg.fusion import RULES, WeightNetwork
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
+from hybridreg.intensity import to_unit
 from hybridreg.io.images import read_image, read_labels
 from hybridreg.io.tables import read_landmarks
 from hybridreg.io.transforms import read_transform
@@ -51,6 +56,7 @@ def register(
     seed: int | None = None,
     device: str | None = None,
     keep_identifiers: bool = False,
+    fuse: str | None = None,
     **more,
 ) -> Outcome:
     """Registers the moving image to the fixed one: files or values in, everything out.
@@ -60,6 +66,7 @@ def register(
         starts where the headers place the images, or from their centers where that is far apart.
     threads, seed, device: set on the method wherever it has such a field.
     keep_identifiers: name the input files in the result; otherwise they appear by hash only.
+    fuse: a fusion rule (a name in ``fusion.RULES``), by which fixed and moved become one image too.
     more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare;
         "auto" for the patient without the air around, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
@@ -87,7 +94,7 @@ def register(
         }
         if keep_identifiers and isinstance(fixed, (str, Path)):
             case = replace(case, name=Path(fixed).name.split(".")[0])
-    return run(case, method, initial=start, intent=intent, inputs=inputs, record=record)
+    return run(case, method, initial=start, intent=intent, inputs=inputs, record=record, fuse=fuse)
 
 
 def read_case(fixed: str | Path | Image, moving: str | Path | Image, **more) -> Case:
@@ -128,13 +135,15 @@ def run(
     intent: Intent = Intent(),
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     record: Record | None = None,
+    fuse: str | None = None,
 ) -> Outcome:
     """Leads one case through a method and before its judges.
 
-    intent: what the method is meant for, against which its result is judged.
+    intent: what the method is meant for, against which its result is judged. fuse: a fusion rule.
     """
     record = record or Record()
     check_pair(case.pair, initial)
+    network = None if fuse is None else _fusion_network(case.pair, fuse)
     pair, onto = case.pair, case.pair.fixed.grid
     with record.listening():
         for hint in hints(pair):
@@ -172,6 +181,10 @@ def run(
                 start=_affine_part(initial, onto),
                 intent=intent,
             )
+        fused = None
+        if fuse is not None:
+            with record.timing("fuse"), progress.within(0.97, 1.0):
+                fused = _fused(pair, moved, displacement, fuse, network)
     return Outcome(
         case=case,
         method=describe_method(method),
@@ -187,10 +200,49 @@ def run(
         verdict=verdict,
         scores=(before, after),
         times_s=record.times_s,
+        fused=fused,
         inputs=inputs or {},
         warnings=tuple(record.warnings),
         log=tuple(record.lines),
     )
+
+
+def _fusion_network(pair: ImagePair, rule: str) -> WeightNetwork | None:
+    """The network that a fusion rule needs, if any; refuses before any work what cannot be fused."""
+    if rule not in RULES:
+        raise ValueError(f"there is no fusion rule {rule!r}; known are {', '.join(RULES)}")
+    for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
+        if image.channels != 1:
+            raise ValueError(
+                f"grey images are fused and the {side} image has {image.channels} channels: "
+                "register without fusion"
+            )
+        try:
+            to_unit(image)
+        except ValueError as error:
+            raise ValueError(f"the {side} image cannot be fused: {error}") from error
+    return network_of(rule)
+
+
+def _fused(
+    pair: ImagePair,
+    moved: Image,
+    displacement: DisplacementField,
+    rule: str,
+    network: WeightNetwork | None,
+) -> Fusion | None:
+    """Fixed and moved in one, scored; None, with a warning, where so little of both is left."""
+    grid = pair.moving.grid
+    field = LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid)
+    reached = warp(field, displacement, onto=pair.fixed.grid)
+    try:
+        return fuse_images(
+            pair.fixed, moved, rule=rule, network=network, moved_valid=reached, scored=True
+        )
+    except ValueError as error:
+        # The registration has been done, and is worth keeping whatever can be shown of it.
+        log.warning("fixed and moved could not be fused: %s", error)
+        return None
 
 
 def _value(source, read):

@@ -1,6 +1,8 @@
-"""Where in an image the patient is."""
+"""Where in an image the patient is, and its values without outliers."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from hybridreg.warping import warp
 _WORKING_MM = 2.0
 # Air is -1000 HU and fat -100: whatever holds such low values is CT, and this lies between the two.
 _CT_BODY_HU = -400.0
+_VALUES = 1_000_000  # looked at for percentiles
 
 
 def foreground(image: Image, *, margin_mm: float = 0.0) -> LabelMap:
@@ -37,6 +40,21 @@ def foreground(image: Image, *, margin_mm: float = 0.0) -> LabelMap:
         inside = distance <= margin_mm
     mask = LabelMap(torch.from_numpy(inside.astype(np.int32)), grid)
     return warp(mask, IDENTITY, onto=image.grid)
+
+
+def clipped(image: Image, low_percent: float, high_percent: float) -> Image:
+    """The image with its values cut at two percentiles, each channel by itself.
+
+    A channel with nothing between the two stays as it is: it would become constant.
+    """
+    limits = []
+    for channel in image.data:
+        some = channel.flatten()[:: max(1, channel.numel() // _VALUES)].numpy(force=True)
+        low, high = np.percentile(some, [low_percent, high_percent])
+        limits.append((low, high) if low < high else (-np.inf, np.inf))
+    low, high = torch.tensor(limits, dtype=torch.float32).T
+    across = (-1, *[1] * image.grid.dimension)
+    return replace(image, data=image.data.clamp(low.reshape(across), high.reshape(across)))
 
 
 def _threshold(data: np.ndarray) -> float:

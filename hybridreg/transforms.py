@@ -128,7 +128,7 @@ class BSplineTransform:
         return BSpline(self.coefficients, self.order)
 
     def __call__(self, points: Tensor) -> Tensor:
-        flat = points.reshape(-1, self.grid.dimension).to(torch.float64)
+        flat = _flat(points, self.grid)
         index = apply_matrix(self.grid.physical_to_voxel(), flat)
         margin = (self.order - 1) / 2
         last = torch.tensor(self.grid.size, dtype=torch.float64) - 1 - margin
@@ -277,7 +277,7 @@ def interpolate(data: Tensor, grid: Grid, points: Tensor) -> tuple[Tensor, Tenso
     data: shape (C, *grid.shape); points: LPS mm, shape (..., D). Outside, values repeat the border.
     The arithmetic is float64: float32 coordinates would cost 1e-4 of a voxel on large grids.
     """
-    flat = points.reshape(-1, grid.dimension).to(torch.float64)
+    flat = _flat(points, grid)
     normalized = apply_matrix(grid.to_normalized(), flat)
     values = F.grid_sample(
         data[None].to(torch.float64),
@@ -287,7 +287,14 @@ def interpolate(data: Tensor, grid: Grid, points: Tensor) -> tuple[Tensor, Tenso
         align_corners=False,
     )
     inside = (normalized.abs() <= 1).all(-1)
-    return values.reshape(-1, *points.shape[:-1]), inside.reshape(points.shape[:-1])
+    return values.reshape(len(data), *points.shape[:-1]), inside.reshape(points.shape[:-1])
+
+
+def _flat(points: Tensor, grid: Grid) -> Tensor:
+    """The points as (N, D), float64."""
+    if points.shape[-1] != grid.dimension:
+        raise ValueError(f"{points.shape[-1]}D points do not fit what is {grid.dimension}D")
+    return points.reshape(-1, grid.dimension).to(torch.float64)
 
 
 def _check_vectors(vectors: Tensor, grid: Grid):

@@ -48,12 +48,14 @@ def make_views(
     jacobian: Image | None = None,
     fixed_labels: LabelMap | None = None,
     moved_labels: LabelMap | None = None,
+    units: Mapping[str, Image] | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays that ``save_views`` writes and a report is drawn from, on the display grid.
 
     initial: what the moving image is seen through "before" the registration.
     moved, field, jacobian: results on the fixed grid; what is missing is computed, which is slow.
     fixed_labels, moved_labels: in the space of the fixed image, on any grid.
+    units: further images in [0, 1] on the fixed grid, by the name that their uint8 is to have.
 
     Gives ``fixed``, ``before``, ``moved`` (uint8 within a window, array order); ``jacobian``
     (float16); ``displacement`` (float16, mm, (x, y, z) components along the display axes first);
@@ -64,7 +66,8 @@ def make_views(
     Of several channels the first is shown.
     """
     grid = pair.fixed.grid
-    _check_grids(grid, {"moved": moved, "field": field, "jacobian": jacobian})
+    units = units or {}
+    _check_grids(grid, {"moved": moved, "field": field, "jacobian": jacobian, **units})
     labels = {"fixed_labels": fixed_labels, "moved_labels": moved_labels}
     window, moving_window = choose_window(pair.fixed), choose_window(pair.moving)
     display = Display.of(pair.fixed, window)
@@ -81,6 +84,7 @@ def make_views(
         "jacobian": _shown_jacobian(display, jacobian.data),
         "displacement": _shown_displacement(display, field.vectors),
         **{key: _shown_labels(display, m, grid) for key, m in labels.items() if m is not None},
+        **{key: _UNIT.apply(display.show(i.data[:1])[0]) for key, i in units.items()},
         **display.describe(),
         **window.describe("fixed"),
         **moving_window.describe("moving"),
@@ -125,6 +129,9 @@ class Window:
             f"{side}_window": np.array([self.low, self.high]),
             f"{side}_window_name": np.array(self.name),
         }
+
+
+_UNIT = Window(0.0, 1.0, "as it is")
 
 
 def choose_window(image: Image) -> Window:

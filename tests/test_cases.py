@@ -1,18 +1,19 @@
 """Pairs that no registration can do anything sound with are refused in words, before any work."""
 
-import logging
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import oblique_grid
 from test_transforms import bspline_pair, turned
 from test_warping import pair_of_grids
 
-from hybridreg.cases import Case, ImagePair, check_pair, warp_pair
+from hybridreg.cases import Case, ImagePair, check_pair, hints, overlap_of_fields, warp_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
-from hybridreg.transforms import IDENTITY, compose
+from hybridreg.transforms import IDENTITY, compose, rigid
 from hybridreg.warping import warp
 
 
@@ -85,11 +86,69 @@ def test_an_initial_transform_that_brings_them_together_is_enough():
     check_pair(pair)  # without a start, nothing is said of overlap
 
 
-def test_fields_of_view_of_different_size_are_warned_about(caplog):
-    twice = Grid(GRID.shape, [2 * s for s in GRID.spacing], GRID.origin, GRID.direction)
-    with caplog.at_level(logging.WARNING):
-        check_pair(changed(moving=image(twice)), IDENTITY)
-    assert "is a spacing wrong" in caplog.text
+@pytest.mark.parametrize(("factor", "count"), [(1.45, 0), (1.55, 1), (2.9, 1)])
+def test_fields_of_view_of_different_size_are_a_hint(factor, count):
+    larger = moved(GRID, spacing=tuple(factor * s for s in GRID.spacing))
+    pair = changed(moving=image(larger))
+    check_pair(pair, IDENTITY)
+    found = list(hints(pair))
+    assert len(found) == count
+    assert all(f"a factor of {factor:.3g}" in hint for hint in found)
+
+
+def test_a_field_of_view_more_than_three_times_as_large_needs_a_start():
+    far_larger = moved(GRID, spacing=tuple(3.1 * s for s in GRID.spacing))
+    pair = changed(moving=image(far_larger))
+    with pytest.raises(ValueError, match=r"a factor of 3\.1"):
+        check_pair(pair, IDENTITY)
+    check_pair(pair, turned(3, GRID))
+
+
+def with_axes(letters: str) -> Image:
+    """A grid whose voxel axes point to the patient's sides of these letters."""
+    ways = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+    direction = np.zeros((3, 3))
+    for axis, letter in enumerate(letters):
+        row, sign = ways[letter]
+        direction[row, axis] = sign
+    return image(moved(GRID, direction=direction))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "says"),
+    [
+        ("LAS", "LAS", None),  # both left-handed, as half of all NIfTI brains are
+        ("LPS", "RAS", None),  # the way along an axis alone tells nothing
+        ("LAS", "LPS", "left-handed axes, the other.*LAS and LPS"),
+        ("RAS", "LAS", "left-handed axes, the other"),
+        ("LPS", "PSL", "different axes.*LPS and PSL"),
+        ("LAS", "LIA", "different axes"),
+    ],
+)
+def test_axes_that_a_wrong_header_would_give_are_a_hint(fixed, moving, says):
+    pair = ImagePair(with_axes(fixed), with_axes(moving))
+    found = list(hints(pair))
+    assert len(found) == (says is not None)
+    assert says is None or re.search(says, found[0])
+
+
+@pytest.mark.parametrize(("degrees", "count"), [(40.0, 0), (50.0, 1)])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_axes_more_than_45_degrees_apart_are_a_hint(degrees, count, dimension):
+    grid = oblique_grid(dimension)
+    angles = [degrees] if dimension == 2 else [0.0, 0.0, degrees]
+    turn = rigid(angles, [0.0] * dimension, grid.center).linear.numpy()
+    other = moved(grid, direction=turn @ np.array(grid.direction))
+    assert len(list(hints(ImagePair(image(grid), image(other))))) == count
+
+
+def test_the_overlap_of_fields_of_view_is_that_of_the_smaller_one():
+    inner = GRID.crop((4, 4, 4), [n - 4 for n in GRID.shape])
+    outer = GRID.crop((-9, -9, -9), [n + 9 for n in GRID.shape])
+    assert overlap_of_fields(inner, outer, IDENTITY) == 1
+    assert overlap_of_fields(outer, inner, IDENTITY) == pytest.approx(1, abs=0.15)  # few samples
+    half = GRID.crop((0, 0, GRID.shape[2] // 2), (*GRID.shape[:2], 3 * GRID.shape[2] // 2))
+    assert overlap_of_fields(GRID, half, IDENTITY) == pytest.approx(0.5, abs=0.04)
 
 
 def test_a_warped_pair_holds_everything_of_the_moving_side_on_the_fixed_grid():
@@ -109,7 +168,10 @@ def test_a_warped_pair_holds_everything_of_the_moving_side_on_the_fixed_grid():
 @pytest.mark.parametrize(
     ("known", "says"),
     [
-        ({"fixed_labels": LabelMap(torch.ones(GRID.shape), GRID)}, "only together with moving labels"),
+        (
+            {"fixed_labels": LabelMap(torch.ones(GRID.shape), GRID)},
+            "only together with moving labels",
+        ),
         ({"moving_landmarks": points(3)}, "only together with fixed landmarks"),
         ({"fixed_landmarks": points(3), "moving_landmarks": points(4)}, "3 fixed landmarks but 4"),
     ],

@@ -254,10 +254,6 @@ def rescaled(image: Image, factor: float) -> Image:
     return replace(image, grid=replace(image.grid, spacing=tuple(spacing)))
 
 
-def far_away(image: Image) -> Image:
-    return replace(image, grid=replace(image.grid, origin=(4000.0, 0.0, 0.0)))
-
-
 def one_slice(image: Image) -> Image:
     return Image(image.data[:, :1], image.grid.crop((0, 0, 0), (1, *image.grid.shape[1:])))
 
@@ -301,7 +297,6 @@ BAD_INPUTS = {
     "4D": (four_dimensional, "frame"),
     "micrometres": (lambda f: spoiled(f, lambda i: rescaled(i, 1000.0)), "mm"),
     "metres": (lambda f: spoiled(f, lambda i: rescaled(i, 0.001)), "mm"),
-    "no overlap": (lambda f: spoiled(f, far_away), "overlap"),
     "folder": (lambda f: f, "folder"),
 }
 
@@ -369,6 +364,6 @@ def test_two_dimensional_pictures_go_all_the_way(tmp_path):
         picture = Image(data, Grid(data.shape), dtype="uint8")
         write_image(tmp_path / f"{side}.png", picture)
     answer = call("register", "-f", tmp_path / "fixed.png", "-m", tmp_path / "moving.png",
-                  "-o", tmp_path / "out", "--json")  # fmt: skip
+                  "-o", tmp_path / "out", "--method", "affine", "--json")  # fmt: skip
     similarity = answer["similarity"]
     assert similarity["after"]["correlation"] > similarity["before"]["correlation"] + 0.05

@@ -104,17 +104,41 @@ def test_a_child_that_is_just_ending_when_it_is_asked_is_replaced(pair, monkeypa
     assert child_pid() != pid
 
 
-def test_a_child_that_dies_in_the_midst_is_an_error_and_the_next_question_works(pair):
+def test_a_child_that_dies_in_the_midst_is_asked_once_more_and_told(pair, caplog):
+    expected = quick().register(pair)
+    pids = [child_pid()]
+
+    def kill_the_first(fraction, doing):
+        if child_pid() == pids[0]:
+            os.kill(pids[0], signal.SIGKILL)
+
+    slow = {"MaximumNumberOfIterations": 3000, "NumberOfResolutions": 1}
+    alone = quick(overrides=slow).register(pair)
+    with progress.listening(kill_the_first):
+        result = quick(overrides=slow).register(pair)
+    assert child_pid() != pids[0]
+    assert torch.equal(result.transform.matrix, alone.transform.matrix)
+    assert len(result.trace) == 3000 > len(expected.trace)
+    assert [r.message for r in caplog.records] == [
+        "elastix crashed (ended by SIGKILL) and was started once more"
+    ]
+
+
+def test_a_child_that_dies_twice_is_an_error_and_the_next_question_works(pair):
     quick().register(pair)
-    pid = child_pid()
+    killed = set()
 
     def kill(fraction, doing):
-        os.kill(pid, signal.SIGKILL)
+        if fraction > 0:  # it has begun
+            killed.add(child_pid())
+            os.kill(child_pid(), signal.SIGKILL)
 
-    with pytest.raises(RegistrationError, match="crashed .*SIGKILL"), progress.listening(kill):
-        endless().register(pair)
+    with pytest.raises(RegistrationError, match="crashed twice .*SIGKILL"):
+        with progress.listening(kill):
+            endless().register(pair)
+    assert len(killed) == 2
     quick().register(pair)
-    assert child_pid() != pid
+    assert child_pid() not in killed
 
 
 def test_a_registration_over_its_time_is_stopped_with_its_child(pair):

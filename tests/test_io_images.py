@@ -576,7 +576,7 @@ def test_pages_of_a_tiff_are_frames(tmp_path):
 
 
 @pytest.mark.parametrize("image", [
-    phantom(oblique_grid(3), dtype="uint8"), phantom(oblique_grid(2), channels=3, dtype="uint8"),
+    phantom(oblique_grid(3), dtype="uint8"), phantom(oblique_grid(2), channels=2, dtype="uint8"),
     phantom(oblique_grid(2), dtype="int16"), phantom(oblique_grid(2)),
 ])  # fmt: skip
 def test_what_png_cannot_hold_is_refused(tmp_path, image):
@@ -819,7 +819,7 @@ def test_a_failing_write_leaves_nothing_behind_and_the_old_file_alone(tmp_path, 
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        with pytest.raises(ValueError, match=re.escape(f"{path}: ")):
+        with pytest.raises(OSError, match="too large.*" + re.escape(str(path))):
             write_image(path, image)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

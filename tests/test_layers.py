@@ -12,9 +12,10 @@ LAYERS = [
     ["progress", "parameter_folder", "methods"],
     ["geometry"],
     ["images", "bsplines", "transforms", "warping", "unfolding", "decomposition", "cases"],
-    ["io", "phantoms", "initialization", "preprocessing"],
+    ["io", "phantoms", "initialization", "preprocessing", "intensity", "pyramids"]
+    + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
-    ["record", "evaluation", "quality", "config", "views"],
+    ["record", "evaluation", "quality", "config", "training", "views"],
     ["report", "outcome", "pipeline"],
     ["cli"],
 ]
@@ -23,6 +24,8 @@ ONLY_IN = {
     "SimpleITK": {"io"},
     "nibabel": {"io"},
     "pydicom": {"io.dicom"},
+    "lightning": {"training"},
+    "safetensors": {"io.checkpoints"},
 }
 
 

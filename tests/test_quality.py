@@ -1,6 +1,7 @@
 """Similarity without labels behaves as its definitions say."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,7 +66,10 @@ def test_masks_decide_where_it_is_compared():
     spoiled = fixed.data.clone()
     spoiled[:, 10:] = torch.rand(spoiled[:, 10:].shape)
     pair = ImagePair(fixed, Image(spoiled, grid), fixed_mask=LabelMap(mask, grid))
-    assert similarity(pair, IDENTITY).correlation > 0.99
+    masked = similarity(pair, IDENTITY)
+    # at its rim the mask is interpolated, so a few spoiled values come in
+    assert masked.correlation > 0.95
+    assert similarity(replace(pair, fixed_mask=None), IDENTITY).correlation < 0.8
 
 
 def test_without_overlap_there_is_no_similarity():

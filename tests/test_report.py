@@ -475,6 +475,21 @@ def test_values_in_words(value, text):
     assert tables.words(value) == text
 
 
+def test_the_table_of_all_scores_shows_what_was_measured_and_nothing_else():
+    side = {
+        "dice": {"mean": 0.5},
+        "truth": {"rotation_deg": 3.4e-14, "mean_mm": -2e-7, "p95_mm": 2e-5},
+        "labels": [],
+    }
+    _, everything = tables.comparison({"scores": {"before": side, "after": side}})
+    assert everything.rows == [
+        ("Dice: Mean", "0.5", "0.5"),
+        ("Truth: Rotation (°)", "0", "0"),
+        ("Truth: Mean (mm)", "0", "0"),
+        ("Truth: 95th percentile (mm)", "2e−05", "2e−05"),
+    ]
+
+
 def chromium() -> str | None:
     return next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hybridreg.cli import apply, demo, dicom, evaluate, inspect, register
+from hybridreg.cli import apply, demo, dicom, evaluate, fuse, inspect, register
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ for command in (
     demo.demo,
     register.register,
     apply.apply,
+    fuse.fuse,
     evaluate.evaluate,
     inspect.info,
     inspect.methods,

@@ -20,7 +20,7 @@ def demo(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ):
-    """Register a phantom head, CT to MR and MR to MR, and print the error against the truth."""
+    """Register a phantom head, CT to MR and MR to MR, print the true error, and fuse CT with MR."""
     with session(as_json=json, quiet=quiet, threads=threads) as current:
         from hybridreg.io.output import check_output
 
@@ -36,6 +36,8 @@ def demo(
 
 def _run(current: Session, method: str, folder: Path, threads: int | None, overwrite: bool) -> dict:
     from hybridreg.config import load_method, with_settings
+    from hybridreg.fusing import DEFAULT_RULE
+    from hybridreg.io.output import FUSED
     from hybridreg.phantoms import head_case
     from hybridreg.pipeline import run
 
@@ -48,7 +50,8 @@ def _run(current: Session, method: str, folder: Path, threads: int | None, overw
         what = "T1 to T1, deformable: bent smoothly by up to 8 mm"
         case = head_case(fixed="t1", moving="t1", deformation_mm=8.0)
     current.say(what)
-    outcome = run(case, with_settings(load_method(method), threads=threads))
+    rule = DEFAULT_RULE if method == "rigid" else None  # two images of one contrast add nothing
+    outcome = run(case, with_settings(load_method(method), threads=threads), fuse=rule)
     outcome.save(folder, overwrite=overwrite)
     error = outcome.scores[1].to_dict()["truth"]
     before = outcome.scores[0].to_dict()["truth"]
@@ -57,5 +60,7 @@ def _run(current: Session, method: str, folder: Path, threads: int | None, overw
         f"{error['mean_mm']:.2f} mm after (95th percentile {error['p95_mm']:.2f} mm); "
         f"registered in {outcome.times_s['register']:.0f} s"
     )
+    if outcome.fused:
+        current.say(f"  fused by {rule} into one image: {folder / FUSED}")
     current.say(f"  open {folder / 'report.html'}")
     return {"folder": str(folder), "before": before, "after": error}

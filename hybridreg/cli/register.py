@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.fuse import show_fusion
 from hybridreg.cli.session import DONE, VERDICT_FAIL, session
 
 
@@ -46,6 +47,16 @@ def register(
     moving_labels: options.MovingLabels = None,
     fixed_landmarks: options.FixedLandmarks = None,
     moving_landmarks: options.MovingLandmarks = None,
+    fuse: Annotated[
+        bool, typer.Option("--fuse", help="Fuse fixed and moved into one image as well, scored.")
+    ] = False,
+    fusion_rule: Annotated[
+        str | None,
+        typer.Option(
+            help="How to fuse, as in `hybridreg fuse --rule`; includes --fuse.",
+            show_default="laplacian",
+        ),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html as well.")] = True,
     seed: options.Seed = None,
     threads: options.Threads = None,
@@ -64,6 +75,7 @@ def register(
         check_output(out, overwrite=overwrite)
         import hybridreg
         from hybridreg.cli.devices import resolve_device
+        from hybridreg.fusing import DEFAULT_RULE
 
         outcome = hybridreg.register(
             fixed,
@@ -82,6 +94,7 @@ def register(
             seed=seed,
             device=resolve_device(device),
             keep_identifiers=keep_identifiers,
+            fuse=fusion_rule or (DEFAULT_RULE if fuse else None),
         )
         command = shlex.join(["hybridreg", *sys.argv[1:]]) if keep_identifiers else None
         outcome.save(out, overwrite=overwrite, report=report, command=command)
@@ -112,6 +125,8 @@ def say_outcome(current, outcome, folder: Path):
     for name, old, new in headline(scores_before, scores_after):
         rows.append((name, _number(old), _number(new)))
     current.show("", rows, ("", "before", "after"))
+    if outcome.fused:
+        show_fusion(current, outcome.fused)
     for warning in outcome.warnings:
         current.say(f"warning: {warning}")
     current.say(f"wrote {folder}" + (f"; open {folder / 'report.html'}"))

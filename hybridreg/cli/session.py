@@ -30,18 +30,25 @@ class Session:
     def say(self, text: str = ""):
         """A line for a person; not for JSON."""
         if not self._silent:
-            self._out.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._out.print(self._printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def show(self, title: str, rows: list[tuple[str, ...]], header: tuple[str, ...] = ()):
         """A small table for a person."""
         if self._silent or not rows:
             return
-        table = Table(title=title, title_justify="left", show_header=bool(header), box=None)
+        table = Table(
+            title=self._printable(title), title_justify="left", show_header=bool(header), box=None
+        )
         for name in header or [""] * len(rows[0]):
             table.add_column(name, overflow="fold")
         for row in rows:
-            table.add_row(*[_escaped(cell) for cell in row])
+            table.add_row(*[_escaped(self._printable(cell)) for cell in row])
         self._out.print(table)
+
+    def _printable(self, value) -> str:
+        """The text without what the terminal has no letters for, such as names that are no text."""
+        encoding = self._out.encoding
+        return str(value).encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
@@ -148,10 +155,10 @@ def _progress_bar(*, shown: bool) -> Iterator[None]:
             bar.stop()
 
 
-def _escaped(cell) -> str:
+def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(str(cell))
+    return escape(text)
 
 
 def _plain(value):

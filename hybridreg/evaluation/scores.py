@@ -229,7 +229,7 @@ def _region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
     data = image.data[0].numpy()
     if data.min() == data.max():
         return "whole image", LabelMap(torch.ones(image.grid.shape), image.grid)
-    bright = data > threshold_otsu(data)
+    bright = data > threshold_otsu(data.ravel())
     inside = np.ones_like(bright)
     for axis in range(data.ndim):
         seen, kept = np.moveaxis(bright, axis, 0), np.moveaxis(inside, axis, 0)

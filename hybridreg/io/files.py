@@ -1,7 +1,12 @@
-"""Files by their name: in front of what went wrong, as text, and written whole or not at all."""
+"""Files by their name: in front of what went wrong, as text, and written whole or not at all.
+
+What cannot be read is wrong input (ValueError, FileNotFoundError); what the disk does not take while
+something is written is an OSError that names the file.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +16,7 @@ from pathlib import Path
 
 @contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Puts the path, as it was given, before what any reader or writer has to say."""
+    """Puts the path, as it was given, before what any reader has to say."""
     try:
         yield
     except FileNotFoundError:
@@ -46,11 +51,48 @@ def errors_of(path: Path) -> Iterator[None]:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write a file, which takes its own name only when the block ends well."""
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist: make it first")
-    with tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.", suffix=".partial", dir=path.parent
-    ) as folder:
+    if not os.path.isdir(path.parent):
+        raise ValueError(f"there is no folder {path.parent}: make it first")
+    if os.path.isdir(path):
+        raise ValueError("this is a folder: choose another name")
+    with (
+        written_as(path),
+        tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=path.parent) as folder,
+    ):
         partial = Path(folder) / path.name
         yield partial
         os.replace(partial, path)
+
+
+@contextmanager
+def written_as(path: Path, stand_in: Path | None = None) -> Iterator[None]:
+    """Lets what the disk refuses name the file that was asked for, not what stands for it.
+
+    stand_in: the folder that is filled while ``path`` is not there yet.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason, name = error.strerror or str(error), str(path)
+        if stand_in is not None and str(error.filename).startswith(str(stand_in)):
+            name = str(error.filename).replace(str(stand_in), name, 1)
+        raise OSError(error.errno or errno.EIO, reason, name) from error
+
+
+def name_for_itk(path: Path) -> str:
+    """The name as SimpleITK takes it; other bytes than UTF-8 would end the process (2.5)."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not text in UTF-8: rename it (or its folder)") from None
+    return str(path)
+
+
+def reserve(path: Path, count: int):
+    """Fills a new file with so many bytes: OSError where the disk has no place for them.
+
+    For libraries that take no notice of a full disk, or crash on it, to write over.
+    """
+    with path.open("wb") as file:
+        for start in range(0, count, 1 << 20):
+            file.write(bytes(min(count - start, 1 << 20)))

@@ -7,11 +7,11 @@ NRRD as single files, and 2D as PNG or TIFF. Every refusal begins with the path 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ import torch
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import intact
-from hybridreg.io.files import naming
+from hybridreg.io.files import errors_of, name_for_itk, naming, reserve, whole_file
 from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
 
 log = logging.getLogger(__name__)
@@ -35,20 +35,23 @@ _PICTURE_TYPES = {"PNG": ("uint8", "uint16"), "TIFF": ("uint8", "uint16", "float
 _COMPRESSION = 1  # of 9: a brain scan then takes 0.1 s and is 4 % larger than at 6
 
 
-def read_image(path: str | os.PathLike, *, frame: int | None = None) -> Image:
+def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool = False) -> Image:
     """The image in a file, in LPS mm; ``image.dtype`` is its number type in the file.
 
     Numbers of 64 bits, and numbers that the header rescales, become float32. frame: which one to
-    take of a file that holds several (a time series, a TIFF of many pages), from 0. A DICOM file,
-    or a folder that holds one DICOM series, is read by ``read_dicom``.
+    take of a file that holds several (a time series, a TIFF of many pages), from 0. color: keep the
+    red, green and blue of a color picture as channels; by default such a picture is refused. One
+    whose three colors are equal is grey either way. A DICOM file, or a folder that holds one DICOM
+    series, is read by ``read_dicom``.
     """
     if os.path.isdir(path) or _may_be_dicom(path):
         from hybridreg.io.dicom import read_dicom  # only who has DICOM pays for its libraries
 
         return read_dicom(path, frame=frame)
     with naming(path):
-        contents = _contents(Path(path))
-        values = np.array(_frame(contents, frame), dtype=np.float32, order="C")
+        contents = _contents(Path(path), color=color)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+            values = np.array(_frame(contents, frame), dtype=np.float32, order="C")
         rescaled = (contents.slope, contents.intercept) != (1, 0)
         dtype = "float32" if rescaled else _image_type(contents.values.dtype)
         return Image(torch.from_numpy(values), contents.grid, dtype)
@@ -74,22 +77,18 @@ def write_image(path: str | os.PathLike, image: Image | LabelMap):
     """Writes the format that the name's ending tells; the file is whole or absent.
 
     An image is rounded and clamped to ``image.dtype``; a label map takes the smallest number type
-    that holds it. Several channels become a vector image. PNG and TIFF do not keep the grid.
+    that holds it. Several channels become a vector image; in PNG, three are red, green and blue.
+    PNG and TIFF do not keep the grid.
+    OSError where the disk does not take it.
     """
     path = Path(path)
-    with naming(path):
+    with errors_of(path):
         format = _format(path)
         if not format.is_written:
             raise ValueError(f"such files are only read; write one of {_endings(written=True)}")
-        if not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent}: make it first")
         values = _stored(image, format.name)
-        unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
-        try:
-            _write(unfinished, values, image.grid)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            _write(partial, values, image.grid)
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -159,13 +158,15 @@ def _grid(image: sitk.Image, dimension: int) -> Grid:
     return Grid(shape, image.GetSpacing()[:dimension], image.GetOrigin()[:dimension], axes)
 
 
-def _contents(path: Path) -> Contents:
+def _contents(path: Path, *, color: bool = False) -> Contents:
     if path.is_dir():
         raise ValueError("this is a folder: choose a file in it")
     if path.stat().st_size == 0:
         raise ValueError("the file is empty: copy or download it again")
     format = _format(path)
     contents = format.read(path)
+    if format.is_picture and contents.values.shape[1] > 1 and not color:
+        raise ValueError("this is a color picture: convert it to grey, or save one of its channels")
     for note in contents.notes:
         log.log(logging.INFO if format.is_picture else logging.WARNING, "%s: %s", path, note)
     return contents
@@ -205,25 +206,23 @@ def _read_volume(path: Path, *, check: Callable[[Path], None], reader: str) -> C
 def _read_picture(path: Path, *, check: Callable[[Path], None], reader: str) -> Contents:
     check(path)
     image = _sitk_file(path, reader)
-    values = _grey(_channels_first(image))
-    pages = values if image.GetDimension() == 3 else values[None]
+    values = _colors(_channels_first(image))
+    pages = values.swapaxes(0, 1) if image.GetDimension() == 3 else values[None]
     notes = ("a picture has no size in mm; 1 mm per pixel was taken",)
-    return Contents(pages[:, None], Grid(pages.shape[1:]), placed=False, notes=notes)
+    return Contents(pages, Grid(pages.shape[2:]), placed=False, notes=notes)
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
-    """The grey of a picture (C, ...) that stores it as equal colors, without a constant alpha."""
+def _colors(values: np.ndarray) -> np.ndarray:
+    """The colors of a picture (C, ...), one where they are equal, without a constant alpha."""
     colors, alpha = np.split(values, [len(values) - 1 + len(values) % 2])
     if alpha.size and alpha.min() != alpha.max():
         raise ValueError("parts of this picture are transparent: save it without transparency")
-    if (colors != colors[0]).any():
-        raise ValueError("this is a color picture: convert it to grey, or save one of its channels")
-    return colors[0]
+    return colors if (colors != colors[0]).any() else colors[:1]
 
 
 def _sitk_file(path: Path, reader: str) -> sitk.Image:
     try:
-        return sitk.ReadImage(str(path), imageIO=reader)
+        return sitk.ReadImage(name_for_itk(path), imageIO=reader)
     except RuntimeError as error:
         raise ValueError(
             f"it is damaged or of a kind that cannot be read ({_cause(error)}): "
@@ -233,6 +232,8 @@ def _sitk_file(path: Path, reader: str) -> sitk.Image:
 
 def _cause(error: Exception) -> str:
     """The last line of SimpleITK's report, without where in its source it happened."""
+    if "determinant is 0" in str(error):
+        return "its axes do not span the space"
     line = [line for line in str(error).splitlines() if line.strip()][-1]
     line = re.sub(r"^.*?ERROR:\s*(\w+\(0x\w+\):\s*)?", "", line)
     return re.sub(r"^\[nrrd\] \w+:\s*", "", line).strip()[:160]
@@ -243,10 +244,11 @@ def _stored(image: Image | LabelMap, format: str) -> np.ndarray:
     labels = isinstance(image, LabelMap)
     types = _PICTURE_TYPES.get(format, _LABEL_TYPES if labels else _IMAGE_TYPES)
     data = (image.data[None] if labels else image.data).detach().cpu().numpy()
-    if format in _PICTURE_TYPES and (image.grid.dimension != 2 or len(data) > 1):
+    channels = (1, 3) if format == "PNG" else (1,)
+    if format in _PICTURE_TYPES and (image.grid.dimension != 2 or len(data) not in channels):
         raise ValueError(
-            f"{format} holds 2D pictures of one channel, not {image.grid.dimension}D images of "
-            f"{len(data)}: write .nii.gz or .mha"
+            f"{format} holds 2D pictures of {' or '.join(map(str, channels))} channels, not "
+            f"{image.grid.dimension}D images of {len(data)}: write .nii.gz or .mha"
         )
     if labels:
         return _fitted(data, types, format)
@@ -285,13 +287,13 @@ def _write(path: Path, values: np.ndarray, grid: Grid):
             content = gzip.compress(content, _COMPRESSION, mtime=0)
         path.write_bytes(content)
         return
+    itk_name = name_for_itk(path)
     try:
-        sitk.WriteImage(_sitk_image(values, grid), str(path), True, _COMPRESSION)
+        sitk.WriteImage(_sitk_image(values, grid), itk_name, True, _COMPRESSION)
         _format(path).read(path)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"it could not be written whole ({_cause(error)}): is the disk full?"
-        ) from error
+        reserve(path, values.nbytes)  # says what is wrong with the disk, where that is the reason
+        raise OSError(errno.EIO, f"it could not be written whole ({_cause(error)})") from error
 
 
 def _image_type(dtype: np.dtype) -> str:

@@ -21,6 +21,10 @@ _META_BYTES = {
     **dict.fromkeys(("INT", "UINT", "LONG", "ULONG", "FLOAT"), 4),
     **dict.fromkeys(("LONG_LONG", "ULONG_LONG", "DOUBLE"), 8),
 }
+_META_PLACES = {  # fields with a number for each axis (1), or for each two of them (2)
+    **dict.fromkeys(("Offset", "Position", "Origin", "ElementSpacing", "ElementSize"), 1),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
+}
 _TOO_SHORT = "it ends too early: copy or download it again"
 
 
@@ -32,11 +36,11 @@ def check_metaimage(path: Path):
     voxels = path
     if fields["ElementDataFile"].upper() != "LOCAL":
         voxels, start = _beside(path, fields["ElementDataFile"]), 0
+    size = _metaimage_size(fields)
     if fields.get("BinaryData", "True").lower() == "false":
         return  # numbers written as text: SimpleITK counts them
     try:
-        expected = math.prod(int(n) for n in fields["DimSize"].split())
-        expected *= int(fields.get("ElementNumberOfChannels", 1))
+        expected = math.prod(size) * max(1, int(fields.get("ElementNumberOfChannels", 1)))
         expected *= _META_BYTES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")]
         start += max(0, int(fields.get("HeaderSize", 0)))
     except (KeyError, ValueError) as error:
@@ -46,6 +50,28 @@ def check_metaimage(path: Path):
         found = len(_unpacked(voxels, start))
     if found < expected:
         raise ValueError(f"({max(found, 0)} of {expected} bytes of voxels) {_TOO_SHORT}")
+
+
+def _metaimage_size(fields: dict[str, str]) -> list[int]:
+    """The numbers of voxels, where all that places them fits: MetaIO overruns its own arrays
+    beyond ten axes (SimpleITK 2.5), and takes 0 for what is no number."""
+    axes, size = fields.get("NDims", ""), fields.get("DimSize", "").split()
+    if not (axes.isdecimal() and 1 <= int(axes) <= 9 and len(size) == int(axes)):
+        raise ValueError(f"its header is damaged: {axes or 'no'} axes of size {' x '.join(size)}")
+    if not all(n.isdecimal() and int(n) for n in size):
+        raise ValueError(f"its header is damaged: it gives the size {' x '.join(size)}")
+    for name, count in _META_PLACES.items():
+        numbers = fields.get(name, "0 " * len(size) ** count).split()
+        if len(numbers) != len(size) ** count or not all(map(_is_finite, numbers)):
+            raise ValueError(f"its header is damaged: {name} is {' '.join(numbers)}")
+    return [int(n) for n in size]
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _metaimage_fields(file: BinaryIO) -> dict[str, str]:
@@ -67,6 +93,9 @@ def check_nrrd(path: Path):
     units = set(re.findall(r'"(.*?)"', fields.get("space units", ""))) - {"", "mm", "millimeter"}
     if units:
         raise ValueError(f"its lengths are in {', '.join(sorted(units))}: give them in mm")
+    for name in ("space origin", "space directions"):  # SimpleITK takes 0 for what is no number
+        if "nan" in fields.get(name, "").lower():
+            raise ValueError(f"its header is damaged: the {name} is {fields[name]}")
     name = fields.get("data file") or fields.get("datafile")
     voxels, start = (_beside(path, name), 0) if name else (path, start)
     if fields.get("encoding") in ("gzip", "gz") and "line skip" not in fields:

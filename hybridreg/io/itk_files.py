@@ -29,6 +29,7 @@ SEVERAL = (
     "it holds several transforms that are not tied into one composite, so that their order is "
     "not known: give each in a file of its own"
 )
+_DAMAGED = "the file is damaged: copy or download it again"
 _COUNTS = {  # numbers of parameters of ITK's linear transforms in 2D and 3D
     "TranslationTransform": (2, 3),
     "Euler2DTransform": (3, 0),
@@ -140,3 +141,36 @@ def check_hdf5(path: Path):
     end = {0: 40, 1: 44}.get(head[8], 28)  # where each version of the format notes its length
     if path.stat().st_size < int.from_bytes(head[end : end + 8], "little"):
         raise ValueError("the file is truncated: copy or download it again")
+    _check_texts(path.read_bytes())
+
+
+def _check_texts(raw: bytes):
+    """Refuses damage in the heaps of texts, on which HDF5 (1.12) waits forever or crashes.
+
+    A heap is a list of numbered texts with their lengths; what uses one notes its length, the
+    heap's address, and its number.
+    """
+    for heap in re.finditer(rb"GCOL\x01\0\0\0", raw):
+        start = heap.start()
+        lengths = _heap_lengths(raw, start)
+        for use in re.finditer(re.escape(struct.pack("<Q", start)), raw):
+            before, after = raw[use.start() - 4 : use.start()], raw[use.end() : use.end() + 4]
+            if before in (bytes(4), b"\2\1\1\1"):
+                continue  # the same number, but part of a size or of a count of parameters
+            if lengths.get(int.from_bytes(after, "little")) != int.from_bytes(before, "little"):
+                raise ValueError(_DAMAGED)
+
+
+def _heap_lengths(raw: bytes, start: int) -> dict[int, int]:
+    """The length of each numbered text; what is left, free, has the number 0."""
+    lengths: dict[int, int] = {}
+    where, end = start + 16, start + int.from_bytes(raw[start + 8 : start + 16], "little")
+    while where + 16 <= min(end, len(raw)):
+        number, length = struct.unpack_from("<H6xQ", raw, where)
+        where += length if number == 0 else 16 + (length + 7) // 8 * 8
+        if number == 0:
+            break
+        lengths[number] = length
+    if where != end:
+        raise ValueError(_DAMAGED)
+    return lengths

@@ -226,7 +226,7 @@ def _complete_third_axis(header: nibabel.Nifti1Header):
     third = np.cross([row[0] for row in rows], [row[1] for row in rows])
     for row, value in zip(rows, third / (np.linalg.norm(third) or 1), strict=True):
         row[2] = value
-    header["pixdim"][3] = 1
+    header["pixdim"][[0, 3]] = 1  # 0: the handedness that is in the qform
 
 
 def _nifti_grid(header, shape: tuple[int, ...]) -> tuple[Grid, bool, tuple[str, ...]]:

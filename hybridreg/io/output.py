@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hybridreg.io.files import errors_of, name_for_itk, written_as
+
 MOVED = "moved.nii.gz"
 MOVED_LABELS = "moved_labels.nii.gz"
 TRANSFORM = "transform.h5"
 INVERSE = "inverse.h5"
 JACOBIAN = "jacobian.nii.gz"
+FUSED = "fused.nii.gz"
 RESULT = "result.json"
 VIEWS = "views.npz"
 LOG = "log.txt"
@@ -25,9 +28,9 @@ REPORT = "report.html"
 
 def check_output(path: str | Path, *, overwrite: bool = False):
     """Refuses, before any work, a place that results cannot go to (ValueError)."""
-    path = Path(path)
+    given, path = path, _real(path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; the output is a folder: choose another name")
+        raise ValueError(f"{given} is a file; the output is a folder: choose another name")
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
             raise ValueError(f"{path} exists already: choose another folder or give --overwrite")
@@ -36,9 +39,15 @@ def check_output(path: str | Path, *, overwrite: bool = False):
                 f"{path} has files but no {RESULT}, so it is no output of ours and is not "
                 "overwritten: choose another folder"
             )
-    parent = _existing(path.absolute().parent)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{parent} is not writable: choose another output folder")
+    parent = _existing(path.parent)
+    if not parent.is_dir():
+        raise ValueError(f"{parent} is not a folder: choose another output folder")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=parent))
+    except OSError as error:
+        raise ValueError(
+            f"{parent} is not writable ({error.strerror}): choose another output folder"
+        ) from error
 
 
 @contextmanager
@@ -46,16 +55,17 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     """A folder to fill, which takes its name only when the block ends well.
 
     Until then it lies beside its final place under a hidden temporary name; after an error nothing
-    is left of it, and what was there before is untouched.
+    is left of it, and what was there before is untouched. An OSError names the place meant.
     """
     check_output(path, overwrite=overwrite)
-    path = Path(path).absolute()
+    path = _real(path)
     made = _make_parents(path.parent)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=path.parent))
     try:
         os.chmod(partial, 0o777 & ~_umask())  # mkdtemp makes it private
-        yield partial
-        _move_into_place(partial, path)
+        with written_as(path, partial):
+            yield partial
+            _move_into_place(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in made:
@@ -66,7 +76,8 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 def write_json(path: Path, values: Mapping[str, Any]):
     """Strict JSON: numbers that are not finite become null."""
     text = json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Names of files need not be text; what is not stands as \\udcXX, in JSON as everywhere.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _move_into_place(partial: Path, path: Path):
@@ -75,8 +86,26 @@ def _move_into_place(partial: Path, path: Path):
         return
     old = partial.with_suffix(".old")
     path.rename(old)
-    partial.rename(path)
+    try:
+        partial.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _real(path: str | Path) -> Path:
+    """The place that a path means, through links to it."""
+    real = Path(os.path.realpath(path))
+    try:
+        linked = real.is_symlink()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: choose another output folder") from error
+    with errors_of(path):
+        name_for_itk(real)
+    if linked:
+        raise ValueError(f"{path} is a link that leads back to itself: choose another folder")
+    return real
 
 
 def _existing(path: Path) -> Path:

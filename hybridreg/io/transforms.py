@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from hybridreg.decomposition import decompose
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
-from hybridreg.io.files import errors_of, whole_file
+from hybridreg.io.files import errors_of, name_for_itk, reserve, whole_file
 from hybridreg.io.images import from_sitk, read_image, to_sitk, write_image
 from hybridreg.io.itk_files import (
     KNOWN,
@@ -39,6 +40,7 @@ from hybridreg.transforms import (
 
 _FIELDS = (".nii", ".nii.gz", ".mha", ".nrrd")
 _ITK = (".h5", ".hdf5", ".tfm", ".txt")
+_FAR_MM = 1e7
 _READABLE = (*_ITK, ".mat", ".toml", *_FIELDS)
 
 
@@ -84,8 +86,26 @@ def write_transform(path: str | Path, transform: Transform):
         if kind not in _ITK:
             raise ValueError(f"transforms are written as {', '.join((*_ITK, *_FIELDS))}")
         itk = _to_itk(total)
+        name_for_itk(path)
         with whole_file(path) as partial:
-            sitk.WriteTransform(itk, str(partial))
+            reserve(partial, _most_bytes(total))
+            try:
+                sitk.WriteTransform(itk, str(partial))
+            except RuntimeError as error:
+                raise OSError(errno.EIO, "it could not be written whole") from error
+
+
+def _most_bytes(transform: Transform) -> int:
+    """What a file of it may take: on a full disk ITK (5.4) cuts text short without a word, and its
+    HDF5 crashes, at the latest when the process ends."""
+    match transform:
+        case CompositeTransform(parts=parts):
+            return sum(map(_most_bytes, parts))
+        case BSplineTransform(coefficients=values) | DisplacementField(vectors=values):
+            count = values.numel()
+        case _:
+            count = 0
+    return 20_000 + 26 * count  # 26: a number as text
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -137,11 +157,12 @@ def _read_itk(path: Path, kind: str) -> Transform:
         check_entries(matlab_entries(path))
     else:
         check_hdf5(path)
+    name = name_for_itk(path)
     # SimpleITK gives the first of several transforms and tells of the others in a warning only.
     listener = _Warnings()
     before = listener.SetAsGlobalITKLogger()
     try:
-        itk = sitk.ReadTransform(str(path))
+        itk = sitk.ReadTransform(name)
     except (
         RuntimeError,
         KeyError,
@@ -190,6 +211,8 @@ def _affine_of(itk: sitk.Transform) -> AffineTransform:
     """Any linear transform by its values at the origin and one mm along each axis."""
     dimension = itk.GetDimension()
     origin = np.array(itk.TransformPoint([0.0] * dimension))
+    if not np.abs(origin).max() < _FAR_MM:
+        raise ValueError(f"it moves points by {np.abs(origin).max():.3g} mm: it is damaged")
     axes = [np.array(itk.TransformPoint(unit)) - origin for unit in np.eye(dimension).tolist()]
     if abs(np.linalg.det(axes)) < 1e-12:
         raise ValueError("its matrix is singular: it maps the whole space to a plane or less")

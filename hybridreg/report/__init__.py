@@ -31,6 +31,7 @@ class Figure:
     rows: Sequence[Sequence[figures.Panel]]
     legend: Sequence[tuple[str, str]] = ()
     bar: figures.ColorBar | None = None
+    tables: Sequence[tables.Table] = ()
 
 
 def write_report(folder: str | Path) -> Path:
@@ -136,7 +137,11 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
         ),
         *_deformation_figures(result, drawn),
     ]
-    return [*found, _label_figure(result, drawn)] if "fixed_labels" in views else found
+    if "fixed_labels" in views:
+        found.append(_label_figure(result, drawn))
+    if "fused" in views:
+        found.append(_fusion_figure(result, drawn))
+    return found
 
 
 def _deformation_figures(result: Mapping[str, Any], drawn: figures.Figures) -> list[Figure]:
@@ -167,6 +172,15 @@ def _label_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:
         legend.append(("moved labels", _css(figures.MOVED_COLOR)))
     caption = f"Outlines over the fixed image: {_outlined(result, drawn)}."
     return Figure("labels", "Label outlines", caption, drawn.labels(), legend)
+
+
+def _fusion_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:
+    caption = (
+        "Fixed and moved as they were fused, one laid over the other, the fused image, and how much "
+        "of it is from the fixed image (white: all). A good result keeps the bone of CT and the "
+        "tissue of MR; doubled outlines mean that the images are not aligned there."
+    )
+    return Figure("fusion", "Fusion", caption, drawn.fusion(), tables=tables.fusion(result))
 
 
 def _outlined(result: Mapping[str, Any], drawn: figures.Figures) -> str:

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -74,6 +74,7 @@ class Panel:
     letters: Mapping[str, str]
     plane: Plane
     index: int
+    named: bool = False  # even a single picture shows its name
 
     @property
     def axis(self) -> str:
@@ -124,6 +125,19 @@ class Figures:
         """Outlines of the largest structures, fixed and moved, over the fixed image."""
         chosen = self.outlined_labels()
         return self._rows(3, lambda *cut: {"labels": self._outlines(*cut, chosen)})
+
+    def fusion(self) -> list[list[Panel]]:
+        """Both sources as they were fused, one over the other, the fused image and the weight."""
+        shown = {"fixed": "fusion_fixed", "moved": "fusion_moved"}
+        shown |= {"fused": "fused", "weight of fixed": "fusion_weight"}
+        layers = (("fixed",), ("moved",), ("fixed", "moved"), ("fused",), ("weight of fixed",))
+        rows = []
+        for plane in self.planes:
+            index = self._slices(plane, 1)[0]
+            drawn = {name: self._grey(key, plane, index) for name, key in shown.items()}
+            panels = [{name: drawn[name] for name in names} for names in layers]
+            rows.append([replace(self._panel(plane, index, p), named=True) for p in panels])
+        return rows
 
     def frames(self) -> list[Panel]:
         """Each plane without a picture: its size and letters."""

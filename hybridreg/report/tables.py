@@ -56,8 +56,8 @@ class _Comparison:
                 self.walk(_join(name, key), before.get(key), after.get(key))
         elif _is_list_of_rows(after) or _is_list_of_rows(before):
             self.lists.append(_merged_rows(name, before, after))
-        elif not (before is None and after is None):
-            self.rows.append((name, words(before), words(after)))
+        elif not all(side is None or side == [] for side in (before, after)):
+            self.rows.append((name, _measured(before), _measured(after)))
 
 
 def words(value: Any) -> str:
@@ -73,6 +73,11 @@ def words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{title(key)} {words(item)}" for key, item in value.items())
     return str(value)
+
+
+def _measured(value: Any) -> str:
+    """A score in words; what rounding left of 0, such as 1e-14 mm, is 0."""
+    return words(0.0 if isinstance(value, float) and abs(value) < 1e-6 else value)
 
 
 def title(key: str) -> str:
@@ -120,6 +125,32 @@ def jacobian_statistics(result: Mapping[str, Any]) -> dict[str, Any]:
     after = _mapping(after)
     found = _mapping(result.get("jacobian")) or _mapping(after.get("jacobian"))
     return {"region": after.get("region") or "image", **found} if found else {}
+
+
+def fusion(result: Mapping[str, Any]) -> list[Table]:
+    """How fixed and moved were fused, and the scores beside those of trivial fusions."""
+    found = _mapping(result.get("fusion"))
+    if not found:
+        return []
+    ways = {side: _mapping(found.get(f"{side}_scaling")).get("text") for side in ("fixed", "moved")}
+    rows = [
+        ("Rule", f"{words(found.get('rule'))}: {words(found.get('rule_does'))}"),
+        *((f"{side.capitalize()} image", words(text)) for side, text in ways.items()),
+        ("Values", words(found.get("values"))),
+    ]
+    flicker = _mapping(found.get("flicker")).get("ratio")
+    if flicker is not None:
+        rows.append(("Steps between slices", f"{words(flicker)} of the larger source's"))
+    scores, better = (_mapping(found.get(key)) for key in ("scores", "better"))
+    names = list(dict.fromkeys(name for values in scores.values() for name in _mapping(values)))
+    body = [
+        (name, words(better.get(name)), *(words(_mapping(v).get(name)) for v in scores.values()))
+        for name in names
+    ]
+    facts = Table("How it was fused", ("", ""), rows)
+    return (
+        [facts, Table("Scores of the fusion", ("", "Better", *scores), body)] if body else [facts]
+    )
 
 
 def provenance(result: Mapping[str, Any]) -> list[Table]:

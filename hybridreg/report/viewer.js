@@ -3,6 +3,11 @@
 // a view can be linked to. For scripts, the viewer's data-state says "ready" or "failed", and
 // data-brightness the mean grey value last drawn.
 "use strict";
+for (const slider of document.querySelectorAll("[data-blend]")) {
+  const blend = () => slider.closest("section").style.setProperty("--blend", slider.value);
+  slider.addEventListener("input", blend);
+  blend(); // a reloaded page keeps where its sliders were
+}
 (() => {
   const root = document.getElementById("viewer");
   if (!root) return;

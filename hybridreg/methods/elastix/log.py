@@ -131,6 +131,9 @@ def advice(text: str) -> str:
 
 
 _ADVICE = {
+    "No space left on device": (
+        "free space in the folder for temporary files, or name another in TMPDIR"
+    ),
     "Too many samples map outside moving image buffer": (
         "the images overlap too little, or a moving mask leaves too little: start from a transform "
         "that lays one over the other (initial='centers' or 'mass'), enlarge the mask, or choose a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from hybridreg.methods.elastix.parameter_maps import Parameters
 from hybridreg.methods.elastix.process import ChildDied, worker
 from hybridreg.methods.elastix.worker import LOG
 from hybridreg.transforms import Transform
+
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -38,33 +41,52 @@ def run(
     """Runs elastix on a pair, reporting its progress. RegistrationError with the cause."""
     with tempfile.TemporaryDirectory(prefix="hybridreg-elastix-") as name:
         folder = Path(name)
-        job = write_job(folder, pair, stages, initial)
-        journal = log.Journal(folder / LOG, stages)
-
-        def watch():
-            journal.read()
-            progress.report(journal.fraction, journal.doing)
-
-        def ask() -> dict:
-            return worker(threads).ask(job, timeout_s=timeout_s, meanwhile=watch)
-
         try:
-            try:
-                answer = ask()
-            except ChildDied:
-                if (folder / LOG).is_file():
-                    raise
-                answer = ask()  # the child was already ending when it was asked: take a fresh one
-        except TimeoutError:
-            answer = {"failure": _TOO_LONG.format(seconds=timeout_s)}
+            job = write_job(folder, pair, stages, initial)
+        except OSError as error:
+            raise RegistrationError(
+                f"the working folder of elastix in {folder.parent} could not be filled ({error}): "
+                "free space there, or name another place in the environment variable TMPDIR"
+            ) from error
+        try:
+            answer = _asked(job, stages, threads=threads, timeout_s=timeout_s)
         except ChildDied as died:
-            began = (folder / LOG).is_file()
-            answer = {"failure": (_CRASHED if began else _NOT_STARTED).format(how=died)}
+            # What crashes elastix depends on the moment (threads, memory): a second run often ends.
+            # A child that was already ending when it was asked had not begun: nothing to tell.
+            level = logging.WARNING if (folder / LOG).is_file() else logging.INFO
+            logger.log(level, "elastix crashed (%s) and was started once more", died)
+            (folder / LOG).unlink(missing_ok=True)
+            answer = _asked_again(job, stages, threads=threads, timeout_s=timeout_s)
+        journal = log.Journal(folder / LOG, stages)
         journal.read()
         text = _text(folder / LOG)
     if failure := _failure(answer, text):
         raise RegistrationError(f"elastix ({journal.doing}) {failure}", log.tail(text))
     return Run(answer["maps"], tuple(journal.trace), text)
+
+
+def _asked(
+    job: Mapping, stages: Sequence[Parameters], *, threads: int | None, timeout_s: float | None
+) -> Mapping:
+    """The child's answer, or that it took too long. ChildDied where it crashes."""
+    journal = log.Journal(Path(job["folder"]) / LOG, stages)
+
+    def watch():
+        journal.read()
+        progress.report(journal.fraction, journal.doing)
+
+    try:
+        return worker(threads).ask(job, timeout_s=timeout_s, meanwhile=watch)
+    except TimeoutError:
+        return {"failure": _TOO_LONG.format(seconds=timeout_s)}
+
+
+def _asked_again(job: Mapping, stages: Sequence[Parameters], **limits) -> Mapping:
+    try:
+        return _asked(job, stages, **limits)
+    except ChildDied as died:
+        began = (Path(job["folder"]) / LOG).is_file()
+        return {"failure": (_CRASHED if began else _NOT_STARTED).format(how=died)}
 
 
 _TOO_LONG = (
@@ -73,7 +95,7 @@ _TOO_LONG = (
 )
 _NOT_STARTED = "did not start ({how}): is itk-elastix installed for this Python?"
 _CRASHED = (
-    "crashed ({how}). Does the computer have enough memory for images of this size? Some "
+    "crashed twice ({how}). Does the computer have enough memory for images of this size? Some "
     "components crash on images that they do not fit: try another metric, sampler or optimizer"
 )
 

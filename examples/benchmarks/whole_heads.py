@@ -1,0 +1,78 @@
+"""What `brain-mr` needs: stripped brains, whole heads, and one of each.
+
+Two persons of other sites than any preset was tuned on (freesurfer_mne: sample_ecog fixed, 1 mm;
+sample moving, its whole head at 3 mm). Mean Dice of the aseg structures that both have.
+
+    HYBRIDREG_DATA=... python examples/benchmarks/whole_heads.py
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from pathlib import Path
+
+import torch
+
+from hybridreg.cases import Case, ImagePair
+from hybridreg.config import load_intent, load_method, with_settings
+from hybridreg.evaluation import dice
+from hybridreg.images import Image, LabelMap
+from hybridreg.io.images import read_image, read_labels
+from hybridreg.pipeline import run
+from hybridreg.transforms import IDENTITY
+from hybridreg.warping import warp
+
+THREADS = 2
+
+
+def inside(brain: Image, onto: Image) -> LabelMap:
+    """The mask of a stripped brain on the grid of another image of the same person."""
+    return warp(LabelMap((brain.data[0] > 0).int(), brain.grid), IDENTITY, onto=onto.grid)
+
+
+def shared_dice(fixed: LabelMap, moved: LabelMap) -> float:
+    common = set(fixed.data.unique().tolist()) & set(moved.data.unique().tolist())
+    return statistics.mean(value for label, value in dice(fixed, moved).items() if label in common)
+
+
+def main():
+    torch.set_num_threads(THREADS)
+    folder = Path(os.environ["HYBRIDREG_DATA"]) / "freesurfer_mne"
+    fixed, moving = folder / "sample_ecog", folder / "sample"
+    brains = read_image(fixed / "brain.mgz"), read_image(moving / "brain.mgz")
+    heads = read_image(fixed / "T1.mgz"), read_image(moving / "T1.mgz")
+    labels = read_labels(fixed / "aseg.mgz"), read_labels(moving / "aseg.mgz")
+    masks = inside(brains[0], heads[0]), inside(brains[1], heads[1])
+    pairs = {
+        "brain ← brain": ImagePair(*brains),
+        "head ← head": ImagePair(*heads),
+        "head ← brain": ImagePair(heads[0], brains[1]),
+        "head ← brain, fixed mask of the brain": ImagePair(heads[0], brains[1], masks[0]),
+        "brain ← head": ImagePair(brains[0], heads[1]),
+        "brain ← head, moving mask of the brain": ImagePair(brains[0], heads[1], None, masks[1]),
+    }
+    print("| images | Dice before | affine | brain-mr | folded % | verdict | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    brain_mr = with_settings(load_method("brain-mr"), threads=THREADS)
+    affine = with_settings(load_method("affine"), threads=THREADS)
+    for name, pair in pairs.items():
+        values = []
+        for method in (None, affine, brain_mr):
+            outcome = None
+            transform = IDENTITY
+            if method is not None:
+                outcome = run(Case(pair), method, intent=load_intent("brain-mr"))
+                transform = outcome.result.transform
+            moved = warp(labels[1], transform, onto=labels[0].grid)
+            values.append(shared_dice(labels[0], moved))
+        folding = outcome.scores[1].jacobian.folding_percent
+        print(
+            f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {folding:.3f} | "
+            f"{outcome.verdict.status} | {outcome.times_s['register']:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

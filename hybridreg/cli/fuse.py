@@ -1,0 +1,131 @@
+"""``hybridreg fuse``: two aligned images in, one image out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridreg.cli import options
+from hybridreg.cli.session import Session, session
+
+_WINDOW = "auto, brain, bone, wide, 'width,level' in HU, 'low..high', percentiles or 8bit."
+
+
+def fuse(
+    fixed: Annotated[Path, typer.Option("--fixed", "-f", help="The one image.")],
+    moved: Annotated[
+        Path, typer.Option("--moved", "-m", help="The other, aligned and on the same grid.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Fused image: .nii.gz, .mha, .nrrd; 2D also .png.")
+    ],
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="laplacian, energy, liu-2017, maximum, mean ...; a wrong name lists all.",
+            show_default="laplacian",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Network of the rule: a .safetensors file or the name of our weights."),
+    ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            help="Fuse slice by slice: axial, coronal or sagittal.", show_default="as a whole"
+        ),
+    ] = None,
+    fixed_window: Annotated[
+        str, typer.Option(help=f"Black and white of the fixed image: {_WINDOW}")
+    ] = "auto",
+    moved_window: Annotated[
+        str, typer.Option(help="The same for the moved image: a modality each.")
+    ] = "auto",
+    fixed_mask: Annotated[
+        Path | None, typer.Option(help="Where the fixed image has data; elsewhere the other shows.")
+    ] = None,
+    moved_mask: Annotated[Path | None, typer.Option(help="The same for the moved image.")] = None,
+    feather_mm: Annotated[
+        float, typer.Option(min=0.0, help="How softly the fusion sets in at such a border.")
+    ] = 5.0,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Score the result beside trivial fusions.")
+    ] = False,
+    threads: options.Threads = None,
+    keep_identifiers: options.KeepIdentifiers = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Fuse two aligned images into one; a JSON file beside it says what was done."""
+    with session(as_json=json, quiet=quiet, threads=threads) as current:
+        from hybridreg.fusing import (
+            DEFAULT_RULE,
+            check_fused_path,
+            describe_input,
+            fuse_images,
+            network_of,
+            write_fusion,
+        )
+        from hybridreg.io.images import read_image, read_labels
+
+        check_fused_path(out, overwrite=overwrite)
+        rule = rule or DEFAULT_RULE
+        paths = {"fixed": fixed, "moved": moved}
+        images = {side: read_image(path, color=True) for side, path in paths.items()}
+        if out.name.lower().endswith(".png") and images["fixed"].grid.dimension == 3:
+            raise ValueError(f"{out}: PNG holds 2D images and these are volumes: write .nii.gz")
+        fusion = fuse_images(
+            **images,
+            rule=rule,
+            network=network_of(rule, weights),
+            fixed_window=fixed_window,
+            moved_window=moved_window,
+            slices=slices,
+            fixed_valid=fixed_mask and read_labels(fixed_mask),
+            moved_valid=moved_mask and read_labels(moved_mask),
+            feather_mm=feather_mm,
+            scored=scores,
+        )
+        inputs = {
+            side: describe_input(path, images[side], keep_identifiers=keep_identifiers)
+            for side, path in paths.items()
+        }
+        sidecar = write_fusion(out, fusion, inputs=inputs)
+        current.answer = {"out": str(out), "sidecar": str(sidecar), **fusion.summary()}
+        show_fusion(current, fusion)
+        current.say(f"wrote {out} and {sidecar.name}")
+
+
+def show_fusion(current: Session, fusion):
+    """How two images were fused, and the scores if there are any."""
+    fused = fusion.fused
+    current.say(f"fused by {fused.rule}" + (f", {fused.plane} slices" if fused.plane else ""))
+    for side, scaling in zip(("fixed", "moved"), fusion.scalings, strict=True):
+        current.say(f"  {side}: {scaling}")
+    if fused.flicker is not None:
+        current.say(f"  steps between slices: {fused.flicker.ratio:.2f} of the larger source's")
+    _show_scores(current, fusion)
+
+
+def _show_scores(current: Session, fusion):
+    """The scores of a fusion beside those of trivial ones, and why some have no value."""
+    if not fusion.scores:
+        return
+    from hybridreg.fusion_scores import SCORES
+
+    rows = [
+        (name, score.better, *(_number(found.values[name]) for found in fusion.scores.values()))
+        for name, score in SCORES.items()
+    ]
+    current.show("", rows, ("score", "better", *fusion.scores))
+    reasons = {r: None for found in fusion.scores.values() for r in found.reasons.values()}
+    for reason in reasons:
+        current.say(f"  a score has no value: {reason}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

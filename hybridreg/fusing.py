@@ -1,0 +1,214 @@
+"""Two aligned images of any modality scaled, fused, scored beside trivial fusions, and written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hybridreg import progress
+from hybridreg.fusion import RULES, Fused, WeightNetwork, fuse
+from hybridreg.fusion.color import fuse_color, luminance
+from hybridreg.fusion_scores import SCORES, FusionScores, fused_pair, fusion_scores
+from hybridreg.images import Image, LabelMap
+from hybridreg.intensity import Scaling, to_unit
+from hybridreg.io.files import errors_of, whole_file
+from hybridreg.io.images import write_image
+from hybridreg.io.output import write_json
+
+DEFAULT_RULE = "laplacian"
+BASELINES = ("mean", "maximum", "laplacian")  # what any rule worth its cost must beat
+ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".png")
+UNIT = "intensities from 0 to 1 without a unit: they are no Hounsfield units and measure nothing"
+ROUNDING = "8-bit sRGB: 255 times the intensity, rounded to the nearest whole number"
+
+_LIBRARIES = ("hybridreg", "SimpleITK", "torch", "numpy", "scipy", "scikit-image")
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """Two images fused, with what was done to them and how well it went.
+
+    image: the fused one in [0, 1]; three channels with the chroma of a colored source.
+    sources: fixed and moved in [0, 1] as they were fused: grey, or the luma of a colored one.
+    scores: of the rule first, then of trivial fusions, by rule; empty where none were asked for.
+    """
+
+    fused: Fused
+    image: Image
+    sources: tuple[Image, Image]
+    scalings: tuple[Scaling, Scaling]
+    scores: Mapping[str, FusionScores] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, Image]:
+        """What a report shows of it: images in [0, 1] by name."""
+        fixed, moved = self.sources
+        return {
+            "fusion_fixed": fixed,
+            "fusion_moved": moved,
+            "fusion_weight": self.fused.weight,
+            "fused": self.fused.image,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that is not an image, ready for JSON."""
+        fused, (fixed, moved) = self.fused, self.scalings
+        steps = fused.flicker
+        return {
+            "rule": fused.rule,
+            "rule_does": RULES[fused.rule].help,
+            "slices": fused.plane or None,
+            "levels": fused.levels,
+            "values": UNIT,
+            "color": self.image.channels > 1,
+            "fixed_scaling": {**asdict(fixed), "text": str(fixed)},
+            "moved_scaling": {**asdict(moved), "text": str(moved)},
+            "flicker": steps and {**asdict(steps), "ratio": steps.ratio},
+            "scores": {rule: dict(found.values) for rule, found in self.scores.items()},
+            "better": {name: SCORES[name].better for name in SCORES} if self.scores else {},
+            "undefined_scores": {
+                rule: dict(found.reasons) for rule, found in self.scores.items() if found.reasons
+            },
+        }
+
+
+def fuse_images(
+    fixed: Image,
+    moved: Image,
+    *,
+    rule: str = DEFAULT_RULE,
+    network: WeightNetwork | None = None,
+    fixed_window: str = "auto",
+    moved_window: str = "auto",
+    slices: str | int | None = None,
+    fixed_valid: LabelMap | None = None,
+    moved_valid: LabelMap | None = None,
+    feather_mm: float = 5.0,
+    scored: bool = False,
+) -> Fusion:
+    """Fuses two aligned images on one grid as they come from their files.
+
+    fixed_window, moved_window: how each comes to [0, 1], see ``intensity.to_unit``. One of the two
+    may be colored (three channels): its luma is fused and its chroma kept. The rest as for
+    ``fusion.fuse``. scored: give all fusion scores of the result and of trivial fusions, where both
+    images have data.
+    """
+    how = {
+        "slices": slices,
+        "fixed_valid": fixed_valid,
+        "moved_valid": moved_valid,
+        "feather_mm": feather_mm,
+    }
+    progress.report(0.0, "scaling intensities")
+    fixed, fixed_scaling = _scaled("fixed", fixed, fixed_window)
+    moved, moved_scaling = _scaled("moved", moved, moved_window)
+    with progress.within(0.05, 0.3 if scored else 1.0):
+        fused, image = fuse_color(fixed, moved, rule=rule, network=network, **how)
+    fusion = Fusion(
+        fused,
+        image,
+        (luminance(fixed), luminance(moved)),
+        (fixed_scaling, moved_scaling),
+    )
+    return replace(fusion, scores=_scores(fusion, how)) if scored else fusion
+
+
+def network_of(rule: str, weights: str | Path | None = None) -> WeightNetwork | None:
+    """The trained network that a rule needs, packaged or from a checkpoint file; None if it needs none."""
+    if rule not in RULES or RULES[rule].weigh is not None:
+        if weights is not None and rule in RULES:
+            raise ValueError(f"the fusion rule {rule!r} needs no network: leave the weights out")
+        return None
+    from hybridreg.fusion.focus import (
+        trained_network,
+    )  # only who asks for it pays for its libraries
+
+    return trained_network(weights) if weights is not None else trained_network()
+
+
+def check_fused_path(path: Path, *, overwrite: bool):
+    """Refuses, before any work, a file that a fused image cannot be written to (ValueError)."""
+    if not path.name.lower().endswith(ENDINGS):
+        raise ValueError(f"{path}: a fused image is written as one of {' '.join(ENDINGS)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}: make it first")
+    for file in (path, sidecar_path(path)):
+        if file.exists() and not overwrite:
+            raise ValueError(f"{file} exists already: choose another name or give --overwrite")
+
+
+def sidecar_path(path: Path) -> Path:
+    """The JSON file beside a fused image that says what it is."""
+    ending = next(end for end in ENDINGS if path.name.lower().endswith(end))
+    return path.with_name(path.name[: -len(ending)] + ".json")
+
+
+def write_fusion(path: Path, fusion: Fusion, *, inputs: Mapping[str, Any]) -> Path:
+    """Writes a fused image and its sidecar, both whole or neither; gives the sidecar's path.
+
+    Volumes are float32; PNG has 8 bits a channel. inputs: what the sidecar says of the input files.
+    """
+    sidecar = sidecar_path(path)
+    image, rounding = fusion.image, None
+    if path.name.lower().endswith(".png"):
+        image, rounding = replace(image, data=image.data * 255, dtype="uint8"), ROUNDING
+    about = {
+        "schema": 1,
+        **fusion.summary(),
+        "rounding": rounding,
+        "inputs": dict(inputs),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+    with errors_of(path), whole_file(path) as partial, whole_file(sidecar) as partial_sidecar:
+        write_image(partial, image)
+        write_json(partial_sidecar, about)
+    return sidecar
+
+
+def describe_input(path: Path, image: Image, *, keep_identifiers: bool) -> dict[str, Any]:
+    """What is kept of an input: the checksum of a file, and its name only when asked for."""
+    about: dict[str, Any] = {"size": image.grid.size, "spacing_mm": image.grid.spacing}
+    if path.is_file():
+        about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return about | ({"name": path.name} if keep_identifiers else {})
+
+
+def _scaled(side: str, image: Image, window: str) -> tuple[Image, Scaling]:
+    try:
+        return to_unit(image, window)
+    except ValueError as error:
+        raise ValueError(f"the {side} image: {error}") from error
+
+
+def _scores(fusion: Fusion, how: Mapping[str, Any]) -> dict[str, FusionScores]:
+    sources, rule = fusion.sources, fusion.fused.rule
+    mask = _seen_by_both(sources, how["fixed_valid"], how["moved_valid"])
+    rules = list(dict.fromkeys([rule, *BASELINES]))
+    scores = {}
+    for number, name in enumerate(rules):
+        progress.report(0.3 + 0.7 * number / len(rules), f"scoring {name}")
+        image = (fusion.fused if name == rule else fuse(*sources, rule=name, **how)).image
+        scores[name] = fusion_scores(image, *sources, mask=mask)
+    return scores
+
+
+def _seen_by_both(
+    sources: tuple[Image, Image], fixed_valid: LabelMap | None, moved_valid: LabelMap | None
+) -> LabelMap | None:
+    """The foreground where both have data; None where they have it everywhere."""
+    valid = torch.ones(sources[0].grid.shape, dtype=torch.bool)
+    for mask in (fixed_valid, moved_valid):
+        if mask is not None:
+            valid &= mask.data != 0
+    if valid.all():
+        return None
+    inside = fused_pair(sources[0], *sources).inside & valid.numpy()
+    if not inside.any():
+        raise ValueError("there is no foreground where both images have data, so nothing to score")
+    return LabelMap(torch.from_numpy(inside.astype(np.int32)), sources[0].grid)

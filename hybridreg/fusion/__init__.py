@@ -1,0 +1,23 @@
+"""Fusion of two aligned images into one that keeps what each shows best."""
+
+from hybridreg.fusion.aligned import Flicker, Fused, flicker, fuse
+from hybridreg.fusion.network import (
+    FusionNetwork,
+    WeightNetwork,
+    network_arrays,
+    network_from_arrays,
+)
+from hybridreg.fusion.rules import RULES, Rule
+
+__all__ = [
+    "RULES",
+    "Flicker",
+    "Fused",
+    "FusionNetwork",
+    "Rule",
+    "WeightNetwork",
+    "flicker",
+    "fuse",
+    "network_arrays",
+    "network_from_arrays",
+]

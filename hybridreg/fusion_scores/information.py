@@ -1,0 +1,171 @@
+"""Scores that count bits: entropy, mutual information, and that of small windows.
+
+Histograms have 256 bins over the data range, bin i holding values that round to i / 255, of all
+foreground voxels of an image or volume together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from hybridreg.fusion_scores.fused_pairs import FusedPair, UndefinedScore
+
+_LEVELS = 256
+_WINDOWS_AT_ONCE = 2048  # 1 MB a working array: within the cache
+_SAME = 1e-6  # of probabilities in float32
+
+
+def entropy(pair: FusedPair) -> float:
+    """EN: -sum p log2 p of the fused image, 0 to 8 bits.
+
+    Needs no source: noise raises it, so it cannot tell a good fusion from a noisy one.
+    """
+    return bits(np.bincount(_levels(pair.fused, pair.inside)))
+
+
+def mutual_information(pair: FusedPair) -> float:
+    """MI: I(fused; fixed) + I(fused; moved), 0 to 16 bits; higher is better (Qu 2002).
+
+    A copy of one source scores higher than most fusions.
+    """
+    return sum(shared for shared, _ in _information(pair))
+
+
+def normalized_mutual_information(pair: FusedPair) -> float:
+    """NMI: 2 [I(F; fixed) / (H(F) + H(fixed)) + I(F; moved) / (H(F) + H(moved))], 0 to 2; higher is
+    better (Hossny 2008). Both terms weigh alike, however much the sources hold."""
+    pairs = list(_information(pair))
+    for name, (_, entropies) in zip(("fixed", "moved"), pairs, strict=True):
+        if entropies == 0:
+            raise UndefinedScore(
+                f"the fused and the {name} image are both constant: no bits to share"
+            )
+    return 2 * sum(shared / entropies for shared, entropies in pairs)
+
+
+def pixel_feature_information(pair: FusedPair) -> float:
+    """FMI_pixel: ``feature_information`` of the gray values themselves."""
+    return feature_information(pair, lambda image: image)
+
+
+def gradient_feature_information(pair: FusedPair) -> float:
+    """FMI_gradient: ``feature_information`` of the magnitude of the in-plane gradient.
+
+    Central differences. (The public code takes the derivative along rows alone.)
+    """
+    return feature_information(pair, lambda image: np.hypot(*np.gradient(image)))
+
+
+def feature_information(pair: FusedPair, feature) -> float:
+    """FMI: mean over 3x3 windows and both sources of 2 I / (H + H), 0 to 1; higher is better.
+
+    Haghighat 2011, in the fast form of Haghighat and Razian 2014; of volumes over the windows of all
+    slices. feature: image -> image of the same shape. A mixing weight above 1, which would make
+    probabilities negative, is 1 here; windows of the same shape, flat ones too, share everything.
+    """
+    total, count = 0.0, 0
+    for fused, fixed, moved, inside in pair.slices():
+        centers = inside[1:-1, 1:-1]
+        images = (feature(image) for image in (fused, fixed, moved))
+        ours, *theirs = (window_masses(window_values(image, centers)) for image in images)
+        count += 2 * ours.shape[1]
+        for masses in theirs:
+            for part in window_parts(ours.shape[1]):
+                shared = window_information(ours[:, part], masses[:, part])
+                same = (np.abs(ours[:, part] - masses[:, part]) < _SAME).all(0)
+                total += np.where(same, 1, np.clip(shared, 0, 1)).sum(dtype=np.float64)
+    if count == 0:
+        raise UndefinedScore("no foreground voxel has a 3x3 window within the image")
+    return float(total / count)
+
+
+def window_information(masses: np.ndarray, others: np.ndarray, *, limit: float = 1.0) -> np.ndarray:
+    """2 I / (H + H) of each two windows, whose values are read as probabilities p and q of 9 places.
+
+    masses, others: shape (9, N). Their joint probability mixes independence with the coupling of the
+    most concordant order (of the most discordant, where p and q correlate negatively), min(P, Q) of
+    the cumulated P and Q, with the weight that gives it the correlation of p and q (Nelsen 1987).
+
+    limit: largest weight of the coupling.
+    """
+    correlation = _column_correlation(masses, others)
+    others = np.where(correlation < 0, others[::-1], others)  # turned round, discord is concord
+    P, Q = (np.pad(np.cumsum(mass, axis=0), ((1, 0), (0, 0))) for mass in (masses, others))
+    coupled, independent = np.minimum(P[:, None], Q), P[:, None] * Q  # (10, 10, N)
+    reachable = (coupled - independent).sum((0, 1))  # Hoeffding's covariance
+    wanted = np.abs(correlation) * _spread(masses) * _spread(others)
+    weight = np.divide(wanted, reachable, out=np.zeros_like(wanted), where=reachable > _SAME)
+    cumulated = independent + np.minimum(weight, limit) * (coupled - independent)
+    joint = np.diff(np.diff(cumulated, axis=0), axis=1).reshape(-1, len(correlation))
+    entropies = _column_bits(masses) + _column_bits(others)
+    shared = entropies - _column_bits(joint)
+    return np.divide(2 * shared, entropies, out=np.zeros_like(shared), where=entropies > _SAME)
+
+
+def window_values(feature: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """The 3x3 windows, column by column as published (the order matters), shape (9, N).
+
+    centers: bool, 2 smaller than the feature along both axes.
+    """
+    windows = sliding_window_view(feature, (3, 3))[centers]  # (N, rows, columns)
+    return windows.transpose(2, 1, 0).reshape(9, -1)
+
+
+def window_masses(values: np.ndarray) -> np.ndarray:
+    """Windows (9, N) from their minimum to their maximum, with sum 1; a flat one is uniform."""
+    low = values.min(0)
+    span = values.max(0) - low
+    # Differences by the rounding of float32 are no structure.
+    scaled = np.divide(values - low, span, out=np.ones_like(values), where=span > _SAME)
+    return (scaled / scaled.sum(0)).astype(np.float32)
+
+
+def window_parts(count: int) -> Iterator[slice]:
+    """Of so many windows, few enough at once for the cache."""
+    for start in range(0, count, _WINDOWS_AT_ONCE):
+        yield slice(start, start + _WINDOWS_AT_ONCE)
+
+
+def bits(counts: np.ndarray) -> float:
+    """Entropy of a histogram."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero
+
+
+def shared_bits(levels: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """Mutual information and the sum of both entropies, of two lists of gray levels 0 to 255."""
+    joint = np.bincount(levels * _LEVELS + others, minlength=_LEVELS**2)
+    table = joint.reshape(_LEVELS, _LEVELS)
+    entropies = bits(table.sum(0)) + bits(table.sum(1))
+    return max(entropies - bits(joint), 0.0), entropies
+
+
+def _information(pair: FusedPair) -> Iterator[tuple[float, float]]:
+    fused = _levels(pair.fused, pair.inside)
+    for source in (pair.fixed, pair.moved):
+        yield shared_bits(fused, _levels(source, pair.inside))
+
+
+def _levels(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return np.rint(image[inside] * (_LEVELS - 1)).astype(np.int32)
+
+
+def _column_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    first, second = first - first.mean(0), second - second.mean(0)
+    norm = np.sqrt((first**2).sum(0) * (second**2).sum(0))
+    product = (first * second).sum(0)
+    return np.divide(product, norm, out=np.zeros_like(norm), where=norm > _SAME**2)
+
+
+def _spread(masses: np.ndarray) -> np.ndarray:
+    """Standard deviation of the place, 1 to 9, under each distribution."""
+    place = np.arange(1, len(masses) + 1, dtype=masses.dtype)
+    return np.sqrt(np.maximum(place**2 @ masses - (place @ masses) ** 2, 0))
+
+
+def _column_bits(masses: np.ndarray) -> np.ndarray:
+    """Entropy of each column; of a negative mass as if of its size, with its sign, as published."""
+    return -(masses * np.log2(np.abs(masses) + np.finfo(masses.dtype).tiny)).sum(0)

@@ -1,0 +1,191 @@
+"""The table of all scores, and all of them for one fused image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from hybridreg.fusion_scores import (
+    gradients,
+    information,
+    perception,
+    published,
+    sharpness,
+    structure,
+)
+from hybridreg.fusion_scores.fused_pairs import FusedPair, UndefinedScore, fused_pair
+from hybridreg.images import Image, LabelMap
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score: its function of a ``FusedPair``, which direction is better, and what it may be."""
+
+    function: Callable[[FusedPair], float]
+    better: Literal["higher", "lower"]
+    range: tuple[float, float]
+    summary: str
+
+
+@dataclass(frozen=True)
+class FusionScores:
+    """Scores by name, and why those that are None have no value."""
+
+    values: Mapping[str, float | None]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+_ROOT_3 = math.sqrt(3)
+
+SCORES: Mapping[str, Score] = {
+    "QABF": Score(
+        gradients.edge_preservation,
+        "higher",
+        (0, gradients.MOST_PRESERVED),
+        "edges of both sources kept in strength and direction",
+    ),
+    "edge_recall_fixed": Score(
+        gradients.fixed_edge_recall, "higher", (0, 1), "strong edges of the fixed image still there"
+    ),
+    "edge_recall_moved": Score(
+        gradients.moved_edge_recall, "higher", (0, 1), "strong edges of the moved image still there"
+    ),
+    "NABF": Score(
+        gradients.fusion_artifacts, "lower", (0, 1), "edges that neither source has: artifacts"
+    ),
+    "VIF": Score(
+        perception.visual_information_fidelity,
+        "higher",
+        (0, math.inf),
+        "visual information of both sources, summed (2 for identical images)",
+    ),
+    "SSIM": Score(
+        structure.structural_similarity, "higher", (-1, 1), "structural similarity, mean of both"
+    ),
+    "QY": Score(
+        structure.yang_similarity,
+        "higher",
+        (-1, 1),
+        "similarity to both sources where they agree, to the nearer one elsewhere",
+    ),
+    "QCB": Score(
+        perception.preserved_contrast, "higher", (0, 1), "contrast visible to the eye that was kept"
+    ),
+    "NMI": Score(
+        information.normalized_mutual_information,
+        "higher",
+        (0, 2),
+        "normalized mutual information with both sources, summed",
+    ),
+    "MI": Score(
+        information.mutual_information,
+        "higher",
+        (0, 16),
+        "mutual information with both sources in bits, summed; a copy of one source scores high",
+    ),
+    "FMI_pixel": Score(
+        information.pixel_feature_information,
+        "higher",
+        (0, 1),
+        "mutual information of 3x3 windows of gray values",
+    ),
+    "FMI_gradient": Score(
+        information.gradient_feature_information,
+        "higher",
+        (0, 1),
+        "mutual information of 3x3 windows of gradient magnitudes",
+    ),
+    "SCD": Score(
+        structure.sum_of_correlations_of_differences,
+        "higher",
+        (-2, 2),
+        "what was added to one source correlates with the other",
+    ),
+    "CC": Score(
+        structure.correlation, "higher", (-1, 1), "correlation, mean of both; plain averaging wins"
+    ),
+    "EN": Score(information.entropy, "higher", (0, 8), "entropy in bits; rises with noise"),
+    "SD": Score(
+        sharpness.standard_deviation, "higher", (0, 0.5), "contrast; maximum fusion and noise win"
+    ),
+    "SF": Score(
+        sharpness.spatial_frequency, "higher", (0, _ROOT_3), "differences of neighbors; noise wins"
+    ),
+    "AG": Score(sharpness.average_gradient, "higher", (0, 1), "mean gradient; rises with noise"),
+}
+
+PUBLISHED: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
+    "EN": published.entropy,
+    "SD": published.standard_deviation,
+    "SF": published.spatial_frequency,
+    "AG": published.average_gradient,
+    "MI": published.mutual_information,
+    "NMI": published.normalized_mutual_information,
+    "QABF": published.edge_preservation,
+    "NABF": published.fusion_artifacts,
+    "FMI_pixel": published.pixel_feature_information,
+    "FMI_gradient": published.gradient_feature_information,
+    "QY": published.yang_similarity,
+    "QCB": published.preserved_contrast,
+    "VIF": published.visual_information_fidelity,
+    "SCD": published.sum_of_correlations_of_differences,
+    "CC": published.correlation,
+    "SSIM": published.structural_similarity,
+    "SSIM_range_2": published.structural_similarity_of_range_2,
+}
+
+
+def fusion_scores(
+    fused: Image | np.ndarray,
+    fixed: Image | np.ndarray,
+    moved: Image | np.ndarray,
+    *,
+    mask: LabelMap | np.ndarray | None = None,
+    data_range: float = 1.0,
+) -> FusionScores:
+    """Every score in ``SCORES`` of a fused image, within the mask or the foreground.
+
+    Images and mask as for ``fused_pair``. A score that these images leave undefined is None, and its
+    reason is given: no value is ever NaN. Scores have to be read beside those of trivial fusions
+    (a copy of each source, mean, maximum), several of which beat most methods on some score.
+    """
+    try:
+        pair = fused_pair(fused, fixed, moved, mask=mask, data_range=data_range)
+    except UndefinedScore as error:
+        return FusionScores(dict.fromkeys(SCORES), dict.fromkeys(SCORES, str(error)))
+    return _collected({name: (score.function, (pair,)) for name, score in SCORES.items()})
+
+
+def published_scores(
+    fused: Image | np.ndarray,
+    fixed: Image | np.ndarray,
+    moved: Image | np.ndarray,
+    *,
+    data_range: float = 1.0,
+) -> FusionScores:
+    """The scores as the public code behind most tables has them, of whole 2D images.
+
+    To compare with such tables only: see ``published`` for what is wrong with them.
+    """
+    whole = np.ones(np.shape(fused.data[0] if isinstance(fused, Image) else fused), dtype=bool)
+    pair = fused_pair(fused, fixed, moved, mask=whole, data_range=data_range)
+    if whole.ndim != 2:
+        raise ValueError("published scores are of 2D images: give the slices one by one")
+    # Rounded, so that 8-bit values are whole again: public code asks whether gradients are equal.
+    given = (pair.fused, pair.fixed, pair.moved)
+    images = [np.round(image.astype(np.float64) * 255, 3) for image in given]
+    return _collected({name: (function, images) for name, function in PUBLISHED.items()})
+
+
+def _collected(calls: Mapping[str, tuple[Callable[..., float], tuple]]) -> FusionScores:
+    values, reasons = {}, {}
+    for name, (function, arguments) in calls.items():
+        try:
+            values[name] = float(function(*arguments))
+        except UndefinedScore as error:
+            values[name], reasons[name] = None, str(error)
+    return FusionScores(values, reasons)

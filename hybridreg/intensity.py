@@ -1,0 +1,141 @@
+"""Intensities of any modality brought to [0, 1], and what was done to them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from hybridreg.images import Image
+from hybridreg.preprocessing import foreground
+
+CT_WINDOWS = {"brain": (80.0, 40.0), "bone": (2000.0, 500.0), "wide": (2500.0, 250.0)}  # W, L in HU
+CT_DEFAULT = "bone"  # what CT adds to MR is bone, which the brain window shows as plain white
+PERCENTILES = (0.5, 99.5)  # of the foreground: beyond them lie a few vessels and spikes
+WAYS = ("auto", *CT_WINDOWS, "percentiles", "8bit")
+
+_LOOKS_LIKE_CT_HU = -500.0  # air is -1000 HU, and no other modality goes that low
+_AIR_HU = -1000.0
+_LEAST_HU = -1024.0  # what lies below, such as -2048, fills places that were not scanned
+_VALUES = 1_000_000  # looked at for percentiles
+_NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How an image came to [0, 1]: linear from ``low`` to ``high``, cut beyond them.
+
+    kind: "CT window" (low and high in HU), "percentiles" (of the foreground), "8 bit" or "range".
+    name: of the window or percentiles, empty for a person's own.
+    chosen: "auto" or "given".
+    """
+
+    kind: str
+    low: float
+    high: float
+    name: str
+    chosen: str
+
+    def __str__(self) -> str:
+        unit = " HU" if self.kind == "CT window" else ""
+        named = f"{self.name} " if self.name else ""
+        return f"{named}{self.kind}: {self.low:g} to {self.high:g}{unit} became 0 to 1"
+
+
+def to_unit(image: Image, how: str = "auto") -> tuple[Image, Scaling]:
+    """The image in [0, 1], float32, and how it got there; values beyond the ends are cut.
+
+    how: "auto" takes an image of number type uint8 as scaled already (0 to 255), values below
+    -500 HU as CT in the bone window, and all else as MR. Or "brain" (W 80 L 40), "bone"
+    (W 2000 L 500), "wide" (W 2500 L 250); "W,L" in HU; "low..high" in any unit; "percentiles" (0.5
+    to 99.5 % of the foreground, see ``preprocessing.foreground``); "8bit". Of a CT window, values
+    below -1024 HU are taken as air.
+
+    ValueError for values that are not finite, and where nothing lies between the ends.
+    """
+    bad = int((~torch.isfinite(image.data)).sum())
+    if bad:
+        raise ValueError(
+            f"the image has {bad} voxels that are NaN or infinite: replace them by the background "
+            "value first"
+        )
+    scaling = _scaling(image, how)
+    data = image.data
+    if scaling.kind == "CT window":
+        data = torch.where(data < _LEAST_HU, _AIR_HU, data)
+    scaled = ((data.double() - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+    return replace(image, data=scaled.float(), dtype="float32"), scaling
+
+
+def _scaling(image: Image, how: str) -> Scaling:
+    chosen = "auto" if how == "auto" else "given"
+    way = _recognized(image) if how == "auto" else how
+    if way == "8bit":
+        _check_8bit(image)
+        return Scaling("8 bit", 0.0, 255.0, "", chosen)
+    if way == "percentiles":
+        name = "{:g} to {:g} %".format(*PERCENTILES)
+        return Scaling("percentiles", *_percentiles(image), name, chosen)
+    if way in CT_WINDOWS:
+        return Scaling("CT window", *_ends(*CT_WINDOWS[way]), way, chosen)
+    return _own(way)
+
+
+def _recognized(image: Image) -> str:
+    if image.dtype == "uint8":
+        return "8bit"
+    return CT_DEFAULT if image.data.min() < _LOOKS_LIKE_CT_HU else "percentiles"
+
+
+def _ends(width: float, level: float) -> tuple[float, float]:
+    return level - width / 2, level + width / 2
+
+
+def _own(text: str) -> Scaling:
+    """A person's own window: 'W,L' or 'low..high'."""
+    if match := re.fullmatch(f"{_NUMBER},{_NUMBER}", text):
+        kind, (low, high) = "CT window", _ends(*map(float, match.groups()))
+    elif match := re.fullmatch(rf"{_NUMBER}\.\.{_NUMBER}", text):
+        kind, (low, high) = "range", map(float, match.groups())
+    else:
+        raise ValueError(
+            f"{text!r} is no way to scale intensities: give {', '.join(WAYS)}, a window as "
+            "'width,level' in HU such as '80,40', or its ends as 'low..high' such as '-100..300'"
+        )
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"the window {text!r} goes from {low:g} to {high:g}: make it wider")
+    return Scaling(kind, low, high, "", "given")
+
+
+def _check_8bit(image: Image):
+    low, high = image.data.min().item(), image.data.max().item()
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"its values go from {low:g} to {high:g}, so it is not scaled to 8 bits: give a window "
+            "or 'percentiles'"
+        )
+
+
+def _percentiles(image: Image) -> tuple[float, float]:
+    if image.data.min() == image.data.max():
+        raise ValueError(
+            f"the image is constant ({image.data.min().item():g} everywhere): is it the right file? "
+            "To use it all the same, give its window as 'low..high'"
+        )
+    try:
+        inside = foreground(image).data != 0
+    except ValueError as error:
+        raise ValueError(
+            "no foreground stands out whose percentiles could be taken: give 'low..high'"
+        ) from error
+    values = image.data[:, inside].flatten()
+    values = values[:: max(1, len(values) // _VALUES)].numpy(force=True)
+    low, high = np.percentile(values, PERCENTILES).tolist() if len(values) else (0.0, 0.0)
+    if not low < high:
+        raise ValueError(
+            "its foreground is all of one value, so there are no percentiles: give 'low..high'"
+        )
+    return low, high

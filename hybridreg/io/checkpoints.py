@@ -1,0 +1,184 @@
+"""Network weights as NAME.safetensors with a readable card, NAME.json, beside them.
+
+The card says what the weights are for, what they were trained on and how well they did, and holds the
+checksum of the weights that it describes: a card is never read with others. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import Tensor, nn
+
+from hybridreg.io.files import errors_of, naming, read_text, whole_file
+from hybridreg.io.output import write_json
+
+ENDING = ".safetensors"
+_PACKAGED = Path(__file__).parents[1] / "weights"
+_COPY_BOTH = "copy both files again from where they came"
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one must know of weights before using them.
+
+    kind: what they are for, such as "fusion"; they are read only where this kind is asked for.
+    architecture: the network that they fill. training_grid: size and spacing of what it was shown.
+    intensity_rule: how intensities must be scaled. data_licence, weights_licence: "not stated" where
+    nobody said. split: the names of what was trained on, chosen by and tested on.
+    validation: scores that the weights were chosen by; test: scores taken once, at the end.
+    training: how they were trained; version: of hybridreg.
+    """
+
+    # Misspelled names are refused rather than lost.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    kind: str
+    architecture: str
+    training_grid: str
+    intensity_rule: str
+    data: str
+    data_licence: str
+    weights_licence: str
+    split: dict[str, list[str]]
+    seed: int
+    validation: dict[str, float]
+    test: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights by their names in a network, and their card."""
+
+    tensors: Mapping[str, Tensor]
+    card: Card
+    path: Path
+
+    def fill(self, network: Network) -> Network:
+        """The same network with these weights, ready for use; ValueError if they do not fit it."""
+        with errors_of(self.path):
+            _check_fit(self.tensors, network.state_dict(), self.card.architecture)
+        network.load_state_dict(dict(self.tensors))
+        return network.eval()
+
+
+def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], *, card: Card) -> Path:
+    """Writes weights (a network's ``state_dict()``) and their card; gives the path of the weights.
+
+    Each file is whole or absent, and of a new and an old one together none is read.
+    """
+    path = Path(path)
+    with errors_of(path):
+        if path.suffix != ENDING:
+            raise ValueError(f"weights are written as NAME{ENDING}: choose such a name")
+        _check_finite(tensors)
+    content = bytes_of({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+    with whole_file(card_path(path)) as partial:
+        write_json(partial, {**asdict(card), "sha256": _checksum(content)})
+    return path
+
+
+def read_checkpoint(name: str | Path, *, kind: str) -> Checkpoint:
+    """The weights of that kind in a file, or packaged ones by their name (``packaged_weights``)."""
+    path = checkpoint_path(name)
+    with naming(path):
+        content = path.read_bytes()
+        card, checksum = _read_card(card_path(path))
+        if card.kind != kind:
+            raise ValueError(
+                f"these weights are for {card.kind!r} ({card.architecture}), and weights for "
+                f"{kind!r} are needed: give another file"
+            )
+        if checksum != _checksum(content):
+            raise ValueError(
+                "these are not the weights that its card describes: one of the two is truncated, "
+                f"damaged or of another training; {_COPY_BOTH}"
+            )
+        try:
+            tensors = tensors_of(content)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise ValueError(f"this is no safetensors file ({error}); {_COPY_BOTH}") from error
+        _check_finite(tensors)
+    return Checkpoint(tensors, card, path)
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """The file that a path, or the name of packaged weights, means; it need not be there."""
+    path = Path(name)
+    if path.suffix == ENDING:
+        return path
+    packaged = packaged_weights()
+    if str(name) not in packaged:
+        raise ValueError(
+            f"there are no weights {str(name)!r}; packaged are: {', '.join(packaged) or 'none'}; "
+            f"or give a file NAME{ENDING}"
+        )
+    return packaged[str(name)]
+
+
+def packaged_weights() -> dict[str, Path]:
+    """The weights that come with hybridreg, by name; some only for non-commercial use (see cards)."""
+    return {path.stem: path for path in sorted(_PACKAGED.rglob(f"*{ENDING}"))}
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of weights lies."""
+    return path.with_suffix(".json")
+
+
+def _read_card(path: Path) -> tuple[Card, str]:
+    """The card and the checksum of the weights that it describes."""
+    if not path.is_file():
+        raise ValueError(f"its card {path.name} is missing beside it: copy it as well")
+    try:
+        values = json.loads(read_text(path))
+        checksum = values.pop("sha256")
+        return TypeAdapter(Card).validate_json(json.dumps(values)), checksum
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"its card {path.name}: {where}: {problem['msg'].lower()}") from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"its card {path.name} is damaged or no card of weights ({error}); {_COPY_BOTH}"
+        ) from error
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_finite(tensors: Mapping[str, Tensor]):
+    for name, values in tensors.items():
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} has weights that are NaN or infinite: the training diverged")
+
+
+def _check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], architecture: str):
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not known" for name in found if name not in wanted]
+    for name in found.keys() & wanted.keys():
+        shapes = tuple(found[name].shape), tuple(wanted[name].shape)
+        if shapes[0] != shapes[1]:
+            problems.append(f"{name} has shape {shapes[0]} instead of {shapes[1]}")
+    if problems:
+        raise ValueError(
+            f"the weights do not fit the network: {'; '.join(sorted(problems)[:3])}"
+            f"{' and more' if len(problems) > 3 else ''}. They are for: {architecture}"
+        )

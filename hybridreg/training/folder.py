@@ -1,0 +1,119 @@
+"""The folder of a run: what it trains (run.json), its resume state, its logs and its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridreg.io.checkpoints import ENDING
+from hybridreg.io.files import errors_of, read_text, whole_file
+from hybridreg.io.output import write_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what it needs to continue, and leaves what came out."""
+
+    path: Path
+
+    @property
+    def description(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def state(self) -> Path:
+        """Written by Lightning; one file, so that it is always of one moment."""
+        return self.path / "state.ckpt"
+
+    @property
+    def logs(self) -> Path:
+        """One folder for each start, with metrics.csv and what TensorBoard reads."""
+        return self.path / "logs"
+
+    def checkpoint(self, kind: str) -> Path:
+        return self.path / f"{kind}{ENDING}"
+
+    def open(self, identity: Mapping[str, Any], *, resume: bool):
+        """Makes the folder for a new run, or makes sure that it holds this very run (ValueError)."""
+        with errors_of(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise ValueError("this is a file; a run is a folder: choose another name")
+            known = self.description.is_file()
+            if self.path.is_dir() and any(self.path.iterdir()) and not known:
+                raise ValueError(
+                    "this folder has other files in it: choose another or an empty one"
+                )
+            if known and not resume:
+                raise ValueError(
+                    "this folder holds a run already: continue it (--resume, resume=True) or "
+                    "choose another folder"
+                )
+            if known:
+                _check_same(_described(self.description), _plain(identity))
+        if not known:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.description) as partial:
+                write_json(partial, identity)
+
+    def check_state(self):
+        """Refuses a resume state that is damaged or holds anything but numbers and names."""
+        try:
+            torch.load(self.state, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{self.state}: the resume state is damaged or not one of ours: remove the folder "
+                "and begin anew"
+            ) from error
+
+    def replace_state(self, save: Callable[[Path], None], *, first_process: bool = True):
+        """Saves the state beside the old one and only then puts it in its place.
+
+        Lightning (2.6) may move it from another disk, so a kill at that moment would cut it short.
+        """
+        partial = self.state.with_suffix(".partial")
+        save(partial)
+        if first_process:
+            os.replace(partial, self.state)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise ValueError(f"its {path.name} is damaged ({error}): choose another folder") from error
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they come back from JSON."""
+    return json.loads(json.dumps(values))
+
+
+def _check_same(found: Any, wanted: dict[str, Any]):
+    if not isinstance(found, dict) or found.get("kind") != wanted["kind"]:
+        kind = found.get("kind") if isinstance(found, dict) else None
+        raise ValueError(
+            f"this folder holds a run of {kind!r}, not of {wanted['kind']!r}: choose another folder"
+        )
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"the run in this folder was started with other settings ({name}: "
+                f"{_difference(found.get(name), wanted.get(name))}): give the same ones, or "
+                "choose another folder"
+            )
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    """The first place where two values differ, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                return f"{name}: {_difference(found.get(name), wanted.get(name))}"
+    return f"{found!r} then, {wanted!r} now"

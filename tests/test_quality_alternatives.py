@@ -1,0 +1,187 @@
+"""Registrations of spoiled pairs are doubted for the right reason, and sound ones are not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hybridreg.cases import Case, ImagePair
+from hybridreg.images import Image
+from hybridreg.initialization import initialize
+from hybridreg.io.images import read_image
+from hybridreg.methods.elastix import Elastix
+from hybridreg.phantoms import head_case, head_grid
+from hybridreg.pipeline import run
+from hybridreg.quality import Intent, Verdict
+from hybridreg.quality.alternatives import Alignment, doubts
+from hybridreg.transforms import IDENTITY, compose, rigid
+from hybridreg.warping import warp
+
+ONE_SCAN = Intent(same_subject=True, same_contrast=True)
+ONE_PERSON = Intent(same_subject=True)
+TWO_PERSONS = Intent(same_subject=False, same_contrast=True)
+FILES = {"rigid": ("rigid.txt",), "affine": ("rigid.txt", "affine.txt")}
+FILES["bspline"] = (*FILES["affine"], "bspline.txt")
+
+
+def verdict(fixed: Image, moving: Image, intent: Intent, kind: str = "rigid") -> Verdict:
+    """On what elastix makes of the pair, in fewer iterations than the presets take."""
+    overrides = {"NumberOfResolutions": 3, "MaximumNumberOfIterations": 80}
+    overrides |= {"FinalGridSpacingInPhysicalUnits": 16, "NumberOfSpatialSamples": 2000}
+    method = Elastix(FILES[kind], overrides=overrides, threads=1)
+    pair = ImagePair(fixed, moving)
+    return run(Case(pair), method, initial=initialize(pair, "centers"), intent=intent).verdict
+
+
+def mirrored(image: Image) -> Image:
+    return replace(image, data=image.data.flip(-1))
+
+
+def with_spacing(image: Image, axis: int, factor: float) -> Image:
+    spacing = list(image.grid.spacing)
+    spacing[axis] *= factor
+    return replace(image, grid=replace(image.grid, spacing=tuple(spacing)))
+
+
+def header_turned(image: Image) -> Image:
+    """By 90 degrees about left to right, about the center."""
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    grid = replace(image.grid, direction=turn @ np.array(image.grid.direction))
+    shift = image.grid.center - grid.center
+    return replace(
+        image, grid=replace(grid, origin=tuple((torch.tensor(grid.origin) + shift).tolist()))
+    )
+
+
+SPOILED = {
+    "left and right": (mirrored, "left and right exchanged"),
+    "spacing in x": (lambda image: with_spacing(image, 0, 1.3), "stretched along x"),
+    "spacing in y": (lambda image: with_spacing(image, 1, 1.3), "stretched along y"),
+    "spacing in z": (lambda image: with_spacing(image, 2, 1.3), "stretched along z"),
+    "orientation": (header_turned, "turned by 90 degrees about x"),
+}
+
+
+# Phantoms
+
+
+def phantom(fixed: str = "t1", moving: str = "t1") -> Case:
+    grid = head_grid(4.0)
+    return head_case(
+        fixed=fixed, moving=moving, angles_deg=(5.0, -4.0, 8.0), translation_mm=(6.0, 9.0, -5.0),
+        fixed_grid=grid, moving_grid=grid,
+    )  # fmt: skip
+
+
+def smooth_noise(image: Image) -> Image:
+    """Nothing to do with anything, on the same grid."""
+    noise = torch.randn(1, 1, 6, 7, 6, generator=torch.Generator().manual_seed(3))
+    data = torch.nn.functional.interpolate(noise, image.grid.shape, mode="trilinear")
+    return Image(data[0], image.grid)
+
+
+@pytest.mark.parametrize(("fixed", "moving"), [("t1", "t1"), ("ct", "t1"), ("t1", "ct")])
+def test_a_sound_registration_of_phantoms_passes(fixed, moving):
+    case = phantom(fixed, moving)
+    intent = Intent(same_subject=True, same_contrast=fixed == moving)
+    assert verdict(case.pair.fixed, case.pair.moving, intent) == Verdict("pass")
+
+
+@pytest.mark.parametrize("what", [what for what in SPOILED if what != "orientation"])
+def test_a_spoiled_phantom_is_found_out(what):
+    spoil, says = SPOILED[what]
+    pair = phantom().pair
+    found = verdict(pair.fixed, spoil(pair.moving), ONE_PERSON)
+    assert found.status == ("warn" if "spacing" in what else "fail")
+    assert says in " ".join(found.reasons), found.reasons
+
+
+def test_a_search_that_never_left_the_place_of_a_turned_header_is_found_out():
+    case = phantom()
+    pair = replace(case.pair, moving=header_turned(case.pair.moving))
+    ((status, why),) = doubts(pair, case.true_transform, same_subject=True)
+    assert status == "fail" and "turned by 90 degrees about x" in why
+
+
+def test_an_image_of_nothing_in_common_is_doubted_whatever_is_known_of_it():
+    fixed = phantom().pair.fixed
+    unknown = verdict(fixed, smooth_noise(fixed), Intent())
+    assert unknown.status != "pass"
+    assert "little in common" in " ".join(unknown.reasons)
+    lost = verdict(fixed, smooth_noise(fixed), ONE_SCAN)
+    assert lost.status == "fail"
+    assert "should correlate in the foreground" in " ".join(lost.reasons)
+
+
+def test_the_fit_elsewhere_is_measured_where_both_cover_the_fixed_image():
+    """Where the moving image ends, a shift changes what is compared, and that is no better fit."""
+    case = phantom()
+    grid = case.pair.moving.grid
+    low = grid.crop((0, 0, 0), (grid.shape[0] // 2, *grid.shape[1:]))
+    half = Image(case.pair.moving.data[:, : low.shape[0]], low)
+    found = Alignment.of(replace(case.pair, moving=half), case.true_transform)
+    center = case.pair.fixed.grid.center
+    gains = [found.gain(rigid([0.0] * 3, [0.0, 0.0, mm], center)) for mm in (-9.0, 0.0, 9.0)]
+    assert gains[1] == pytest.approx(1)
+    assert max(gains[0], gains[2]) < 0.8
+    assert found.gain(rigid([0.0] * 3, [0.0, 0.0, 70.0], center)) == 0  # hardly any left
+
+
+def test_a_large_moving_image_costs_no_more_than_a_small_one():
+    """It is looked at some thirty times, so it is first made as coarse as the points are."""
+    pair = phantom().pair
+    large = warp(pair.moving, IDENTITY, onto=pair.moving.grid.with_spacing([1.5] * 3))
+    found = Alignment.of(replace(pair, moving=large), IDENTITY)
+    assert found.pair.moving.data.numel() < large.data.numel() / 3
+    same = Alignment.of(pair, IDENTITY)
+    step = compose(rigid([0.0, 0.0, 10.0], [5.0, 0.0, 0.0], pair.fixed.grid.center))
+    assert found.gain(step) == pytest.approx(same.gain(step), abs=0.05)
+
+
+# Real brains; persons of the train split, and the one who was scanned twice
+
+
+def brain(data, name: int) -> Image:
+    image = read_image(data / "oasis_malf35" / "subjects" / f"{name}_SS.nii.gz")
+    return warp(image, IDENTITY, onto=image.grid.with_spacing([4.0] * 3))
+
+
+def test_one_person_scanned_twice_passes(data):
+    assert verdict(brain(data, 1018), brain(data, 1038), ONE_SCAN) == Verdict("pass")
+
+
+@pytest.mark.parametrize("what", ["spacing in z", "orientation"])
+def test_a_spoiled_scan_of_one_person_is_found_out(what, data):
+    spoil, says = SPOILED[what]
+    found = verdict(brain(data, 1018), spoil(brain(data, 1038)), ONE_PERSON)
+    assert found.status == ("warn" if "spacing" in what else "fail")
+    assert says in " ".join(found.reasons), found.reasons
+
+
+def test_the_wrong_person_is_doubted_where_one_person_was_meant(data):
+    found = verdict(brain(data, 1018), brain(data, 1012), ONE_SCAN)
+    assert found.status != "pass"
+    assert "are they of the same person?" in " ".join(found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fixed", "moving"), [("affine", 1007, 1008), ("bspline", 1001, 1002)]
+)
+def test_sound_registrations_of_two_persons_pass(kind, fixed, moving, data):
+    found = verdict(brain(data, fixed), brain(data, moving), TWO_PERSONS, kind)
+    assert found == Verdict("pass")
+
+
+def test_a_wrong_spacing_and_a_turned_header_show_between_two_persons_too(data):
+    fixed, moving = brain(data, 1000), brain(data, 1001)
+    found = verdict(fixed, with_spacing(moving, 1, 1.3), TWO_PERSONS, "affine")
+    assert found.status == "warn" and "times as much as another" in found.reasons[0]
+    found = verdict(fixed, header_turned(moving), TWO_PERSONS, "affine")
+    assert found.status == "fail" and "should correlate" in " ".join(found.reasons)
+
+
+def test_a_chest_is_no_brain(data):
+    chest = read_image(data / "lung_ct_elastix" / "3DCT_lung_baseline.mha")
+    found = verdict(brain(data, 1000), chest, ONE_PERSON)
+    assert found.status != "pass" and "little in common" in " ".join(found.reasons)
