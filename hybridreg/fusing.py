@@ -14,7 +14,7 @@ import torch
 
 from hybridreg import progress
 from hybridreg.fusion import RULES, Fused, WeightNetwork, fuse
-from hybridreg.fusion.color import fuse_color, luminance
+from hybridreg.fusion.color import fuse_color, luminance, overlay
 from hybridreg.fusion_scores import SCORES, FusionScores, fused_pair, fusion_scores
 from hybridreg.images import Image, LabelMap
 from hybridreg.intensity import Scaling, to_unit
@@ -76,6 +76,50 @@ class Fusion:
                 rule: dict(found.reasons) for rule, found in self.scores.items() if found.reasons
             },
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """A functional image in color over an anatomical one, and what was done to them.
+
+    image: three channels in [0, 1], to be looked at.
+    """
+
+    image: Image
+    scalings: tuple[Scaling, Scaling]
+    colormap: str
+    opacity: float
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that is not an image, ready for JSON."""
+        fixed, moved = self.scalings
+        return {
+            "overlay": self.colormap,
+            "opacity": self.opacity,
+            "values": "colors to be looked at; what was measured stays in the moved image's own file",
+            "color": True,
+            "fixed_scaling": {**asdict(fixed), "text": str(fixed)},
+            "moved_scaling": {**asdict(moved), "text": str(moved)},
+        }
+
+
+def overlay_images(
+    fixed: Image,
+    moved: Image,
+    *,
+    fixed_window: str = "auto",
+    moved_window: str = "auto",
+    colormap: str = "hot",
+    opacity: float = 0.7,
+) -> Overlay:
+    """A moved functional image (PET, say) in color over the fixed one, as they come from their files.
+
+    For measured values, which no fusion keeps; see ``fusion.color.overlay``.
+    """
+    fixed, fixed_scaling = _scaled("fixed", fixed, fixed_window)
+    moved, moved_scaling = _scaled("moved", moved, moved_window)
+    image = overlay(fixed, moved, colormap=colormap, opacity=opacity)
+    return Overlay(image, (fixed_scaling, moved_scaling), colormap, opacity)
 
 
 def fuse_images(
@@ -149,14 +193,15 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name[: -len(ending)] + ".json")
 
 
-def write_fusion(path: Path, fusion: Fusion, *, inputs: Mapping[str, Any]) -> Path:
+def write_fusion(path: Path, fusion: Fusion | Overlay, *, inputs: Mapping[str, Any]) -> Path:
     """Writes a fused image and its sidecar, both whole or neither; gives the sidecar's path.
 
-    Volumes are float32; PNG has 8 bits a channel. inputs: what the sidecar says of the input files.
+    Volumes are float32; PNG and overlays have 8 bits a channel. inputs: what the sidecar says of
+    the input files.
     """
     sidecar = sidecar_path(path)
     image, rounding = fusion.image, None
-    if path.name.lower().endswith(".png"):
+    if path.name.lower().endswith(".png") or isinstance(fusion, Overlay):
         image, rounding = replace(image, data=image.data * 255, dtype="uint8"), ROUNDING
     about = {
         "schema": 1,

@@ -59,7 +59,7 @@ def to_unit(image: Image, how: str = "auto") -> tuple[Image, Scaling]:
     bad = int((~torch.isfinite(image.data)).sum())
     if bad:
         raise ValueError(
-            f"the image has {bad} voxels that are NaN or infinite: replace them by the background "
+            f"it has {bad} voxels that are NaN or infinite: replace them by the background "
             "value first"
         )
     scaling = _scaling(image, how)
@@ -122,7 +122,7 @@ def _check_8bit(image: Image):
 def _percentiles(image: Image) -> tuple[float, float]:
     if image.data.min() == image.data.max():
         raise ValueError(
-            f"the image is constant ({image.data.min().item():g} everywhere): is it the right file? "
+            f"it is constant ({image.data.min().item():g} everywhere): is it the right file? "
             "To use it all the same, give its window as 'low..high'"
         )
     try:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -12,12 +13,20 @@ from typer.testing import CliRunner
 
 from hybridreg.cli.app import app
 from hybridreg.fusing import BASELINES, DEFAULT_RULE, fuse_images
-from hybridreg.fusion import fuse
+from hybridreg.fusion import FusionNetwork, fuse
+from hybridreg.fusion.color import overlay
+from hybridreg.fusion.focus import ARCHITECTURE
 from hybridreg.fusion_scores import SCORES, fusion_scores
+from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.intensity import to_unit
+from hybridreg.io.checkpoints import Card, write_checkpoint
 from hybridreg.io.images import read_image, write_image
-from hybridreg.phantoms import head, head_grid
+from hybridreg.io.transforms import read_transform
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.phantoms import head, head_case, head_grid
+from hybridreg.pipeline import run
+from hybridreg.views import load_views
 
 
 def invoke(*arguments, code: int = 0):
@@ -81,6 +90,30 @@ def test_settings_reach_the_fusion(files, tmp_path):
     assert torch.equal(read_image(out).data, expected.image.data)
     assert (said["rule"], said["slices"]) == ("energy", "coronal")
     assert said["flicker"]["ratio"] == pytest.approx(expected.flicker.ratio)
+
+
+def test_a_network_comes_from_the_file_of_its_weights(files, tmp_path):
+    torch.manual_seed(3)
+    network = FusionNetwork().eval()
+    card = Card(
+        kind="fusion",
+        architecture=ARCHITECTURE,
+        training_grid="none",
+        intensity_rule="grey values in [0, 1]",
+        data="none: random weights",
+        data_licence="not stated",
+        weights_licence="not stated",
+        split={},
+        seed=3,
+        validation={},
+    )
+    weights = write_checkpoint(tmp_path / "net.safetensors", network.state_dict(), card=card)
+    rule = ("--rule", "liu-2017", "--weights", weights)
+    answer(*pair(files, "-2d"), "-o", tmp_path / "fused.nii.gz", *rule)
+    sources = [to_unit(read_image(files / f"{name}-2d.nii.gz"))[0] for name in ("ct", "t1")]
+    expected = fuse(*sources, rule="liu-2017", network=network)
+    found = read_image(tmp_path / "fused.nii.gz")
+    torch.testing.assert_close(found.data, expected.image.data, atol=1e-6, rtol=0)
 
 
 def test_where_one_image_has_no_data_the_other_is_shown(files, tmp_path):
@@ -164,6 +197,31 @@ def test_a_color_picture_gives_its_color_to_the_result(files, tmp_path):
     assert np.abs(fused - color).max() > 20
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_an_overlay_of_volumes_is_in_color_and_its_sidecar_says_so(files, tmp_path, ending):
+    out = tmp_path / f"seen{ending}"
+    said = answer(*pair(files), "-o", out, "--overlay", "cold", "--opacity", 0.5)
+    ct, t1 = (to_unit(read_image(files / f"{name}.nii.gz"))[0] for name in ("ct", "t1"))
+    expected = overlay(ct, t1, colormap="cold", opacity=0.5)
+    seen = read_image(out)
+    assert (seen.channels, seen.dtype) == (3, "uint8")
+    assert (seen.data - 255 * expected.data).abs().max() <= 0.5 + 1e-4
+    assert (said["overlay"], said["opacity"]) == ("cold", 0.5)
+    assert "stays in the moved image" in json.loads((tmp_path / "seen.json").read_text())["values"]
+
+
+def test_an_overlay_is_no_fusion(files, tmp_path):
+    out = tmp_path / "seen.mha"
+    for arguments, words in (
+        (["--overlay", "hot", "--rule", "mean"], "leave out --rule"),
+        (["--overlay", "hot", "--scores"], "--scores"),
+        (["--overlay", "jet"], "known are hot, cold"),
+        (["--overlay", "hot", "--opacity", 2], "between 0 and 1"),
+    ):
+        assert words in answer(*pair(files), "-o", out, *arguments, code=2)["error"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_grids_are_refused_with_the_way_out(files, tmp_path):
     out = tmp_path / "fused.nii.gz"
     said = answer("-f", files / "ct.nii.gz", "-m", files / "t1-2d.nii.gz", "-o", out, code=2)
@@ -196,6 +254,47 @@ def test_wrong_usage_is_explained_and_leaves_nothing(
 def test_help_names_the_rule_that_is_taken():
     text = " ".join(CliRunner().invoke(app, ["fuse", "--help"]).stdout.replace("│", " ").split())
     assert f"[default: ({DEFAULT_RULE})]" in text
+
+
+def bad(what: str, folder, files) -> list:
+    """Options of ``fuse`` with one input of a kind that it must not accept."""
+    image = read_image(files / "t1.nii.gz")
+    path, options = folder / "bad.nii.gz", ["-f", files / "ct.nii.gz", "-m", folder / "bad.nii.gz"]
+    if what == "not finite":
+        data = image.data.clone()
+        data[0, 3, 4, 5] = torch.nan
+        write_image(path, replace(image, data=data))
+    elif what == "constant":
+        write_image(path, replace(image, data=torch.full_like(image.data, 7.0)))
+    elif what == "two colors":
+        grid = Grid((20, 24))
+        color = Image(torch.arange(3.0).reshape(3, 1, 1).expand(3, 20, 24) * 50, grid, "uint8")
+        write_image(folder / "color.png", color)
+        options = ["-f", folder / "color.png", "-m", folder / "color.png"]
+    elif what == "a mask elsewhere":
+        write_image(path, LabelMap(torch.ones(5, 6, 7), Grid((5, 6, 7))))
+        options = [*pair(files), "--fixed-mask", path]
+    elif what == "an empty mask":
+        write_image(path, LabelMap(torch.zeros(image.grid.shape), image.grid))
+        options = [*pair(files), "--moved-mask", path]
+    return options
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("not finite", "moved image: it has 1 voxels that are NaN"),
+        ("constant", r"moved image: it is constant \(7 everywhere\)"),
+        ("two colors", "only one chroma can be kept"),
+        ("a mask elsewhere", "does not lie on the grid"),
+        ("an empty mask", "no data at all"),
+    ],
+)
+def test_bad_input_is_refused_in_words_and_leaves_nothing(files, tmp_path, what, words):
+    options = bad(what, tmp_path, files)
+    before = sorted(tmp_path.iterdir())
+    assert re.search(words, answer(*options, "-o", tmp_path / "fused.nii.gz", code=2)["error"])
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_missing_input_is_named(files, tmp_path):
@@ -241,3 +340,114 @@ def test_fused_real_slices_keep_bone_of_ct_and_tissue_of_mr(data, tmp_path, name
     assert fused["QABF"] > mean["QABF"] + 0.1
     assert fused["edge_recall_fixed"] > max(0.9, mean["edge_recall_fixed"])
     assert None not in fused.values()
+
+
+# After a registration
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """A registered and fused 2D head: its case, its folder and the answer of the command."""
+    folder = tmp_path_factory.mktemp("registered")
+    case = head_case(dimension=2, angles_deg=(10.0,), translation_mm=(12.0, -30.0))
+    for side in ("fixed", "moving"):
+        write_image(folder / f"{side}.nii.gz", getattr(case.pair, side))
+    arguments = ["-f", folder / "fixed.nii.gz", "-m", folder / "moving.nii.gz"]
+    arguments += ["-o", folder / "out", "--fuse", "--threads", 1, "--json"]
+    done = CliRunner().invoke(app, ["register", *map(str, arguments)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return case, folder / "out", json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_registration_ends_fused_where_both_images_reach(registered):
+    case, out, _ = registered
+    moved, grid = read_image(out / "moved.nii.gz"), case.pair.fixed.grid
+    reached = case.pair.moving.grid.contains(read_transform(out / "transform.h5")(grid.points()))
+    assert 0.5 < reached.double().mean() < 0.95
+    expected = fuse(
+        *(to_unit(image)[0] for image in (case.pair.fixed, moved)),
+        rule=DEFAULT_RULE,
+        moved_valid=LabelMap(reached.int(), grid),
+    )
+    fused = read_image(out / "fused.nii.gz")
+    assert fused.grid.matches(grid, 1e-4)
+    # moved.nii.gz and the transform went through files; a voxel at the border may fall to either side.
+    difference = (fused.data - expected.image.data).abs()
+    assert difference.mean() < 1e-4 and (difference > 0.01).double().mean() < 1e-3
+
+
+def test_the_result_and_the_page_tell_of_the_fusion(registered):
+    _, out, said = registered
+    fusion = json.loads((out / "result.json").read_text())["fusion"]
+    assert said["fusion"] == fusion
+    assert list(fusion["scores"]) == list(dict.fromkeys([DEFAULT_RULE, *BASELINES]))
+    assert fusion["better"]["NABF"] == "lower" and set(fusion["better"]) == set(SCORES)
+    page = (out / "report.html").read_text()
+    section = page.split('<section id="fusion">')[1].split("</section>")[0]
+    assert section.count("<img ") == 6  # fixed, moved, both of them again as a blend, fused, weight
+    assert 'type="range" data-blend' in section and "no Hounsfield units" in section
+    assert f">{DEFAULT_RULE}</th>" in section and "QABF" in section
+
+
+def test_the_page_shows_the_fused_image(registered):
+    _, out, _ = registered
+    views = load_views(out / "views.npz")
+    fused = read_image(out / "fused.nii.gz").data[0]
+    # The display is a crop of the head, turned upright.
+    assert views["fused"].dtype == np.uint8
+    assert views["fused"].max() == pytest.approx(255 * fused.max().item(), abs=1)
+    ratio = views["fused"].astype(float).sum() / (255 * fused.sum().item())
+    assert ratio == pytest.approx(1, abs=0.05)
+
+
+def quick(case, **settings):
+    """An outcome without the work: the true transform instead of a registration."""
+
+    @dataclass(frozen=True)
+    class Given:
+        def register(self, pair, initial):
+            return RegistrationResult(case.true_transform)
+
+    return run(case, Given(), **settings)
+
+
+@pytest.fixture
+def unnamed(monkeypatch):
+    monkeypatch.setattr("hybridreg.pipeline.describe_method", lambda method: {"name": "given"})
+
+
+def test_nothing_is_fused_unless_asked(unnamed, tmp_path):
+    outcome = quick(head_case(dimension=2, spacing_mm=3.0))
+    assert outcome.fused is None and outcome.summary()["fusion"] is None
+    outcome.save(tmp_path / "out")
+    assert not (tmp_path / "out" / "fused.nii.gz").exists()
+    assert 'id="fusion"' not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_cannot_be_fused_is_refused_before_the_registration(unnamed):
+    case = head_case(dimension=2, spacing_mm=3.0)
+    with pytest.raises(ValueError, match="no fusion rule 'wavelet'"):
+        quick(case, fuse="wavelet")
+    twice = {
+        side: replace(image, data=image.data.repeat(2, 1, 1))
+        for side, image in (("fixed", case.pair.fixed), ("moving", case.pair.moving))
+    }
+    with pytest.raises(ValueError, match="2 channels: register without fusion"):
+        quick(replace(case, pair=replace(case.pair, **twice)), fuse="mean")
+
+
+def test_a_registration_is_kept_when_its_result_cannot_be_fused(unnamed, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("there is nothing of both")
+
+    monkeypatch.setattr("hybridreg.pipeline.fuse_images", fail)
+    outcome = quick(head_case(dimension=2, spacing_mm=3.0), fuse="mean")
+    assert outcome.fused is None
+    assert any("could not be fused: there is nothing of both" in w for w in outcome.warnings)
+
+
+def test_an_unknown_rule_ends_register_at_once(files, tmp_path):
+    arguments = [*pair(files), "-o", tmp_path / "out", "--fusion-rule", "wavelet", "--json"]
+    done = CliRunner().invoke(app, ["register", *map(str, arguments)])
+    assert done.exit_code == 2 and "no fusion rule 'wavelet'" in done.stdout
+    assert not list(tmp_path.iterdir())

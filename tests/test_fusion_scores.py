@@ -272,6 +272,8 @@ def test_the_default_foreground_is_either_source_with_its_holes_and_not_the_fuse
     shown = (fixed > 0.05) | (moved > 0.05)
     np.testing.assert_array_equal(inside, ndimage.binary_fill_holes(shown))
     assert 0.3 < inside.mean() < 0.7
+    hollow = fixed * (fixed > 0.5)  # the bone alone
+    np.testing.assert_array_equal(fused_pair(fixed, hollow, hollow).inside[30:42, 30:42], True)
 
 
 # Volumes
@@ -415,26 +417,28 @@ def test_edge_preservation_agrees_with_its_formula(scene):
     assert value("QABF", *scene) == pytest.approx(kept / weight, abs=1e-6)
 
 
-def test_fusion_artifacts_agree_with_their_formula(scene):
-    fused = np.clip(scene[0] * 1.3 - 0.1, 0, 1)
-    (g_f, a_f), *sources = (sobel(image * 255, "edge") for image in (fused, *scene[1:]))
+@pytest.mark.parametrize("border, least", [("edge", 0.001), ("reflect", 0.0)])
+def test_fusion_artifacts_agree_with_their_formula(scene, border, least):
+    images = (np.rint(np.clip(scene[0] * 330 - 25, 0, 255)), scene[1] * 255, scene[2] * 255)
+    (g_f, a_f), *sources = (sobel(image, border) for image in images)
     lost = weights = 0.0
     for g, a in sources:
-        ratio = np.minimum(g, g_f) / np.maximum(g, g_f)
+        ratio = np.minimum(g, g_f) / np.maximum(np.maximum(g, g_f), 1e-9)
         # Kumar's wrapping of angles of arctan.
         turn = np.abs(np.arctan(np.tan(a)) - np.arctan(np.tan(a_f)))
         alignment = np.abs(turn - np.pi / 2) * 2 / np.pi
         quality = 0.9999 / (1 + np.exp(-19 * (ratio - 0.5)))
         quality = np.sqrt(quality * 0.9995 / (1 + np.exp(-22 * (alignment - 0.5))))
-        weight = np.where(g >= 2, g**1.5, 0.001)
+        weight = np.where(g >= 2, g**1.5, least)
         stronger = (g_f > sources[0][0]) & (g_f > sources[1][0])
         lost, weights = lost + ((1 - quality) * weight)[stronger].sum(), weights + weight.sum()
-    assert value("NABF", fused, *scene[1:]) == pytest.approx(lost / weights, rel=1e-4)
-    assert lost / weights > 0.005
+    found = PUBLISHED["NABF"](*images) if least == 0 else value("NABF", *images, data_range=255)
+    assert found == pytest.approx(lost / weights, rel=1e-6)
+    assert found > 0.005
 
 
-def window_information(first: np.ndarray, second: np.ndarray) -> float:
-    """FMI of two 3x3 windows, cell by cell as in Haghighat and Razian 2014, with the weight <= 1."""
+def window_information(first: np.ndarray, second: np.ndarray, limit: float = 1.0) -> float:
+    """FMI of two 3x3 windows, cell by cell as in Haghighat and Razian 2014."""
     p, q = ((w - w.min()) / np.ptp(w) for w in (first.T.ravel(), second.T.ravel()))
     p, q = p / p.sum(), q / q.sum()
     P, Q = (np.concatenate([[0], np.cumsum(mass)]) for mass in (p, q))
@@ -442,19 +446,50 @@ def window_information(first: np.ndarray, second: np.ndarray) -> float:
     place = np.arange(1, 10)
     spread = [np.sqrt(mass @ place**2 - (mass @ place) ** 2) for mass in (p, q)]
     bound = np.array([[min(a, b) if r >= 0 else max(a + b - 1, 0) for b in Q] for a in P])
-    weight = min(r * spread[0] * spread[1] / (bound - np.outer(P, Q)).sum(), 1)
+    weight = min(r * spread[0] * spread[1] / (bound - np.outer(P, Q)).sum(), limit)
     joint = weight * np.diff(np.diff(bound, axis=0), axis=1) + (1 - weight) * np.outer(p, q)
-    entropy = lambda mass: -(mass[mass > 1e-12] * np.log2(mass[mass > 1e-12])).sum()
+    entropy = lambda mass: -(mass * np.log2(np.abs(mass) + 1e-300)).sum()
     return 2 * (entropy(p) + entropy(q) - entropy(joint)) / (entropy(p) + entropy(q))
 
 
-def test_feature_information_agrees_with_windows_taken_one_by_one():
-    fused, fixed, moved = (noise(seed, (14, 15), sigma=1.0) for seed in (7, 8, 9))
+@pytest.mark.parametrize("limit", [1.0, math.inf])
+def test_feature_information_agrees_with_windows_taken_one_by_one(limit):
+    fixed, moved = (noise(seed, (14, 15), sigma=0.6) for seed in (8, 9))
+    fused = 0.8 * fixed + 0.2 * moved
+    corners = [(i, j) for i in range(12) for j in range(13)]
     expected = np.mean([
-        window_information(fused[i : i + 3, j : j + 3], source[i : i + 3, j : j + 3])
-        for source in (fixed, moved) for i in range(12) for j in range(13)
+        window_information(fused[i : i + 3, j : j + 3], source[i : i + 3, j : j + 3], limit)
+        for source in (fixed, moved) for i, j in corners
     ])  # fmt: skip
-    assert value("FMI_pixel", fused, fixed, moved) == pytest.approx(expected, abs=1e-5)
+    if limit == 1:
+        assert value("FMI_pixel", fused, fixed, moved) == pytest.approx(expected, abs=1e-5)
+    else:
+        found = PUBLISHED["FMI_pixel"](fused * 255, fixed * 255, moved * 255)
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert abs(found - value("FMI_pixel", fused, fixed, moved)) > 1e-3
+
+
+def test_published_edge_preservation_agrees_with_public_code():
+    fixed, moved = (image * 255 for image in head())
+    fused = np.rint(np.clip(np.maximum(fixed, moved) * 1.2, 0, 255))
+    kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    kept = weight = 0.0
+    zero = []
+    for image in (fused, fixed, moved):  # true convolutions with zeros around, rows counted upward
+        across, along = (
+            signal.convolve2d(image, k, "same") for k in (kernel, -kernel.T.astype(float))
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            angle = np.where(across == 0, np.pi / 2, np.arctan(along / across))
+        zero.append((np.sqrt(across**2 + along**2), angle))
+    g_f, a_f = zero[0]
+    for g, a in zero[1:]:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratio = np.where(g == g_f, g_f, np.where(g > g_f, g_f / g, g / g_f))
+            quality = 0.9994 / (1 + np.exp(-15 * (ratio - 0.5)))
+        quality *= 0.9879 / (1 + np.exp(-22 * (1 - np.abs(a - a_f) / (np.pi / 2) - 0.8)))
+        kept, weight = kept + (quality * g).sum(), weight + g.sum()
+    assert PUBLISHED["QABF"](fused, fixed, moved) == pytest.approx(kept / weight, abs=1e-6)
 
 
 def test_yang_similarity_agrees_with_its_formula(scene):

@@ -25,6 +25,7 @@ ONLY_IN = {
     "nibabel": {"io"},
     "pydicom": {"io.dicom"},
     "lightning": {"training"},
+    "tensorboard": {"training"},
     "safetensors": {"io.checkpoints"},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hybridreg.cli import apply, demo, dicom, evaluate, fuse, inspect, register
+from hybridreg.cli import apply, demo, dicom, evaluate, fuse, inspect, register, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,3 +27,4 @@ for command in (
     dicom.dicom,
 ):
     app.command()(command)
+app.add_typer(train.app, name="train")

@@ -51,6 +51,14 @@ def fuse(
     feather_mm: Annotated[
         float, typer.Option(min=0.0, help="How softly the fusion sets in at such a border.")
     ] = 5.0,
+    overlay: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of fusing, lay the moved image (measured PET, say) over the fixed one in "
+            "color: hot or cold."
+        ),
+    ] = None,
+    opacity: Annotated[float, typer.Option(help="Of the overlay where it is brightest.")] = 0.7,
     scores: Annotated[
         bool, typer.Option("--scores", help="Score the result beside trivial fusions.")
     ] = False,
@@ -62,42 +70,45 @@ def fuse(
 ):
     """Fuse two aligned images into one; a JSON file beside it says what was done."""
     with session(as_json=json, quiet=quiet, threads=threads) as current:
-        from hybridreg.fusing import (
-            DEFAULT_RULE,
-            check_fused_path,
-            describe_input,
-            fuse_images,
-            network_of,
-            write_fusion,
-        )
-        from hybridreg.io.images import read_image, read_labels
+        from hybridreg.fusing import check_fused_path, describe_input, write_fusion
+        from hybridreg.io.images import read_image
 
         check_fused_path(out, overwrite=overwrite)
-        rule = rule or DEFAULT_RULE
+        if overlay and (rule or weights or slices or scores or fixed_mask or moved_mask):
+            raise ValueError(
+                "an overlay is no fusion: leave out --rule, --weights, --slices, masks and --scores"
+            )
         paths = {"fixed": fixed, "moved": moved}
         images = {side: read_image(path, color=True) for side, path in paths.items()}
         if out.name.lower().endswith(".png") and images["fixed"].grid.dimension == 3:
             raise ValueError(f"{out}: PNG holds 2D images and these are volumes: write .nii.gz")
-        fusion = fuse_images(
-            **images,
-            rule=rule,
-            network=network_of(rule, weights),
-            fixed_window=fixed_window,
-            moved_window=moved_window,
-            slices=slices,
-            fixed_valid=fixed_mask and read_labels(fixed_mask),
-            moved_valid=moved_mask and read_labels(moved_mask),
-            feather_mm=feather_mm,
-            scored=scores,
-        )
+        windows = {"fixed_window": fixed_window, "moved_window": moved_window}
+        if overlay:
+            from hybridreg.fusing import overlay_images
+
+            result = overlay_images(**images, **windows, colormap=overlay, opacity=opacity)
+        else:
+            masks = {"fixed_valid": fixed_mask, "moved_valid": moved_mask}
+            how = {"slices": slices, "feather_mm": feather_mm, "scored": scores}
+            result = _fused(images, rule, weights, masks, **windows, **how)
+            show_fusion(current, result)
         inputs = {
             side: describe_input(path, images[side], keep_identifiers=keep_identifiers)
             for side, path in paths.items()
         }
-        sidecar = write_fusion(out, fusion, inputs=inputs)
-        current.answer = {"out": str(out), "sidecar": str(sidecar), **fusion.summary()}
-        show_fusion(current, fusion)
+        sidecar = write_fusion(out, result, inputs=inputs)
+        current.answer = {"out": str(out), "sidecar": str(sidecar), **result.summary()}
         current.say(f"wrote {out} and {sidecar.name}")
+
+
+def _fused(images: dict, rule: str | None, weights: str | None, masks: dict, **how):
+    """The fusion by the rule or our default one, with masks read from their files."""
+    from hybridreg.fusing import DEFAULT_RULE, fuse_images, network_of
+    from hybridreg.io.images import read_labels
+
+    rule = rule or DEFAULT_RULE
+    valid = {side: path and read_labels(path) for side, path in masks.items()}
+    return fuse_images(**images, **valid, **how, rule=rule, network=network_of(rule, weights))
 
 
 def show_fusion(current: Session, fusion):

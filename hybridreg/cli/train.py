@@ -14,7 +14,7 @@ from hybridreg.cli.session import Session, session
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a network; stops and continues at will (needs: pip install 'hybridreg[train]').",
+    help="Train a network; stops and continues at will (needs: pip install 'hybridreg\\[train]').",
 )
 
 

@@ -122,6 +122,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             f"and folds still while the contrast changes. {_windows(views)}",
             drawn.flicker(),
         ),
+        *([_fusion_figure(result, drawn)] if "fused" in views else []),
         Figure(
             "edges",
             "Edges of the fixed image over the moved image",
@@ -137,11 +138,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
         ),
         *_deformation_figures(result, drawn),
     ]
-    if "fixed_labels" in views:
-        found.append(_label_figure(result, drawn))
-    if "fused" in views:
-        found.append(_fusion_figure(result, drawn))
-    return found
+    return [*found, _label_figure(result, drawn)] if "fixed_labels" in views else found
 
 
 def _deformation_figures(result: Mapping[str, Any], drawn: figures.Figures) -> list[Figure]:
