@@ -11,7 +11,7 @@ from hybridreg.fusion import RULES, FusionNetwork, flicker, fuse
 from hybridreg.fusion.rules import neighborhood_sum
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
-from tests.conftest import oblique_grid
+from conftest import oblique_grid
 
 CLASSICAL = [name for name, rule in RULES.items() if rule.weigh is not None]
 SYMMETRIC = [name for name in CLASSICAL if name not in ("fixed", "moved")]
