@@ -185,13 +185,8 @@ class Ants:
 def perturbations(count: int, seed: int) -> list[tuple[list[float], list[float]]]:
     """Angles in degrees and shifts in mm, each uniform."""
     generator = np.random.default_rng(seed)
-    return [
-        (
-            generator.uniform(-TURN_DEG, TURN_DEG, 3).tolist(),
-            generator.uniform(-SHIFT_MM, SHIFT_MM, 3).tolist(),
-        )
-        for _ in range(count)
-    ]
+    limits = np.array([[TURN_DEG], [SHIFT_MM]])
+    return [tuple(generator.uniform(-limits, limits, (2, 3)).tolist()) for _ in range(count)]
 
 
 def placed(image: Image, transform: AffineTransform) -> Image:
@@ -328,7 +323,7 @@ def stack_table(rows: list[Row]) -> list[str]:
 
 
 def verdict_table(rows: list[Row]) -> list[str]:
-    """What the verdict said of right and of wrong alignments, ours and the others'."""
+    """What the verdict said of right and wrong alignments, ours and the others'."""
     lines = [line(["alignments", "number", "pass", "warn", "fail"]), "|---" * 5 + "|"]
     for ours_only in (True, False):
         whose = PRESET if ours_only else "the others"
@@ -365,6 +360,14 @@ def plan(method, options, folder: Path) -> Iterator[tuple[str, Arm, str, str, in
         print("ANTs Rigid: not installed", flush=True)
 
 
+def write(rows: list[Row], errors: dict[str, list[float]]):
+    """All tables so far, so that a run that is broken off leaves what it has."""
+    head = ["# CT to MR of one head: `brain-ct-mr` and others", *__doc__.split("\n\n")[1:3], NOTE]
+    tables = [stack_table(rows), phantom_table(errors), verdict_table(rows)]
+    parts = [part.strip() for part in head] + ["\n".join(lines) for lines in tables]
+    TABLE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, nargs="+", default=TEST)
@@ -388,11 +391,8 @@ def main():
                     arm_name, arm, case, fixed=fixed, crop=crop, repeats=repeats, folder=stacks
                 )
                 rows.append(row)
+                write(rows, errors)
                 print(stack_table(rows[-1:])[2], flush=True)
-    head = ["# CT to MR of one head: `brain-ct-mr` and others", *__doc__.split("\n\n")[1:3], NOTE]
-    tables = [stack_table(rows), phantom_table(errors), verdict_table(rows)]
-    parts = [part.strip() for part in head] + ["\n".join(lines) for lines in tables]
-    TABLE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
