@@ -7,7 +7,8 @@ import pytest
 
 import hybridreg
 
-HEAVY = ("torch", "SimpleITK", "itk", "lightning", "dask", "scipy", "matplotlib", "nibabel")
+HEAVY = ("torch", "SimpleITK", "itk", "lightning", "dask", "distributed", "zarr")
+HEAVY += ("scipy", "matplotlib", "nibabel")
 
 
 def loaded_after(code: str) -> set[str]:

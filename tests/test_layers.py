@@ -15,8 +15,8 @@ LAYERS = [
     ["io", "phantoms", "initialization", "preprocessing", "intensity", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
-    ["record", "evaluation", "quality", "config", "training", "views"],
-    ["report", "outcome", "pipeline"],
+    ["record", "evaluation", "quality", "config", "training", "views", "cluster"],
+    ["report", "outcome", "pipeline", "batch", "targets"],
     ["cli"],
 ]
 ONLY_IN = {
@@ -27,6 +27,12 @@ ONLY_IN = {
     "lightning": {"training"},
     "tensorboard": {"training"},
     "safetensors": {"io.checkpoints"},
+    "zarr": {"io.target_store"},
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
+    "dask_jobqueue": {"cluster"},
+    "cloudpickle": {"cluster"},
+    "psutil": {"cluster"},
 }
 
 

@@ -1,0 +1,282 @@
+"""What a worker does with a case: hands it to a child process, watches that, and ends it if need be.
+
+The worker itself computes nothing, so it neither grows nor dies with a case. Nothing here imports
+Dask, torch or ITK.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import hybridreg
+
+HEADER = 8  # bytes that tell the length of a question
+CASES = 200  # then a fresh child takes over, so that nothing can pile up in the old one
+_POLL_S = 0.2
+_STARTS = 3  # of a child that dies before it begins with the case
+
+
+class ClusterError(RuntimeError):
+    """The place where cases should run is gone or was never there; says what to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a case may use; what needs more is ended and tried once more in a fresh process.
+
+    time_s: wall seconds. memory_bytes: resident memory of the case's process and all that it
+    started, together. None sets no limit. threads: for computation, in each process.
+    """
+
+    time_s: float | None = None
+    memory_bytes: int | None = None
+    threads: int = 1
+    attempts: int = 2
+
+    def __post_init__(self):
+        for name in ("time_s", "memory_bytes", "threads", "attempts"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"the limit {name} must be more than 0, found {value}")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a case ended.
+
+    result: what the function gave, as it comes back from JSON; None where there is nothing.
+    reason: why there is no result; empty where there is. attempts: 2 where the first process died.
+    details: the traceback, for a side log. host: where it ran.
+    """
+
+    name: str
+    result: Mapping[str, Any] | None = None
+    reason: str = ""
+    attempts: int = 1
+    seconds: float = 0.0
+    details: str = ""
+    host: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.reason)
+
+
+class _Died(Exception):
+    """The child ended, or was ended, in the middle of its work; says why."""
+
+
+class _Gone(Exception):
+    """The child ended before it began; says how."""
+
+
+def supervise(name: str, question: bytes, *, limits: Limits, run: str) -> dict[str, Any]:
+    """Runs one case in a child process; the fields of ``Ended``.
+
+    question: the pickled (function, name, case). run: by which ``abandon`` knows it.
+    """
+    start, reason = time.monotonic(), ""
+    answer: dict[str, Any] = {}
+    attempts = 0
+    while attempts < limits.attempts and run not in _abandoned:
+        attempts += 1
+        try:
+            answer = _ask(question, limits, run)
+            break
+        except _Died as death:
+            reason = str(death)
+    return {
+        "name": name,
+        "result": answer.get("result"),
+        "reason": answer.get("error", "" if answer else reason or "abandoned"),
+        "attempts": attempts,
+        "seconds": round(time.monotonic() - start, 3),
+        "details": answer.get("traceback", ""),
+        "host": socket.gethostname(),
+    }
+
+
+def abandon(run: str):
+    """Ends all cases of a run that are being computed here, and takes no more of it."""
+    _abandoned.add(run)
+    with _lock:
+        children = [child for child, of_run in _busy.items() if of_run == run]
+    for child in children:
+        child.stop()
+    while _idle:
+        _idle.pop().stop()
+
+
+def dask_setup(_worker):
+    """Called by Dask in workers that we start: Ctrl-C is the caller's to decide about."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+_lock = threading.Lock()
+_idle: list[_Child] = []
+_busy: dict[_Child, str] = {}
+_abandoned: set[str] = set()
+
+
+def _ask(question: bytes, limits: Limits, run: str) -> dict[str, Any]:
+    """The answer of a child that lived to give it."""
+    for _ in range(_STARTS):
+        try:
+            with _child(limits.threads, run) as child:
+                return child.ask(question, limits)
+        except _Gone as gone:
+            words = str(gone)
+    raise _Died(f"its process could not be started: it {words}")
+
+
+@contextmanager
+def _child(threads: int, run: str) -> Iterator[_Child]:
+    """One that nobody else uses meanwhile; it is kept for the next case if it is still sound."""
+    with _lock:
+        fitting = [child for child in _idle if child.threads == threads]
+        child = fitting[0] if fitting else _Child(threads)
+        _idle[:] = [other for other in _idle if other is not child]
+        _busy[child] = run
+    try:
+        yield child
+    except BaseException:
+        child.stop()
+        raise
+    finally:
+        with _lock:
+            del _busy[child]
+            if child.is_sound() and run not in _abandoned:
+                _idle.append(child)
+            else:
+                child.stop()
+
+
+class _Child:
+    """One process that computes cases, and the pipes to it."""
+
+    def __init__(self, threads: int):
+        self.threads, self.cases = threads, 0
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            # -P: files in the current folder must not stand in for modules
+            [sys.executable, "-P", "-m", "hybridreg.cluster.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            env=_environment(threads),
+            start_new_session=True,  # Ctrl-C is the caller's to decide about
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self):
+        for line in self._process.stdout:
+            self._answers.put(line.decode())
+        self._answers.put("")
+
+    def ask(self, question: bytes, limits: Limits) -> dict[str, Any]:
+        """The answer to a question. _Gone and _Died where there is none."""
+        try:
+            self._process.stdin.write(len(question).to_bytes(HEADER, "big") + question)
+            self._process.stdin.flush()
+        except OSError:
+            raise _Gone(self._last_words()) from None
+        if not self._next():  # it says that it has started
+            raise _Gone(self._last_words())
+        self.cases += 1
+        answer = self._next(limits)
+        if not answer:
+            raise _Died(f"its process {self._last_words()}")
+        return json.loads(answer)
+
+    def _next(self, limits: Limits = Limits()) -> str:
+        """The next line, empty where the child ended; _Died where it went beyond a limit."""
+        start = time.monotonic()
+        while True:
+            try:
+                return self._answers.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._check(time.monotonic() - start, limits)
+
+    def _check(self, seconds: float, limits: Limits):
+        if limits.time_s is not None and seconds > limits.time_s:
+            raise _Died(f"it took longer than its limit of {limits.time_s:g} s")
+        if limits.memory_bytes is None:
+            return
+        used = sum(map(_resident, self._tree()))
+        if used > limits.memory_bytes:
+            raise _Died(
+                f"it used {used / 1e9:.2f} GB of memory, more than its limit of "
+                f"{limits.memory_bytes / 1e9:.2f} GB"
+            )
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            top = psutil.Process(self._process.pid)
+            return [top, *top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _last_words(self) -> str:
+        """How the process ended."""
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return "was killed (SIGKILL): the system does so when memory runs out"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        self._complaints.seek(0)
+        lines = self._complaints.read().strip().splitlines()
+        return f"ended with code {code}" + (f": {lines[-1]}" if lines else "")
+
+    def is_sound(self) -> bool:
+        """Whether the next case can be given to it."""
+        return self._process.poll() is None and self.cases < CASES
+
+    def stop(self):
+        """Ends the process and all that it started, whatever they are doing."""
+        for process in self._tree():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._listener.join()
+        for stream in (self._process.stdin, self._process.stdout, self._complaints):
+            with suppress(BrokenPipeError):  # a question that the child did not live to read
+                stream.close()
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """One compute thread a case, or as many as it was given: in torch, NumPy and ITK alike."""
+    root = Path(hybridreg.__file__).parents[1]
+    paths = [str(root)] if root.name not in ("site-packages", "dist-packages") else []
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    counts = ("OMP", "MKL", "OPENBLAS")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
+        **{f"{name}_NUM_THREADS": str(threads) for name in counts},
+    }
