@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -163,7 +163,8 @@ def _unknown(what: str, found: str, valid: list[str]) -> str:
 
 def _plain(value):
     if is_dataclass(value):
-        return describe_method(value)
+        known = any(_class(name) is type(value) for name in methods())
+        return describe_method(value) if known else asdict(value)
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from hybridreg.decomposition import decompose
+from hybridreg.geodesics import as_fields
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
 from hybridreg.io.files import errors_of, name_for_itk, reserve, whole_file
@@ -72,11 +73,11 @@ def write_transform(path: str | Path, transform: Transform):
     """Writes a transform so that ITK, ANTs, elastix and 3D Slicer map points alike.
 
     .h5 (fast, compact), .tfm and .txt hold affines, B-splines, displacement fields and what is
-    composed of them; .nii[.gz], .mha and .nrrd hold one displacement field in LPS mm (NIfTI with
+    composed of them, geodesics as their fields; .nii[.gz], .mha and .nrrd hold one displacement field in LPS mm (NIfTI with
     the vector intent, 1007). The file is whole or absent.
     """
     path = Path(path)
-    kind, total = _extension(path), compose(transform)
+    kind, total = _extension(path), as_fields(transform)
     if kind in _FIELDS:
         with errors_of(path):
             image = _field_image(total, kind)

@@ -1,0 +1,143 @@
+"""Vectors and images on lattices with common axes: sampled at displaced voxels, differentiated, resampled.
+
+For methods that go over all voxels many times: float32 or float64, all cores, and differentiable.
+Displacements are (D, *shape), components (x, y, z) along the voxel axes, in mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridreg.geometry import Grid
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Voxels along common axes.
+
+    shape: array order. spacing: mm, (x, y, z) order. first: mm along each axis from a common zero to
+    the first voxel, (x, y, z) order.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    first: tuple[float, ...]
+
+    @classmethod
+    def of(cls, grid: Grid, zero: Grid | None = None) -> Lattice:
+        """Of a grid, from the first voxel of another (or itself), whose axes it shares."""
+        origin, start, axes = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in (grid.origin, (zero or grid).origin, grid.direction)
+        )
+        first = (origin - start) @ axes
+        return cls(grid.shape, grid.spacing, tuple(first.tolist()))
+
+    @property
+    def dimension(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return self.shape[::-1]
+
+    def positions(self, axis: int) -> Tensor:
+        """mm along axis 0 (x), 1 (y) or 2 (z) of every voxel, float64."""
+        steps = torch.arange(self.size[axis], dtype=torch.float64)
+        return self.first[axis] + self.spacing[axis] * steps
+
+
+def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None = None) -> Tensor:
+    """Linear interpolation of values (C, *of.shape) at x + u(x) for the voxels x of a lattice.
+
+    displacement: u, shape (D, *at.shape). of: where the values lie, by default the same lattice. Beyond
+    its outermost voxels values repeat.
+    """
+    of = of or at
+    coordinates = []
+    for axis, shift in enumerate(displacement):
+        scale = 2 / (of.size[axis] * of.spacing[axis])
+        base = (at.positions(axis) - of.first[axis]) * scale + 1 / of.size[axis] - 1
+        where = [1] * at.dimension
+        where[at.dimension - 1 - axis] = -1
+        coordinates.append(shift * scale + base.to(shift).reshape(where))
+    grid = torch.stack(coordinates).movedim(0, -1)
+    # In 3D only the batch is divided among the cores (torch 2.13), so the lattice becomes one.
+    parts = torch.get_num_threads() if at.dimension == 3 else 1
+    if at.shape[0] % parts:
+        parts = 1
+    found = F.grid_sample(
+        values.expand(parts, *values.shape),
+        grid.unflatten(0, (parts, -1)),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return found.movedim(0, 1).reshape(len(values), *at.shape)
+
+
+def derivatives(vectors: Tensor, spacing: tuple[float, ...]) -> list[list[Tensor]]:
+    """[component][axis]: central differences per mm along the axes (x, y, z), periodic at the border."""
+    by_axis = [
+        _CentralDifference.apply(vectors, vectors.ndim - 1 - axis, h)
+        for axis, h in enumerate(spacing)
+    ]
+    return [[slope[component] for slope in by_axis] for component in range(len(vectors))]
+
+
+class _CentralDifference(torch.autograd.Function):
+    """(f(x + h) - f(x - h)) / 2h, periodic, and so minus its own transpose."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, axis: int, h: float) -> Tensor:
+        ctx.axis, ctx.h = axis, h
+        out, count = torch.empty_like(values), values.shape[axis]
+        rows, into = values.movedim(axis, 0), out.movedim(axis, 0)
+        torch.sub(rows[2:], rows[:-2], out=into[1:-1])
+        into[0] = rows[1 % count] - rows[-1]
+        into[-1] = rows[0] - rows[-2 % count]
+        return out.mul_(1 / (2 * h))
+
+    @staticmethod
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None, None]:
+        return -_CentralDifference.apply(adjoint.contiguous(), ctx.axis, ctx.h), None, None
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Linear interpolation from one lattice to another, along one axis after the other.
+
+    Each axis is one small matrix, so the gradient is exact and as fast. Beyond the outermost voxels
+    values repeat.
+    """
+
+    of: Lattice
+    at: Lattice
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values (C, *of.shape) to (C, *at.shape)."""
+        x, y, *z = self._matrices
+        values = torch.matmul(y, torch.matmul(values, x.T))
+        if z:
+            rows = torch.matmul(z[0], values.flatten(-2))
+            values = rows.unflatten(-1, values.shape[-2:])
+        return values
+
+    @cached_property
+    def _matrices(self) -> list[Tensor]:
+        """(voxels at, voxels of) for x, y and z."""
+        matrices = []
+        for axis in range(self.of.dimension):
+            last = self.of.size[axis] - 1
+            place = (self.at.positions(axis) - self.of.first[axis]) / self.of.spacing[axis]
+            place = place.clamp(0, last)
+            hats = 1 - (place[:, None] - torch.arange(last + 1, dtype=torch.float64)).abs()
+            matrices.append(hats.clamp(min=0).to(self.dtype).to(self.device))
+        return matrices

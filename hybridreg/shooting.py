@@ -1,0 +1,273 @@
+"""Geodesic shooting of diffeomorphisms (LDDMM): EPDiff from an initial momentum, in mm.
+
+Vectors are (D, *shape), components (x, y, z) along the voxel axes, in mm; maps are displacements of
+voxels. The momentum is carried by the flow (Miller 2006; as integrated by Yang 2017):
+
+    m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1,    v = K m,    d phi / dt = v o phi
+
+so a state is one map, phi^-1, and no equation of the momentum has to be solved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hybridreg.geodesics import Kernel
+from hybridreg.lattice import Lattice, derivatives, sample
+
+_KEPT = 8  # states of a flow that are kept for its gradient; the others are computed again
+_INVERSIONS = 12  # fixed-point steps for the inverse of one time step, which is near the identity
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """L of a kernel on a periodic lattice, in the Fourier domain, with finite differences as symbols.
+
+    By the symbols of -Laplacian, sum w with w = (2 - 2 cos) / h^2 along each axis, and of grad div,
+    -s s^T with s = sin / h, the matrix of L at a frequency is (l + b s s^T)^power, l = a sum w + c:
+    eigenvalues l + b |s|^2 along s and l across, so that any power of it is known in closed form.
+    """
+
+    kernel: Kernel
+    lattice: Lattice
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    def flat(self, velocity: Tensor) -> Tensor:
+        """The momentum L v."""
+        return self.power(velocity, 1.0)
+
+    def sharp(self, momentum: Tensor) -> Tensor:
+        """The velocity K m."""
+        return self.power(momentum, -1.0)
+
+    def power(self, vectors: Tensor, exponent: float) -> Tensor:
+        """L^exponent of vectors (D, *shape)."""
+        across, along = self._factors(exponent)
+        axes = tuple(range(1, vectors.ndim))
+        spectrum = torch.fft.rfftn(vectors, dim=axes)
+        out = spectrum * across
+        if along is not None:
+            out = out + self._sines * ((self._sines * spectrum).sum(0) * along)
+        return torch.fft.irfftn(out, s=vectors.shape[1:], dim=axes)
+
+    def _factors(self, exponent: float) -> tuple[Tensor, Tensor | None]:
+        if exponent not in self._cache:
+            k = self.kernel
+            across = (k.a * self._laplacian + k.c) ** (k.power * exponent)
+            squares = self._sines.square().sum(0)
+            along = (k.a * self._laplacian + k.c + k.b * squares) ** (k.power * exponent) - across
+            along = torch.where(squares > 0, along / squares.clamp(min=1e-30), 0.0)
+            kept = [t.to(self.dtype) for t in (across, along)]
+            self._cache[exponent] = (kept[0], kept[1] if k.b > 0 else None)
+        return self._cache[exponent]
+
+    @cached_property
+    def _cache(self) -> dict[float, tuple[Tensor, Tensor | None]]:
+        return {}
+
+    @cached_property
+    def _laplacian(self) -> Tensor:
+        return sum((2 - 2 * angle.cos()) / h**2 for angle, h in self._angles).double()
+
+    @cached_property
+    def _sines(self) -> Tensor:
+        """s, shape (D, *half spectrum), components (x, y, z)."""
+        sines = [angle.sin() / h for angle, h in self._angles]
+        return torch.stack(torch.broadcast_tensors(*sines)).to(self.dtype)
+
+    @cached_property
+    def _angles(self) -> list[tuple[Tensor, float]]:
+        """Along each axis (x, y, z): the angle that a frequency turns by in one voxel, and the voxel."""
+        shape, angles = self.lattice.shape, []
+        for axis, h in zip(reversed(range(len(shape))), self.lattice.spacing, strict=True):
+            last = axis == len(shape) - 1
+            frequency = torch.fft.rfftfreq if last else torch.fft.fftfreq
+            angle = 2 * math.pi * frequency(shape[axis], dtype=torch.float64, device=self.device)
+            where = [1] * len(shape)
+            where[axis] = -1
+            angles.append((angle.reshape(where), h))
+        return angles
+
+
+def energy(velocity: Tensor, momentum: Tensor) -> Tensor:
+    """<v, m> / 2, as a mean over the voxels; constant along a geodesic."""
+    return 0.5 * (velocity * momentum).sum(0).mean()
+
+
+def coadjoint(momentum: Tensor, inverse_map: Tensor, lattice: Lattice) -> Tensor:
+    """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, of m0 and the displacement of phi^-1."""
+    gradient = derivatives(inverse_map, lattice.spacing)  # [component][axis]
+    carried = sample(momentum, inverse_map, lattice)
+    dimension = len(gradient)
+    rows = [[gradient[i][j] + float(i == j) for j in range(dimension)] for i in range(dimension)]
+    pulled = [sum(rows[i][j] * carried[i] for i in range(dimension)) for j in range(dimension)]
+    return torch.stack(pulled) * _determinant(rows)
+
+
+def _determinant(m: Sequence[Sequence[Tensor]]) -> Tensor:
+    if len(m) == 2:
+        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
+    (a, b, c), (d, e, f), (g, h, i) = m
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def along(vectors: Tensor, velocity: Tensor, lattice: Lattice) -> Tensor:
+    """(D u) v: the change of u along v."""
+    gradient = derivatives(vectors, lattice.spacing)
+    return torch.stack([sum(g * v for g, v in zip(row, velocity)) for row in gradient])
+
+
+def followed(outer: Tensor, inner: Tensor, lattice: Lattice) -> Tensor:
+    """The displacement of x -> outer(inner(x)), of the displacements of both."""
+    return inner + sample(outer, inner, lattice)
+
+
+# A time step gives the displacement of chi, the inverse of what flows in that time, from
+# d chi / dt = -(D chi) v; then phi^-1 becomes phi^-1 o chi.
+Velocity = Callable[[Tensor], Tensor]  # of a displacement of phi^-1
+
+
+def _euler(velocity: Velocity, state: Tensor, dt: float, lattice: Lattice) -> Tensor:
+    return -dt * velocity(state)
+
+
+def _midpoint(velocity: Velocity, state: Tensor, dt: float, lattice: Lattice) -> Tensor:
+    half = -dt / 2 * velocity(state)
+    v = velocity(followed(state, half, lattice))
+    return -dt * (v + along(half, v, lattice))
+
+
+def _runge_kutta(velocity: Velocity, state: Tensor, dt: float, lattice: Lattice) -> Tensor:
+    slopes: list[Tensor] = []
+    for share in (0.0, 0.5, 0.5, 1.0):
+        if not slopes:
+            slopes.append(-velocity(state))
+            continue
+        chi = share * dt * slopes[-1]
+        v = velocity(followed(state, chi, lattice))
+        slopes.append(-v - along(chi, v, lattice))
+    return dt / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
+
+
+INTEGRATORS = {"euler": _euler, "midpoint": _midpoint, "rk4": _runge_kutta}
+
+
+@dataclass(frozen=True, eq=False)
+class Shooter:
+    """Shoots momenta on a lattice. steps: of time. integrator: a name in INTEGRATORS."""
+
+    operator: Operator
+    steps: int = 5
+    integrator: str = "euler"
+
+    def __post_init__(self):
+        if self.integrator not in INTEGRATORS:
+            raise ValueError(
+                f"an integrator is one of {', '.join(INTEGRATORS)}; found {self.integrator!r}"
+            )
+        if self.steps < 1:
+            raise ValueError(f"shooting needs at least one step of time, found {self.steps}")
+
+    @property
+    def lattice(self) -> Lattice:
+        return self.operator.lattice
+
+    def inverse_map(self, momentum: Tensor) -> Tensor:
+        """phi^-1 at time 1, a displacement (D, *shape) in mm.
+
+        Differentiable once; Diverged where it leaves the numbers. Of the states at most 8 are kept for the gradient and the others
+        computed again, so memory does not grow with the number of steps.
+        """
+        return _Flow.apply(momentum, self)
+
+    def maps(self, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """phi^-1 and phi at time 1, displacements in mm; without gradients.
+
+        phi is composed of the inverses of the very steps that phi^-1 is composed of.
+        """
+        with torch.no_grad():
+            backward = torch.zeros_like(momentum)
+            forward = torch.zeros_like(momentum)
+            for _ in range(self.steps):
+                chi = self.step(momentum, backward)
+                backward = followed(backward, chi, self.lattice)
+                forward = self._before(chi, forward)
+        return backward, forward
+
+    def path(self, momentum: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Momentum and velocity at the beginning of each step and at the end; without gradients."""
+        found = []
+        with torch.no_grad():
+            state = torch.zeros_like(momentum)
+            for number in range(self.steps + 1):
+                m = coadjoint(momentum, state, self.lattice)
+                found.append((m, self.operator.sharp(m)))
+                if number < self.steps:
+                    state = self.advance(momentum, state)
+        return found
+
+    def advance(self, momentum: Tensor, state: Tensor) -> Tensor:
+        """phi^-1 one step later."""
+        return followed(state, self.step(momentum, state), self.lattice)
+
+    def step(self, momentum: Tensor, state: Tensor) -> Tensor:
+        """The displacement of chi, the inverse of one step's flow."""
+
+        def velocity(inverse_map: Tensor) -> Tensor:
+            return self.operator.sharp(coadjoint(momentum, inverse_map, self.lattice))
+
+        dt = 1 / self.steps
+        return INTEGRATORS[self.integrator](velocity, state, dt, self.lattice)
+
+    def _before(self, chi: Tensor, forward: Tensor) -> Tensor:
+        """The displacement of chi^-1 o phi: y with y + chi(y) = phi(x), by a fixed point."""
+        y = forward
+        for _ in range(_INVERSIONS):
+            y = forward - sample(chi, y, self.lattice)
+        return y
+
+
+class Diverged(ArithmeticError):
+    """A momentum so large that its geodesic left the numbers: take a smaller one, or more steps."""
+
+
+class _Flow(torch.autograd.Function):
+    """phi^-1 of a momentum, with the exact gradient of the discrete flow."""
+
+    @staticmethod
+    def forward(ctx, momentum: Tensor, shooter: Shooter) -> Tensor:
+        stride = -(-shooter.steps // _KEPT)
+        state, kept = torch.zeros_like(momentum), []
+        for number in range(shooter.steps):
+            if number % stride == 0:
+                kept.append(state)
+            state = shooter.advance(momentum, state)
+            if not state.sum().isfinite():  # its gradient would read outside of memory (torch 2.13)
+                raise Diverged(f"the geodesic diverged in step {number + 1} of {shooter.steps}")
+        ctx.save_for_backward(momentum, *kept)
+        ctx.shooter, ctx.stride = shooter, stride
+        return state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None]:
+        momentum, *kept = ctx.saved_tensors
+        momentum = momentum.detach().requires_grad_()
+        total = torch.zeros_like(momentum)
+        for number in reversed(range(ctx.shooter.steps)):
+            state = kept[number // ctx.stride]
+            for _ in range(number % ctx.stride):
+                state = ctx.shooter.advance(momentum.detach(), state)
+            state = state.detach().requires_grad_()
+            with torch.enable_grad():
+                after = ctx.shooter.advance(momentum, state)
+            change, adjoint = torch.autograd.grad(after, (momentum, state), adjoint)
+            total += change
+        return total, None

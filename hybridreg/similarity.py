@@ -1,0 +1,189 @@
+"""How unlike a fixed image and a moved one are, differentiable by the moved one; lower is better.
+
+Every measure is called with the fixed and the moved image, shape (C, *shape), and optionally the
+weight of each voxel, shape (*shape), and gives one number: a mean over voxels and channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Measure(Protocol):
+    """(fixed, moved, weight) -> how unlike they are."""
+
+    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SSD:
+    """Half the mean squared difference: for images of one scale of intensity, or unit descriptors."""
+
+    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        return 0.5 * _mean((fixed - moved).square(), weight)
+
+
+@dataclass(frozen=True)
+class NCC:
+    """1 - r, r the correlation over all voxels: for a linear relation of intensities."""
+
+    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        f, m = (image - _mean_by_channel(image, weight) for image in (fixed, moved))
+        products = ((f * m), f.square(), m.square())
+        fm, ff, mm = (_mean_by_channel(product, weight) for product in products)
+        return (1 - fm / (ff * mm).clamp(min=1e-12).sqrt()).mean()
+
+
+@dataclass(frozen=True)
+class LNCC:
+    """1 - the mean of squared local correlations (Avants 2008): for one contrast with a bias field.
+
+    radius: voxels; windows are cubes of 2 radius + 1. noise: standard deviation of intensities, in
+    the images' unit, below which a window counts as flat.
+    """
+
+    radius: int = 2
+    noise: float = 0.01
+
+    def __post_init__(self):
+        if self.radius < 1 or not self.noise > 0:
+            raise ValueError(
+                f"LNCC needs a radius of 1 voxel or more and noise above 0, found {self}"
+            )
+
+    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        return 1 - _SquaredLocalCorrelation.apply(moved, fixed, weight, self.radius, self.noise**4)
+
+
+class _SquaredLocalCorrelation(torch.autograd.Function):
+    """Mean of c = cov^2 / (var_f var_m + noise) over all windows, with its gradient in closed form.
+
+    At voxel j, over the windows i that hold it, d c_i / d m_j = p_i (f_j - f_i) - q_i (m_j - m_i)
+    over the number of voxels, with f_i, m_i the means, p = 2 cov / d, q = 2 cov^2 var_f / d^2.
+    """
+
+    @staticmethod
+    def forward(ctx, moved, fixed, weight, radius, noise):
+        count = box_sum(torch.ones_like(fixed[:1]), radius)
+        f, m = box_sum(fixed, radius).div_(count), box_sum(moved, radius).div_(count)
+        var_f = box_sum(fixed.square(), radius).div_(count).sub_(f.square()).clamp_(min=0)
+        var_m = box_sum(moved.square(), radius).div_(count).sub_(m.square()).clamp_(min=0)
+        cov = box_sum(fixed * moved, radius).div_(count).sub_(f * m)
+        spread = var_f.mul(var_m).add_(noise)
+        share = _weights(fixed, weight)
+        p = cov.mul(2).div_(spread)
+        c = p.mul(cov).mul_(0.5)
+        if ctx.needs_input_grad[0]:
+            q = p.mul(cov).mul_(var_f).div_(spread)
+            for factor in (p, q):
+                factor.mul_(share).div_(count)
+            ctx.save_for_backward(moved, fixed, p, q, p.mul(f).sub_(q * m))
+            ctx.radius = radius
+        return (c * share).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, adjoint):
+        moved, fixed, *factors = ctx.saved_tensors
+        p, q, constant = (box_sum(factor, ctx.radius) for factor in factors)
+        gradient = fixed.mul(p).sub_(moved * q).sub_(constant).mul_(adjoint)
+        return gradient, None, None, None, None
+
+
+@dataclass(frozen=True)
+class MI:
+    """log(bins) - mutual information in nats: for any two contrasts (Mattes 2003).
+
+    bins: of each image, from its lowest to its highest value. The fixed image falls into bins; the
+    moved one is spread over four of them by cubic B-splines.
+    """
+
+    bins: int = 32
+
+    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        share = _weights(fixed[:1], weight).expand_as(fixed[:1]).reshape(-1)
+        channels = [
+            _mutual_information(f.reshape(-1), m.reshape(-1), share, self.bins)
+            for f, m in zip(fixed, moved, strict=True)
+        ]
+        return torch.log(torch.tensor(float(self.bins))) - torch.stack(channels).mean()
+
+
+def _mutual_information(fixed: Tensor, moved: Tensor, share: Tensor, bins: int) -> Tensor:
+    row = (_scaled(fixed, bins)).floor().long()
+    # Two empty bins on either side take what cubic splines reach beyond the ends.
+    place = _scaled(moved, bins) + 1
+    left = place.detach().floor()
+    columns, offset = bins + 3, place - left
+    joint = moved.new_zeros(bins * columns)
+    for step, part in enumerate(_cubic(offset)):
+        joint = joint.index_add(0, row * columns + left.long() - 1 + step, part * share)
+    joint = joint.reshape(bins, columns)
+    expected = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    filled = joint > 0
+    return (joint[filled] * (joint[filled] / expected[filled]).log()).sum()
+
+
+def _scaled(values: Tensor, bins: int) -> Tensor:
+    low, high = values.detach().min(), values.detach().max()
+    return ((values - low) * (bins / (high - low).clamp(min=1e-12))).clamp(0, bins - 1e-3)
+
+
+def _cubic(t: Tensor) -> list[Tensor]:
+    """The cubic B-spline at 1 + t, t, 1 - t and 2 - t, for t from 0 to 1."""
+    s = 1 - t
+    middle = [(4 - 6 * x.square() + 3 * x.square() * x) / 6 for x in (t, s)]
+    return [s.square() * s / 6, *middle, t.square() * t / 6]
+
+
+MEASURES = {"ssd": SSD, "ncc": NCC, "lncc": LNCC, "mi": MI}
+
+
+def box_sum(values: Tensor, radius: int) -> Tensor:
+    """The sum over the 2 radius + 1 voxels around each along every axis of (C, *shape), zero beyond."""
+    for axis in range(1, values.ndim):
+        values = _windows(values, radius, axis)
+    return values
+
+
+def _windows(values: Tensor, radius: int, axis: int) -> Tensor:
+    """Sums of windows twice as long from two neighbours, put together as the bits of the length say."""
+    shape = list(values.shape)
+    shape[axis] += 2 * radius
+    padded = values.new_zeros(shape)
+    padded.narrow(axis, radius, values.shape[axis]).copy_(values)
+    count, length, done = values.shape[axis], 2 * radius + 1, 0
+    power, span, total = padded, 1, None
+    while True:
+        if length & span:
+            part = power.narrow(axis, done, count)
+            total = part.clone() if total is None else total.add_(part)
+            done += span
+        if done == length:
+            return total
+        usable = power.shape[axis] - span
+        power = power.narrow(axis, 0, usable) + power.narrow(axis, span, usable)
+        span *= 2
+
+
+def _weights(like: Tensor, weight: Tensor | None) -> Tensor:
+    """What each voxel counts for, such that all channels' sum to 1; shape (1, *shape) or ()."""
+    if weight is None:
+        return like.new_tensor(1 / like.numel())
+    return weight[None].to(like) / (weight.sum() * len(like))
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values.mean() if weight is None else (values * _weights(values, weight)).sum()
+
+
+def _mean_by_channel(values: Tensor, weight: Tensor | None) -> Tensor:
+    axes: Sequence[int] = tuple(range(1, values.ndim))
+    if weight is None:
+        return values.mean(axes, keepdim=True)
+    return (values * weight[None]).sum(axes, keepdim=True) / weight.sum()
