@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def register(
     device: str | None = None,
     keep_identifiers: bool = False,
     fuse: str | None = None,
+    fixed_frame: int | None = None,
+    moving_frame: int | None = None,
     **more,
 ) -> Outcome:
     """Registers the moving image to the fixed one: files or values in, everything out.
@@ -67,6 +70,8 @@ def register(
     threads, seed, device: set on the method wherever it has such a field.
     keep_identifiers: name the input files in the result; otherwise they appear by hash only.
     fuse: a fusion rule (a name in ``fusion.RULES``), by which fixed and moved become one image too.
+    fixed_frame, moving_frame: which image to take of a file that holds several (a time series),
+        counted from 0.
     more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare;
         "auto" for the patient without the air around, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
@@ -84,11 +89,13 @@ def register(
     method = with_settings(method, threads=threads, seed=seed, device=device)
     record = Record()
     with record.listening(), record.timing("read"):
-        case = read_case(fixed, moving, **more)
-        start = _start(initial, case.pair)
+        frames = {"fixed_frame": fixed_frame, "moving_frame": moving_frame}
+        case = read_case(fixed, moving, **frames, **more)
+        start = start_of(initial, case.pair)
         sources = {"fixed": fixed, "moving": moving, "initial": initial, **more}
         inputs = {
             name: _describe(source, getattr(case.pair, name, None), keep_identifiers)
+            | _frame_of(frames.get(f"{name}_frame"))
             for name, source in sources.items()
             if source is not None
         }
@@ -97,7 +104,14 @@ def register(
     return run(case, method, initial=start, intent=intent, inputs=inputs, record=record, fuse=fuse)
 
 
-def read_case(fixed: str | Path | Image, moving: str | Path | Image, **more) -> Case:
+def read_case(
+    fixed: str | Path | Image,
+    moving: str | Path | Image,
+    *,
+    fixed_frame: int | None = None,
+    moving_frame: int | None = None,
+    **more,
+) -> Case:
     """The case of ``register``: files are read, values taken as they are."""
     unknown = set(more) - {*MASKS, *POINTS, *LABELS, *LANDMARKS}
     if unknown:
@@ -105,7 +119,7 @@ def read_case(fixed: str | Path | Image, moving: str | Path | Image, **more) -> 
             f"unknown input {sorted(unknown)}; besides the images there are "
             f"{', '.join([*MASKS, *POINTS, *LABELS, *LANDMARKS])}"
         )
-    fixed, moving = _value(fixed, read_image), _value(moving, read_image)
+    fixed, moving = _image(fixed, fixed_frame), _image(moving, moving_frame)
     values = {}
     for name, source in more.items():
         if name in MASKS and source == "auto":
@@ -144,67 +158,86 @@ def run(
     record = record or Record()
     check_pair(case.pair, initial)
     network = None if fuse is None else _fusion_network(case.pair, fuse)
-    pair, onto = case.pair, case.pair.fixed.grid
     with record.listening():
-        for hint in hints(pair):
+        for hint in hints(case.pair):
             log.warning("%s", hint)
         with record.timing("register"), progress.within(0.0, 0.95):
-            result = method.register(pair, initial)
+            result = method.register(case.pair, initial)
         progress.report(0.95, "resampling")
-        with record.timing("resample"):
-            displacement = DisplacementField.sampled(result.transform, onto)
-            background = pair.moving.data.min().item()
-            moved = warp(pair.moving, displacement, onto=onto, default=background)
-            jacobian = jacobian_determinant(displacement, onto)
-            labels = case.moving_labels
-            moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
-        with record.timing("invert"):
-            inverse = invert(result.transform, onto=_inverse_grid(pair.moving.grid))
-        with record.timing("evaluate"):
-            before = evaluate(case, initial)
-            after = evaluate(
-                case,
-                result.transform,
-                inverse=inverse.transform,
-                jacobian=jacobian,
-                moved_labels=moved_labels,
-            )
-            fit = similarity(pair, initial), similarity(pair, result.transform)
-            affine = decompose(fitted_affine(displacement), onto.center)
-        with record.timing("verdict"):
-            verdict = judge(
-                pair,
-                result.transform,
-                similarity=fit,
-                folding_percent=after.jacobian.folding_percent,
-                affine=affine,
-                start=_affine_part(initial, onto),
-                intent=intent,
-            )
+        moved = _resampled(case, result.transform, record)
+        judged = _judged(case, initial, result.transform, moved, intent=intent, record=record)
         fused = None
         if fuse is not None:
             with record.timing("fuse"), progress.within(0.97, 1.0):
-                fused = _fused(pair, moved, displacement, fuse, network)
+                fused = _fused(case.pair, moved["moved"], moved["displacement"], fuse, network)
     return Outcome(
         case=case,
         method=describe_method(method),
         initial=initial,
         result=result,
-        moved=moved,
-        displacement=displacement,
-        jacobian=jacobian,
-        inverse=inverse,
-        moved_labels=moved_labels,
-        affine=affine,
-        similarity=fit,
-        verdict=verdict,
-        scores=(before, after),
+        **moved,
+        **judged,
         times_s=record.times_s,
         fused=fused,
         inputs=inputs or {},
         warnings=tuple(record.warnings),
         log=tuple(record.lines),
     )
+
+
+def _resampled(case: Case, transform: Transform, record: Record) -> dict[str, Any]:
+    """What an outcome holds of the moving image, and of the transform as samples."""
+    moving, onto = case.pair.moving, case.pair.fixed.grid
+    with record.timing("resample"):
+        displacement = DisplacementField.sampled(transform, onto)
+        moved = warp(moving, displacement, onto=onto, default=moving.data.min().item())
+        jacobian = jacobian_determinant(displacement, onto)
+        labels = case.moving_labels
+        moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
+    with record.timing("invert"):
+        inverse = invert(transform, onto=_inverse_grid(moving.grid))
+    return {
+        "moved": moved,
+        "displacement": displacement,
+        "jacobian": jacobian,
+        "inverse": inverse,
+        "moved_labels": moved_labels,
+    }
+
+
+def _judged(
+    case: Case,
+    initial: Transform,
+    transform: Transform,
+    moved: Mapping[str, Any],
+    *,
+    intent: Intent,
+    record: Record,
+) -> dict[str, Any]:
+    """What an outcome holds of how good it is, before and after; ``moved``: see ``_resampled``."""
+    pair, onto = case.pair, case.pair.fixed.grid
+    with record.timing("evaluate"):
+        before = evaluate(case, initial)
+        after = evaluate(
+            case,
+            transform,
+            inverse=moved["inverse"].transform,
+            jacobian=moved["jacobian"],
+            moved_labels=moved["moved_labels"],
+        )
+        fit = similarity(pair, initial), similarity(pair, transform)
+        affine = decompose(fitted_affine(moved["displacement"]), onto.center)
+    with record.timing("verdict"):
+        verdict = judge(
+            pair,
+            transform,
+            similarity=fit,
+            folding_percent=after.jacobian.folding_percent,
+            affine=affine,
+            start=_affine_part(initial, onto),
+            intent=intent,
+        )
+    return {"scores": (before, after), "similarity": fit, "affine": affine, "verdict": verdict}
 
 
 def _fusion_network(pair: ImagePair, rule: str) -> WeightNetwork | None:
@@ -245,11 +278,18 @@ def _fused(
         return None
 
 
+def _image(source: str | Path | Image, frame: int | None) -> Image:
+    if isinstance(source, Image) and frame is not None:
+        raise ValueError(f"frame {frame} was asked for of an image that is no file: it has but one")
+    return _value(source, partial(read_image, frame=frame))
+
+
 def _value(source, read):
     return read(source) if isinstance(source, (str, Path)) else source
 
 
-def _start(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
+def start_of(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
+    """Where a registration starts: as ``register`` takes it, or by the headers where that is None."""
     if initial is None:
         return _start_by_headers(pair)
     if isinstance(initial, str) and initial in INITIALIZATIONS:
@@ -322,3 +362,7 @@ def _describe(source, value, keep_identifiers: bool) -> dict[str, Any]:
         grid = value.grid
         about |= {"size": grid.size, "spacing_mm": grid.spacing, "dtype": value.dtype}
     return about
+
+
+def _frame_of(frame: int | None) -> dict[str, int]:
+    return {} if frame is None else {"frame": frame}

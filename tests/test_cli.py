@@ -337,6 +337,36 @@ def test_wrong_usage_is_told_what_would_be_right(arguments, says, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_one_image_of_a_time_series_is_registered_when_it_is_named(files, tmp_path):
+    """As frame 2 of 4 stands the fixed image itself, so its shift to the moving one is found."""
+    image = nibabel.load(files / "fixed.nii.gz")
+    still = np.zeros((*image.shape, 4), "f4")
+    still[..., 2] = image.get_fdata()
+    nibabel.save(nibabel.Nifti1Image(still, image.affine), tmp_path / "series.nii.gz")
+    out = tmp_path / "out"
+    answer = call(
+        "register", "-f", tmp_path / "series.nii.gz", "--fixed-frame", 2, "-m",
+        files / "moving.mha", "-o", out, "--method", "rigid", "--no-report", "--json",
+    )  # fmt: skip
+    assert answer["inputs"]["fixed"]["frame"] == 2 and "frame" not in answer["inputs"]["moving"]
+    assert answer["transform"]["translation_mm"] == pytest.approx([3.0, -2.0, 4.0], abs=0.3)
+    call("apply", "-t", out / "transform.h5", "-f", tmp_path / "series.nii.gz", "--fixed-frame", 0,
+         "-m", files / "moving.mha", "-o", tmp_path / "moved.nii.gz", "--default-value",
+         read_image(files / "moving.mha").data.min().item(), "--json")  # fmt: skip
+    moved, again = (read_image(f / "moved.nii.gz").data for f in (out, tmp_path))
+    assert torch.allclose(moved, again, atol=1e-4)
+    answer = call("register", "-f", tmp_path / "series.nii.gz", "--fixed-frame", 4, "-m",
+                  files / "moving.mha", "-o", tmp_path / "none", "--json", code=2)  # fmt: skip
+    assert "no frame 4: it holds 4" in answer["error"]
+
+
+@pytest.mark.parametrize(("option", "default"), [("--method", "rigid"), ("--threads", "all")])
+def test_help_tells_what_is_done_where_nothing_is_asked(option, default):
+    done = CliRunner().invoke(app, ["register", "--help"], env={"COLUMNS": "300"})
+    (line,) = [line for line in done.output.splitlines() if f"{option} " in line]
+    assert re.search(rf"default: \(?{default}\b", line)
+
+
 def test_an_output_that_exists_is_refused_before_the_images_are_read(registered, files, tmp_path):
     out, _ = registered
     answer = call("register", "-f", tmp_path / "none", "-m", tmp_path / "none", "-o", out, "--json",

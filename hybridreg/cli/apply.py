@@ -28,6 +28,8 @@ def apply(
     moving: Annotated[
         Path | None, typer.Option("--moving", "-m", help="Image or label map to resample.")
     ] = None,
+    fixed_frame: options.FixedFrame = None,
+    moving_frame: options.MovingFrame = None,
     points: Annotated[
         Path | None, typer.Option(help="Points to map, fixed to moving, instead of an image.")
     ] = None,
@@ -58,8 +60,10 @@ def apply(
             raise ValueError("resampling needs --fixed: the image whose grid the result gets")
         if out.exists() and not overwrite:
             raise ValueError(f"{out} exists already: choose another name or give --overwrite")
+        from hybridreg.io.images import read_image, read_labels, write_image
         from hybridreg.io.transforms import read_transform
         from hybridreg.transforms import compose
+        from hybridreg.warping import warp
 
         total = compose(*[read_transform(path) for path in transform])
         if inverse:
@@ -67,7 +71,12 @@ def apply(
         if points is not None:
             _map_points(current, total, points, out)
         else:
-            _resample(current, total, reference, moving, out, labels, interpolation, default_value)
+            onto = read_image(reference, frame=fixed_frame).grid
+            read = read_labels if labels else read_image
+            source = read(moving, frame=moving_frame)
+            how = {"interpolation": interpolation, "default": default_value}
+            write_image(out, warp(source, total, onto=onto, **how))
+            current.answer = {"out": str(out), "size": onto.size, "spacing_mm": onto.spacing}
         current.say(f"wrote {out}")
 
 
@@ -85,14 +94,3 @@ def _map_points(current: Session, transform, points: Path, out: Path):
         "points": len(distance),
         "mean_displacement_mm": distance.mean().item(),
     }
-
-
-def _resample(current, transform, reference, moving, out, labels, interpolation, default_value):
-    from hybridreg.io.images import read_image, read_labels, write_image
-    from hybridreg.warping import warp
-
-    source = read_labels(moving) if labels else read_image(moving)
-    onto = read_image(reference).grid
-    moved = warp(source, transform, onto=onto, interpolation=interpolation, default=default_value)
-    write_image(out, moved)
-    current.answer = {"out": str(out), "size": onto.size, "spacing_mm": onto.spacing}

@@ -23,6 +23,8 @@ def evaluate(
     moving: Annotated[
         Path | None, typer.Option("--moving", "-m", help="Moving image; not with a table.")
     ] = None,
+    fixed_frame: options.FixedFrame = None,
+    moving_frame: options.MovingFrame = None,
     fixed_labels: options.FixedLabels = None,
     moving_labels: options.MovingLabels = None,
     fixed_landmarks: options.FixedLandmarks = None,
@@ -45,6 +47,8 @@ def evaluate(
         if fixed is None or moving is None:
             raise ValueError("give the two images of the registration with -f and -m")
         inputs = {
+            "fixed_frame": fixed_frame,
+            "moving_frame": moving_frame,
             "fixed_labels": fixed_labels,
             "moving_labels": moving_labels,
             "fixed_landmarks": fixed_landmarks,

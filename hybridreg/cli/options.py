@@ -12,13 +12,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Processor threads. [default: all]")
+    int | None, typer.Option("--threads", min=1, help="Processor threads.", show_default="all")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Makes random choices repeatable.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
 KeepIdentifiers = Annotated[
     bool,
     typer.Option("--keep-identifiers", help="Write file names into results, not only hashes."),
+]
+FixedFrame = Annotated[
+    int | None, typer.Option(min=0, help="Which image of a fixed file that holds several, from 0.")
+]
+MovingFrame = Annotated[
+    int | None, typer.Option(min=0, help="Which image of a moving file that holds several, from 0.")
 ]
 FixedLabels = Annotated[
     Path | None, typer.Option(help="Label map of the fixed image, to score the result.")

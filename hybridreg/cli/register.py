@@ -20,7 +20,9 @@ def register(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must be new.")],
     method: Annotated[
         str | None,
-        typer.Option(help="Preset, method or TOML file: see `hybridreg methods`. [default: rigid]"),
+        typer.Option(
+            help="Preset, method or TOML file: see `hybridreg methods`.", show_default="rigid"
+        ),
     ] = None,
     parameters: Annotated[
         list[str] | None,
@@ -30,6 +32,8 @@ def register(
         str | None,
         typer.Option(help="Start: a transform file (fixed to moving), 'centers' or 'mass'."),
     ] = None,
+    fixed_frame: options.FixedFrame = None,
+    moving_frame: options.MovingFrame = None,
     fixed_mask: Annotated[
         str | None,
         typer.Option(help="Where to compare, on the fixed image's grid; 'auto': the patient."),
@@ -54,7 +58,7 @@ def register(
         str | None,
         typer.Option(
             help="How to fuse, as in `hybridreg fuse --rule`; includes --fuse.",
-            show_default="laplacian",
+            show_default="salience",
         ),
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html as well.")] = True,
@@ -82,6 +86,8 @@ def register(
             moving,
             _method(method, parameters),
             initial=_initial(initial),
+            fixed_frame=fixed_frame,
+            moving_frame=moving_frame,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
             fixed_points=fixed_points,
