@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hybridreg import progress
 from hybridreg.cases import ImagePair
+from hybridreg.io.working_folder import working_folder
 from hybridreg.methods.base import RegistrationError, TraceEntry
 from hybridreg.methods.elastix import log
 from hybridreg.methods.elastix.job import write_job
@@ -39,8 +39,7 @@ def run(
     timeout_s: float | None,
 ) -> Run:
     """Runs elastix on a pair, reporting its progress. RegistrationError with the cause."""
-    with tempfile.TemporaryDirectory(prefix="hybridreg-elastix-") as name:
-        folder = Path(name)
+    with working_folder("hybridreg-elastix-") as folder:
         try:
             job = write_job(folder, pair, stages, initial)
         except OSError as error:
