@@ -131,7 +131,8 @@ def _nested(value):
 
 
 def _validated(where: str, hint, value):
-    adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    config = None if is_dataclass(hint) else ConfigDict(arbitrary_types_allowed=True)
+    adapter = TypeAdapter(hint, config=config)
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

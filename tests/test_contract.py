@@ -18,7 +18,20 @@ ELASTIX = {
         "MaximumNumberOfIterations": 100,
     },
 }
-UNDER_TEST = {"elastix": ELASTIX, "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]}}
+LDDMM = {
+    "name": "lddmm",
+    "kernel": {"a": 16.0, "b": 0.0, "c": 0.1, "power": 2.0},  # a shift of all costs little
+    "similarity": "ssd",
+    "sigma": 0.005,
+    "image_mm": [4.0, 2.0, 1.0],
+    "momentum_mm": [8.0, 4.0, 2.0],
+    "iterations": [40, 40, 20],
+}
+UNDER_TEST = {
+    "elastix": ELASTIX,
+    "lddmm": LDDMM,
+    "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
+}
 
 
 def test_every_method_in_the_table_is_under_test():

@@ -11,8 +11,10 @@ ROOT = Path(hybridreg.__file__).parent
 LAYERS = [
     ["progress", "parameter_folder", "methods"],
     ["geometry"],
-    ["images", "bsplines", "transforms", "warping", "unfolding", "decomposition", "cases"],
-    ["io", "phantoms", "initialization", "preprocessing", "intensity", "pyramids"]
+    ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
+    + ["cases"],
+    ["lattice", "similarity", "shooting"]
+    + ["io", "phantoms", "initialization", "preprocessing", "intensity", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
     ["record", "evaluation", "quality", "config", "training", "views", "cluster"],

@@ -9,6 +9,10 @@ METHODS = {
         "hybridreg.methods.elastix:Elastix",
         "any elastix parameter files: rigid, affine, B-spline, multi-channel",
     ),
+    "lddmm": (
+        "hybridreg.methods.lddmm:Lddmm",
+        "geodesic shooting from the moving to the fixed image (LDDMM), by its momentum",
+    ),
     "chain": (
         "hybridreg.methods.combine:Chain",
         "stages in turn, each started from the last one's transform",

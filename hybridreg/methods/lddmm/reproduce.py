@@ -1,0 +1,121 @@
+"""The momentum whose geodesic reproduces a given transform, such as one that elastix found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridreg.decomposition import fitted_affine
+from hybridreg.geodesics import GeodesicTransform, Kernel
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap
+from hybridreg.lattice import Lattice
+from hybridreg.methods.base import RegistrationError, TraceEntry
+from hybridreg.methods.lddmm.descent import quasi_newton
+from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
+from hybridreg.methods.lddmm.levels import coarser, momentum_grid
+from hybridreg.methods.lddmm.method import geodesic
+from hybridreg.shooting import Diverged, Operator, Shooter
+from hybridreg.transforms import (
+    IDENTITY,
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    compose,
+)
+from hybridreg.warping import warp
+
+_COARSEST_MM = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """A transform T as x -> A(phi^-1(x)), and what of it that cannot say.
+
+    affine: A. geodesic: phi^-1. residual: |T(x) - A(phi^-1(x))| in mm, on the grid it was asked for.
+    """
+
+    affine: AffineTransform
+    geodesic: GeodesicTransform
+    residual: Image
+    trace: tuple[TraceEntry, ...] = ()
+
+    @property
+    def transform(self) -> Transform:
+        return compose(self.affine, self.geodesic)
+
+
+def momentum_of(
+    transform: Transform,
+    grid: Grid,
+    *,
+    kernel: Kernel,
+    mask: LabelMap | None = None,
+    affine: AffineTransform | None = None,
+    spacing_mm: float = 2.0,
+    sigma_mm: float = 0.1,
+    steps: int = 4,
+    integrator: str = "midpoint",
+    iterations: int = 60,
+    tolerance: float = 0.002,
+) -> Reproduction:
+    """The geodesic nearest to a transform over the mask, or the whole grid, in the least squares.
+
+    transform: fixed -> moving, without folds. grid: of the fixed image. affine: what comes after the
+    geodesic; by default the affine nearest to the transform over the grid. spacing_mm: of the
+    momentum. sigma_mm: what distance is worth its price in energy; smaller fits more closely.
+
+    RegistrationError where no geodesic comes near it because those tried diverge.
+    """
+    if affine is None:
+        affine = fitted_affine(DisplacementField.sampled(transform, _coarse(grid)))
+    rest = compose(affine.inverse(), transform)
+    finest, joined = momentum_grid(grid, spacing_mm, _COARSEST_MM)
+    trace: list[TraceEntry] = []
+    white, join, level = None, max(joined), 0
+    while join >= 1:
+        at = coarser(finest, [min(join, most) for most in joined])
+        operator = Operator(kernel, Lattice.of(at, grid))
+        term = _term(rest, at, grid, mask)
+        energy = Energy(Shooter(operator, steps, integrator), term, sigma_mm)
+        white = torch.zeros_like(term.target) if white is None else refined(white, at.shape)
+
+        def tell(iteration: int, terms: dict[str, float], level: int = level):
+            trace.append(TraceEntry("momentum", level, iteration, terms))
+
+        try:
+            white = quasi_newton(
+                energy, white, iterations=iterations, tolerance=tolerance, tell=tell
+            )
+        except Diverged as error:
+            raise RegistrationError(f"no geodesic comes near this transform: {error}") from error
+        join, level = join // 2, level + 1
+    found = geodesic(energy.shooter, energy.momentum(white), at)
+    return Reproduction(
+        affine, found, _residual(transform, compose(affine, found), grid), tuple(trace)
+    )
+
+
+def _term(rest: Transform, at: Grid, grid: Grid, mask: LabelMap | None) -> MapTerm:
+    """The map without its affine part, on the lattice of a momentum, where it counts."""
+    points = at.points()
+    axes = torch.tensor(at.direction, dtype=torch.float64)
+    target = torch.einsum("...c,ca->a...", rest(points) - points, axes).float()
+    inside = grid.contains(points)
+    if mask is not None:
+        inside &= warp(mask, IDENTITY, onto=at).data != 0
+    return MapTerm(torch.where(inside, target, 0.0), inside.float(), Lattice.of(at, grid))
+
+
+def _coarse(grid: Grid) -> Grid:
+    return grid.with_spacing([max(e / 48, s) for e, s in zip(grid.extent, grid.spacing)])
+
+
+def _residual(a: Transform, b: Transform, grid: Grid) -> Image:
+    out: Tensor = torch.empty(grid.shape)
+    for rows, slab in grid.slabs():
+        points = slab.points()
+        out[rows] = (a(points) - b(points)).norm(dim=-1).float()
+    return Image(out, grid)
