@@ -76,3 +76,10 @@ def as_fields(transform: Transform) -> Transform:
     if isinstance(total, CompositeTransform):
         return compose(*(as_fields(part) for part in total.parts))
     return total.field if isinstance(total, GeodesicTransform) else total
+
+
+def momenta(transform: Transform) -> tuple[GeodesicTransform, ...]:
+    """The geodesics that a transform is composed of, the first acting first."""
+    total = compose(transform)
+    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    return tuple(part for part in reversed(parts) if isinstance(part, GeodesicTransform))

@@ -13,6 +13,7 @@ from hybridreg.cases import Case
 from hybridreg.decomposition import Decomposition
 from hybridreg.evaluation import Scores
 from hybridreg.fusing import Fusion
+from hybridreg.geodesics import GeodesicTransform, momenta
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
 from hybridreg.io.images import write_image
@@ -38,6 +39,7 @@ _KINDS = {
     AffineTransform: "affine",
     BSplineTransform: "B-spline",
     DisplacementField: "displacement field",
+    GeodesicTransform: "geodesic",
 }
 
 
@@ -110,6 +112,8 @@ class Outcome:
         write_image(folder / output.JACOBIAN, self.jacobian)
         write_transform(folder / output.TRANSFORM, self.transform)
         write_transform(folder / output.INVERSE, self.inverse.transform)
+        for geodesic in momenta(self.transform)[:1]:
+            write_image(folder / output.MOMENTUM, Image(geodesic.momentum, geodesic.grid))
         if self.moved_labels is not None:
             write_image(folder / output.MOVED_LABELS, self.moved_labels)
         if self.fused is not None:
@@ -137,6 +141,7 @@ class Outcome:
         return {
             "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
             **asdict(self.affine),
+            "kernels": [asdict(geodesic.kernel) for geodesic in momenta(self.transform)],
             "displacement_mm": {
                 "mean": length.mean().item(),
                 "p95": length.kthvalue(max(1, round(0.95 * len(length)))).values.item(),

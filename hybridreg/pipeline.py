@@ -26,13 +26,13 @@ from hybridreg.intensity import to_unit
 from hybridreg.io.images import read_image, read_labels
 from hybridreg.io.tables import read_landmarks
 from hybridreg.io.transforms import read_transform
-from hybridreg.methods.base import RegistrationMethod
+from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.outcome import Outcome
 from hybridreg.preprocessing import foreground
 from hybridreg.quality import Intent, judge, similarity
 from hybridreg.record import Record
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
-from hybridreg.warping import invert, jacobian_determinant, warp
+from hybridreg.warping import invert, jacobian_determinant, measured, warp
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def run(
         with record.timing("register"), progress.within(0.0, 0.95):
             result = method.register(case.pair, initial)
         progress.report(0.95, "resampling")
-        moved = _resampled(case, result.transform, record)
+        moved = _resampled(case, result, record)
         judged = _judged(case, initial, result.transform, moved, intent=intent, record=record)
         fused = None
         if fuse is not None:
@@ -185,8 +185,9 @@ def run(
     )
 
 
-def _resampled(case: Case, transform: Transform, record: Record) -> dict[str, Any]:
+def _resampled(case: Case, result: RegistrationResult, record: Record) -> dict[str, Any]:
     """What an outcome holds of the moving image, and of the transform as samples."""
+    transform = result.transform
     moving, onto = case.pair.moving, case.pair.fixed.grid
     with record.timing("resample"):
         displacement = DisplacementField.sampled(transform, onto)
@@ -195,7 +196,11 @@ def _resampled(case: Case, transform: Transform, record: Record) -> dict[str, An
         labels = case.moving_labels
         moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
     with record.timing("invert"):
-        inverse = invert(transform, onto=_inverse_grid(moving.grid))
+        grid = _inverse_grid(moving.grid)
+        if result.inverse is None:
+            inverse = invert(transform, onto=grid)
+        else:
+            inverse = measured(result.inverse, transform, onto=grid)
     return {
         "moved": moved,
         "displacement": displacement,

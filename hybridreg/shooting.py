@@ -103,12 +103,22 @@ def energy(velocity: Tensor, momentum: Tensor) -> Tensor:
 
 def coadjoint(momentum: Tensor, inverse_map: Tensor, lattice: Lattice) -> Tensor:
     """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, of m0 and the displacement of phi^-1."""
-    gradient = derivatives(inverse_map, lattice.spacing)  # [component][axis]
+    rows = _jacobian(inverse_map, lattice)
     carried = sample(momentum, inverse_map, lattice)
-    dimension = len(gradient)
-    rows = [[gradient[i][j] + float(i == j) for j in range(dimension)] for i in range(dimension)]
-    pulled = [sum(rows[i][j] * carried[i] for i in range(dimension)) for j in range(dimension)]
+    axes = range(lattice.dimension)
+    pulled = [sum(rows[i][j] * carried[i] for i in axes) for j in axes]
     return torch.stack(pulled) * _determinant(rows)
+
+
+def determinant(displacement: Tensor, lattice: Lattice) -> Tensor:
+    """Of the Jacobian of x -> x + u(x), shape (*shape); 0 or less is a fold."""
+    return _determinant(_jacobian(displacement, lattice))
+
+
+def _jacobian(displacement: Tensor, lattice: Lattice) -> list[list[Tensor]]:
+    """[component][axis]"""
+    slopes = derivatives(displacement, lattice.spacing)
+    return [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
 
 
 def _determinant(m: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from hybridreg.lattice import Lattice, Resampling, sample
 from hybridreg.methods.lddmm.levels import Level
-from hybridreg.shooting import Shooter
+from hybridreg.shooting import Shooter, determinant
 from hybridreg.similarity import Measure
+
+
+_LEAST = 0.15  # determinant on the lattice of the momentum; between its voxels they are lower
 
 
 class Term(Protocol):
@@ -29,23 +32,30 @@ class Term(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Energy:
-    """E = <m0, K m0> / (2 V) + D(phi^-1) / sigma^2, V the volume that is compared.
+    """E = <m0, K m0> / (2 V) + D(phi^-1) / sigma^2 + F, V the volume that is compared.
 
     The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the second
     derivative of E by w is the identity and something smooth. sigma: smaller fits more closely.
+    F is 0 where determinants of phi^-1 stay above 0.15: geodesics never fold, but those of few steps
+    on a lattice would. unfolding: its weight; 0 leaves the published energy.
     """
 
     shooter: Shooter
     term: Term
     sigma: float
+    unfolding: float = 0.0
 
     def __call__(self, white: Tensor) -> dict[str, Tensor]:
-        """Both terms, the second one divided by sigma^2, of w (D, *momentum shape)."""
+        """The terms, with their factors, of w (D, *momentum shape)."""
         inverse_map = self.shooter.inverse_map(self.momentum(white))
-        return {
+        terms = {
             "regularity": 0.5 * self.product(white, white),
             "dissimilarity": self.term(inverse_map) / self.sigma**2,
         }
+        if self.unfolding:
+            low = (_LEAST - determinant(inverse_map, self.shooter.lattice)).clamp(min=0)
+            terms["folding"] = self.unfolding * self.product(low, low)
+        return terms
 
     @property
     def spacing(self) -> tuple[float, ...]:

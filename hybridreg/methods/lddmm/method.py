@@ -42,6 +42,7 @@ class Lddmm:
         the fixed image's.
     iterations: at most, at each level; a level ends before where it gains no more than ``tolerance``
         of all that it gained, an iteration.
+    unfolding: weight of what keeps the map from folding between time steps; see ``Energy``.
     steps, integrator: of time along the geodesic: "euler", "midpoint" or "rk4".
     optimizer: "quasi-newton", or "fixed" for the published descent by ``step`` (Yang 2017).
     scaled: bring one-channel images to [0, 1] by percentiles of their foreground first; images of
@@ -56,7 +57,8 @@ class Lddmm:
     momentum_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
     iterations: tuple[int, ...] = (60, 40, 15)
     tolerance: float = 0.005
-    steps: int = 4
+    unfolding: float = 1e4
+    steps: int = 6
     integrator: Literal["euler", "midpoint", "rk4"] = "euler"
     optimizer: Literal["quasi-newton", "fixed"] = "quasi-newton"
     step: float = 1e-3
@@ -142,7 +144,7 @@ class Lddmm:
                 "less than a thousandth of the fixed image is seen by the moving one (and inside "
                 "both masks): begin with an affine registration, or give other masks"
             )
-        return Energy(shooter, term, self.sigma)
+        return Energy(shooter, term, self.sigma, self.unfolding)
 
     @property
     def _measure(self) -> Measure:
