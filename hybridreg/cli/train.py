@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,39 +52,46 @@ Workers = Annotated[
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="float16 needs a GPU.")]
 
 
-@app.callback()
-def _train():
-    """Keeps the subcommand's name while there is only one."""
+Images = Annotated[
+    list[Path],
+    typer.Option("--images", help="Photographs to learn from: a file or folder; repeatable."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
+Validation = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--validation", help="Photographs to choose the weights by. By default every tenth image."
+    ),
+]
+Test = Annotated[
+    list[Path] | None, typer.Option("--test", help="Photographs to score once, at the end.")
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", help="Larger learns faster, until it diverges.")
+]
+Data = Annotated[
+    str, typer.Option("--data", help="What the photographs are, for the card of the weights.")
+]
+DataLicence = Annotated[
+    str, typer.Option("--data-licence", help="Of the photographs, for the card of the weights.")
+]
+WeightsLicence = Annotated[
+    str, typer.Option("--weights-licence", help="Of the weights, for their card.")
+]
 
 
 @app.command()
 def fusion(
-    images: Annotated[
-        list[Path],
-        typer.Option("--images", help="Photographs to learn from: a file or folder; repeatable."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    validation: Annotated[
-        list[Path] | None,
-        typer.Option(help="Photographs to choose the weights by. By default every tenth image."),
-    ] = None,
-    test: Annotated[
-        list[Path] | None, typer.Option(help="Photographs to score once, at the end.")
-    ] = None,
+    images: Images,
+    out: Out,
+    validation: Validation = None,
+    test: Test = None,
     optimizer: Annotated[Optimizer, typer.Option()] = Optimizer.adam,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Larger learns faster, until it diverges.")
-    ] = None,
+    learning_rate: LearningRate = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Answers to learn from at a step.")] = 128,
-    data: Annotated[
-        str, typer.Option(help="What the photographs are, for the card of the weights.")
-    ] = "natural photographs",
-    data_licence: Annotated[
-        str, typer.Option(help="Of the photographs, for the card of the weights.")
-    ] = "not stated",
-    weights_licence: Annotated[str, typer.Option(help="Of the weights, for their card.")] = (
-        "not stated"
-    ),
+    data: Data = "natural photographs",
+    data_licence: DataLicence = "not stated",
+    weights_licence: WeightsLicence = "not stated",
     max_time: MaxTime = None,
     max_epochs: MaxEpochs = None,
     patience: Patience = 20,
@@ -98,23 +106,12 @@ def fusion(
     quiet: options.Quiet = False,
 ):
     """Teach the fusion network which of two patches of a photograph is the sharper."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
-        from hybridreg.training import require_lightning
 
-        require_lightning()
-        limit = None if max_time is None else seconds(max_time)
-        from hybridreg.cli.devices import resolve_device
+    def task(*photographs: dict):
         from hybridreg.fusion.focus import FocusTask
-        from hybridreg.io.photographs import read_photographs
-        from hybridreg.training import train
 
-        learned, judged = _divided(
-            read_photographs(images), read_photographs(validation) if validation else None
-        )
-        task = FocusTask(
-            learned,
-            judged,
-            read_photographs(test or []),
+        return FocusTask(
+            *photographs,
             optimizer_name=optimizer.value,
             learning_rate=learning_rate,
             batch_size=batch_size,
@@ -122,20 +119,93 @@ def fusion(
             data_licence=data_licence,
             weights_licence=weights_licence,
         )
-        checkpoint = train(
-            task,
-            out,
-            max_time_s=limit,
-            max_epochs=max_epochs,
-            patience=patience,
-            resume=resume,
-            seed=seed or 0,
-            device=resolve_device(device),
-            devices=devices,
-            precision=precision.value,
-            workers=workers,
+
+    with session(as_json=json, quiet=quiet, threads=threads) as current:
+        limits = {"max_time": max_time, "max_epochs": max_epochs, "patience": patience}
+        where = {"device": device, "devices": devices, "workers": workers}
+        how = {"resume": resume, "precision": precision.value, "seed": seed or 0}
+        _teach(current, task, (images, validation, test), out, **limits, **where, **how)
+
+
+@app.command()
+def fusion_fast(
+    images: Images,
+    out: Out,
+    validation: Validation = None,
+    test: Test = None,
+    teacher: Annotated[
+        str, typer.Option(help="Weights that `train fusion` made: a file or the name of our own.")
+    ] = "fusion-focus",
+    pictures: Annotated[
+        int, typer.Option(min=16, help="How many the teacher judges before the first step.")
+    ] = 768,
+    learning_rate: LearningRate = None,
+    data: Data = "natural photographs",
+    data_licence: DataLicence = "not stated",
+    weights_licence: WeightsLicence = "not stated",
+    max_time: MaxTime = None,
+    max_epochs: MaxEpochs = None,
+    patience: Patience = 20,
+    resume: Resume = False,
+    precision: PrecisionOption = Precision.float32,
+    devices: Devices = 1,
+    workers: Workers = 0,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Teach a small network to answer as the fusion network does, in a hundredth of its time."""
+
+    def task(*photographs: dict):
+        from hybridreg.fusion.distillation import FastTask
+        from hybridreg.fusion.focus import trained_network
+
+        return FastTask(
+            *photographs,
+            teacher=trained_network(teacher),
+            teacher_name=Path(teacher).stem,
+            pictures=pictures,
+            learning_rate=learning_rate,
+            data=data,
+            data_licence=data_licence,
+            weights_licence=weights_licence,
         )
-        say_checkpoint(current, checkpoint, task.kind)
+
+    with session(as_json=json, quiet=quiet, threads=threads) as current:
+        limits = {"max_time": max_time, "max_epochs": max_epochs, "patience": patience}
+        where = {"device": device, "devices": devices, "workers": workers}
+        how = {"resume": resume, "precision": precision.value, "seed": seed or 0}
+        _teach(current, task, (images, validation, test), out, **limits, **where, **how)
+
+
+def _teach(
+    current: Session,
+    task_of: Callable[..., Any],
+    photographs: tuple[list[Path], list[Path] | None, list[Path] | None],
+    out: Path,
+    *,
+    max_time: str | None,
+    device: str,
+    **how,
+):
+    """Trains what ``task_of`` makes of photographs to learn from, choose by and test on."""
+    from hybridreg.training import require_lightning
+
+    require_lightning()
+    limit = None if max_time is None else seconds(max_time)
+    from hybridreg.cli.devices import resolve_device
+    from hybridreg.io.photographs import read_photographs
+    from hybridreg.training import train
+
+    images, validation, test = photographs
+    learned, judged = _divided(
+        read_photographs(images), read_photographs(validation) if validation else None
+    )
+    task = task_of(learned, judged, read_photographs(test or []))
+    checkpoint = train(task, out, max_time_s=limit, device=resolve_device(device), **how)
+    say_checkpoint(current, checkpoint, task.kind)
 
 
 def say_checkpoint(current: Session, path: Path, kind: str):

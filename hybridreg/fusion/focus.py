@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,18 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from hybridreg.fusion.network import PATCH, FusionNetwork
+from hybridreg.fusion.photograph_tasks import card_of, check_apart, fingerprints
+from hybridreg.fusion.windows import (
+    BLUR_REACH,
+    LEVELS,
+    SCALES,
+    SIGMA,
+    TAPS,
+    Windows,
+    blurred,
+    middle,
+    other_contrast,
+)
 from hybridreg.io.checkpoints import Card, read_checkpoint
 
 KIND = "fusion"
@@ -23,13 +34,8 @@ ARCHITECTURE = (
     "siamese network of Liu 2017: conv 3x3x64, conv 3x3x128, max pooling 2, conv 3x3x256, "
     "conv 8x8x2 on the features of both images, softmax"
 )
-INTENSITY_RULE = "grey values in [0, 1]"
-LEVELS = 5  # of blur: the filter once to five times
-_SIGMA, _TAPS = 2.0, 7
-_MARGIN = LEVELS * (_TAPS // 2)  # pixels around a patch that its strongest blur sees
-_WINDOW = PATCH + 2 * _MARGIN
+_WINDOW = PATCH + 2 * BLUR_REACH
 _LEAST_VARIANCE = 25 / 255**2
-_SCALES = (1.0, 2**-0.5, 0.5, 0.5 * 2**-0.5)
 _TRIES = 100  # draws of patches in a row before photographs count as empty
 
 
@@ -48,18 +54,7 @@ class Patches:
 
     def __init__(self, photographs: Mapping[str, Tensor], *, varied: bool):
         self._varied = varied
-        copies = [
-            [c for scale in (_SCALES if varied else (1.0,)) for c in _scaled(name, photo, scale)]
-            for name, photo in photographs.items()
-        ]
-        flat = [copy for per_photo in copies for copy in per_photo]
-        # All in one row, so that one indexing takes windows from any of them.
-        self._pixels = torch.cat([copy.flatten() for copy in flat])
-        sizes = torch.tensor([copy.shape for copy in flat])
-        self._height, self._width = sizes.unbind(1)
-        self._start = sizes.prod(1).cumsum(0) - sizes.prod(1)
-        counts = torch.tensor([len(per_photo) for per_photo in copies])
-        self._count, self._first = counts, counts.cumsum(0) - counts
+        self._photographs = Windows(photographs, size=_WINDOW, varied=varied)
 
     def draw(self, number: int, random: Generator) -> tuple[Tensor, Tensor]:
         """Sharp patches and the same ones blurred, each of shape (number, 1, 16, 16), in [0, 1].
@@ -69,44 +64,23 @@ class Patches:
         """
         windows = self._windows(number, random)
         if self._varied:
-            windows = _other_contrast(windows, random)
+            windows = other_contrast(windows, random)
         level = torch.randint(LEVELS, (number,), generator=random)
-        blurred = torch.stack([_core(b) for b in _blurred(windows)])[level, torch.arange(number)]
-        return _core(windows)[:, None], blurred[:, None]
+        soft = torch.stack([middle(b, PATCH) for b in blurred(windows)])
+        return middle(windows, PATCH)[:, None], soft[level, torch.arange(number)][:, None]
 
     def _windows(self, number: int, random: Generator) -> Tensor:
         """Patches that show something, with the margin that blur needs: (number, 46, 46)."""
         found: list[Tensor] = []
         for _ in range(_TRIES):
-            windows = self._pixels[self._places(2 * number, random)] / 255
-            found.append(windows[_core(windows).flatten(1).var(1, correction=0) > _LEAST_VARIANCE])
+            windows = self._photographs.draw(2 * number, random)
+            patches = middle(windows, PATCH).flatten(1)
+            found.append(windows[patches.var(1, correction=0) > _LEAST_VARIANCE])
             if sum(map(len, found)) >= number:
                 return torch.cat(found)[:number]
         raise ValueError(
             "the photographs show too little: hardly a patch has a variance above 25; give others"
         )
-
-    def _places(self, number: int, random: Generator) -> Tensor:
-        """Where in the row of all pixels the windows lie: (number, 46, 46)."""
-
-        def below(limits: Tensor) -> Tensor:
-            return (torch.rand(number, generator=random, dtype=torch.float64) * limits).long()
-
-        photo = below(torch.tensor(float(len(self._count))))
-        copy = self._first[photo] + below(self._count[photo])
-        width = self._width[copy]
-        y, x = below(self._height[copy] - _WINDOW + 1), below(width - _WINDOW + 1)
-        corner = self._start[copy] + y * width + x
-        down, right = width, torch.ones_like(width)
-        if self._varied:  # the eight ways to lay a square: by the steps, without touching pixels
-            flips = torch.rand(3, number, generator=random) < 0.5
-            for flipped, step in ((flips[0], down), (flips[1], right)):
-                corner = corner + torch.where(flipped, (_WINDOW - 1) * step, 0)
-            down, right = (torch.where(f, -s, s) for f, s in zip(flips, (down, right)))
-            down, right = torch.where(flips[2], right, down), torch.where(flips[2], down, right)
-        along = torch.arange(_WINDOW)
-        rows = corner[:, None] + down[:, None] * along
-        return rows[:, :, None] + (right[:, None] * along)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +108,7 @@ class FocusTask:
 
     def __post_init__(self):
         parts = (self.photographs, self.validation_photographs, self.test_photographs)
-        if not self.photographs or not self.validation_photographs:
-            raise ValueError("give photographs to learn from, and others to choose the weights by")
-        twice = [
-            name for i, a in enumerate(parts) for b in parts[i + 1 :] for name in a if name in b
-        ]
-        if twice:
-            raise ValueError(f"{twice[0]} is both learned from and judged by: leave it out of one")
+        check_apart(*parts)
         if self.optimizer_name not in _OPTIMIZERS:
             raise ValueError(
                 f"the optimizer is one of {', '.join(_OPTIMIZERS)}; found {self.optimizer_name!r}"
@@ -158,8 +126,8 @@ class FocusTask:
             "halving": self.halving,
             "validation_size": self.validation_size,
             "steps_per_epoch": self.steps_per_epoch,
-            "photographs": _fingerprints(self.photographs),
-            "validation_photographs": _fingerprints(self.validation_photographs),
+            "photographs": fingerprints(self.photographs),
+            "validation_photographs": fingerprints(self.validation_photographs),
         }
 
     @property
@@ -200,24 +168,13 @@ class FocusTask:
         return accuracies(network, self.test_photographs)
 
     def card(self) -> Card:
-        return Card(
-            kind=KIND,
+        return card_of(
+            self,
             architecture=ARCHITECTURE,
-            training_grid=f"{PATCH} x {PATCH} pixels of photographs at scales 1 to {_SCALES[-1]:.2f}",
-            intensity_rule=INTENSITY_RULE,
-            data=self.data,
-            data_licence=self.data_licence,
-            weights_licence=self.weights_licence,
-            split={
-                "train": sorted(self.photographs),
-                "validation": sorted(self.validation_photographs),
-                "test": sorted(self.test_photographs),
-            },
-            seed=0,
-            validation={},
+            training_grid=f"{PATCH} x {PATCH} pixels of photographs at scales 1 to {SCALES[-1]:.2f}",
             training={
-                "task": f"sharp or blurred {LEVELS} times at most (Gaussian of {_SIGMA:g} pixels "
-                f"cut to {_TAPS} x {_TAPS}); patches of variance above 25; softmax loss",
+                "task": f"sharp or blurred {LEVELS} times at most (Gaussian of {SIGMA:g} pixels "
+                f"cut to {TAPS} x {TAPS}); patches of variance above 25; softmax loss",
                 "batch_size": self.batch_size,
                 "optimizer": self.optimizer_name,
                 "learning_rate": self.first_rate,
@@ -260,54 +217,6 @@ def _judged_by(photographs: Mapping[str, Tensor], number: int) -> Iterator[tuple
     patches = Patches(photographs, varied=False)
     for start in range(0, number, 64):
         yield patches.draw(min(64, number - start), random)
-
-
-def _scaled(name: str, photo: Tensor, scale: float) -> list[Tensor]:
-    """The photograph made smaller, smoothed as that needs; nothing if too small for a window."""
-    if scale == 1 and (photo.ndim != 2 or min(photo.shape) < _WINDOW):
-        raise ValueError(
-            f"{name} has {' x '.join(map(str, reversed(photo.shape)))} pixels; photographs need "
-            f"{_WINDOW} x {_WINDOW} at least: leave it out"
-        )
-    size = [round(n * scale) for n in photo.shape]
-    if min(size) < _WINDOW:
-        return []
-    if scale == 1:
-        return [photo]
-    image = photo[None, None].float()
-    small = F.interpolate(image, size, mode="bilinear", antialias=True)
-    return [small[0, 0].round().to(torch.uint8)]
-
-
-def _blurred(windows: Tensor) -> Iterator[Tensor]:
-    """The windows blurred once, twice, and so on, each smaller by what the filter reached over."""
-    along = torch.arange(_TAPS, dtype=torch.float32) - _TAPS // 2
-    taps = torch.exp(-(along**2) / (2 * _SIGMA**2))
-    taps = (taps / taps.sum()).to(windows)
-    image = windows[:, None]
-    for _ in range(LEVELS):
-        image = F.conv2d(F.conv2d(image, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
-        yield image[:, 0]
-
-
-def _core(windows: Tensor) -> Tensor:
-    """The patch in the middle of each window, whatever margin is left."""
-    margin = (windows.shape[-1] - PATCH) // 2
-    return windows[:, margin : margin + PATCH, margin : margin + PATCH]
-
-
-def _other_contrast(windows: Tensor, random: Generator) -> Tensor:
-    """In half to one and a half times the contrast, a fifth darker or lighter, half as negatives."""
-    gain, shift, sign = torch.rand(3, len(windows), 1, 1, generator=random)
-    gain = (0.5 + gain) * torch.where(sign < 0.5, -1.0, 1.0)
-    return ((windows - 0.5) * gain + 0.5 + 0.4 * (shift - 0.5)).clamp_(0, 1)
-
-
-def _fingerprints(photographs: Mapping[str, Tensor]) -> dict[str, str]:
-    return {
-        name: hashlib.sha256(photo.contiguous().numpy().tobytes()).hexdigest()[:16]
-        for name, photo in sorted(photographs.items())
-    }
 
 
 def _sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:

@@ -63,16 +63,26 @@ class FusionNetwork(nn.Module):
 
         Both of shape (y, x), at least 15 x 15, intensities in [0, 1].
         """
-        if min(fixed.shape) < _SMALLEST:
-            raise ValueError(
-                f"the network judges patches of {PATCH} x {PATCH} pixels and the image has only "
-                f"{fixed.shape[1]} x {fixed.shape[0]}: use a rule without a network"
-            )
-        # A softmax of two is the logistic function of their difference: half of the last layer.
-        kernel = self.scores.weight[1] - self.scores.weight[0]
-        first, second = kernel.chunk(2)
+        check_size(fixed.shape)
+        first, second = self._kernel().chunk(2)
         evidence = self._evidence(fixed, first) + self._evidence(moved, second)
-        return _spread(torch.sigmoid(evidence), fixed.shape).to(fixed)
+        return spread(torch.sigmoid(evidence), fixed.shape).to(fixed)
+
+    @torch.no_grad()
+    def evidence(self, image: Tensor) -> Tensor:
+        """How much an image (y, x) speaks for itself in every patch, shape (rows, columns).
+
+        Half of what it says as the first image less what it says as the second: the weight of one image
+        beside another is the logistic function of the difference of theirs, but for how little the
+        order of the two counts.
+        """
+        first, second = self._kernel().chunk(2)
+        return self._evidence(image, (first - second) / 2)
+
+    def _kernel(self) -> Tensor:
+        """Of the last layer, both outputs in one: shape (512, 8, 8)."""
+        # A softmax of two is the logistic function of their difference: half of the layer.
+        return self.scores.weight[1] - self.scores.weight[0]
 
     def _evidence(self, image: Tensor, kernel: Tensor) -> Tensor:
         """The part of one image in the last layer, kernel (256, 8, 8), for every patch."""
@@ -80,7 +90,7 @@ class FusionNetwork(nn.Module):
         # are fast for a single output; the products are then moved into place and added.
         places = kernel.flatten(1).T[:, :, None, None]
         products = torch.cat([F.conv2d(f, places)[0] for f in self._strips(image)], 1)
-        rows, columns = (n - _WINDOW + 1 for n in products.shape[1:])
+        rows, columns = (patches_along(n) for n in image.shape)
         parts = products.unflatten(0, (_WINDOW, _WINDOW))
         total = products.new_zeros(rows, columns)
         for y in range(_WINDOW):
@@ -101,7 +111,21 @@ class FusionNetwork(nn.Module):
             yield features[:, :, above : above + stop - start]
 
 
-def _spread(scores: Tensor, shape: tuple[int, int]) -> Tensor:
+def check_size(shape: tuple[int, ...]):
+    """Refuses an image (y, x) smaller than a patch (ValueError)."""
+    if min(shape) < _SMALLEST:
+        raise ValueError(
+            f"the network judges patches of {PATCH} x {PATCH} pixels and the image has only "
+            f"{shape[1]} x {shape[0]}: use a rule without a network"
+        )
+
+
+def patches_along(pixels: int) -> int:
+    """How many patches at stride 2 lie along so many pixels; the last of an odd number reaches out."""
+    return (pixels + 1) // _STRIDE - _WINDOW + 1
+
+
+def spread(scores: Tensor, shape: tuple[int, int]) -> Tensor:
     """Each score given to all pixels of its patch; the mean where patches overlap."""
     # Two neighbouring pixels from an even one on lie in the same patches.
     margin = (_WINDOW - 1,) * 4
