@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from hybridreg.io.files import errors_of, whole_file
 from hybridreg.io.images import write_image
 from hybridreg.io.output import write_json
 
-DEFAULT_RULE = "laplacian"
+DEFAULT_RULE = "salience"
 BASELINES = ("mean", "maximum", "laplacian")  # what any rule worth its cost must beat
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".png")
 UNIT = "intensities from 0 to 1 without a unit: they are no Hounsfield units and measure nothing"
@@ -169,11 +169,24 @@ def network_of(rule: str, weights: str | Path | None = None) -> WeightNetwork | 
         if weights is not None and rule in RULES:
             raise ValueError(f"the fusion rule {rule!r} needs no network: leave the weights out")
         return None
-    from hybridreg.fusion.focus import (
-        trained_network,
-    )  # only who asks for it pays for its libraries
+    network = _NETWORKS[rule]()
+    return network() if weights is None else network(weights)
 
-    return trained_network(weights) if weights is not None else trained_network()
+
+def _liu_2017() -> Callable[..., WeightNetwork]:
+    from hybridreg.fusion.focus import trained_network  # only who asks pays for its libraries
+
+    return trained_network
+
+
+def _liu_2017_fast() -> Callable[..., WeightNetwork]:
+    from hybridreg.fusion.fast import fast_network
+
+    return fast_network
+
+
+# Of each rule that needs a network, what reads its weights: our own, or those that are named.
+_NETWORKS = {"liu-2017": _liu_2017, "liu-2017-fast": _liu_2017_fast}
 
 
 def check_fused_path(path: Path, *, overwrite: bool):

@@ -24,8 +24,8 @@ def fuse(
     rule: Annotated[
         str | None,
         typer.Option(
-            help="laplacian, energy, liu-2017, maximum, mean ...; a wrong name lists all.",
-            show_default="laplacian",
+            help="salience, liu-2017, liu-2017-fast, maximum, mean ...; a wrong name lists all.",
+            show_default="salience",
         ),
     ] = None,
     weights: Annotated[
