@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hybridreg.fusion_scores.fused_pairs import FusedPair, UndefinedScore
 
 _LEVELS = 256
-_WINDOWS_AT_ONCE = 2048  # 1 MB a working array: within the cache
+_WINDOWS_AT_ONCE = 512  # 0.2 MB a working array: several of them within the cache
 _SAME = 1e-6  # of probabilities in float32
 
 
@@ -73,10 +73,12 @@ def feature_information(pair: FusedPair, feature) -> float:
         ours, *theirs = (window_masses(window_values(image, centers)) for image in images)
         count += 2 * ours.shape[1]
         for masses in theirs:
-            for part in window_parts(ours.shape[1]):
-                shared = window_information(ours[:, part], masses[:, part])
-                same = (np.abs(ours[:, part] - masses[:, part]) < _SAME).all(0)
-                total += np.where(same, 1, np.clip(shared, 0, 1)).sum(dtype=np.float64)
+            other = (np.abs(ours - masses) >= _SAME).any(0)
+            total += other.size - np.count_nonzero(other)
+            first, second = ours[:, other], masses[:, other]
+            for part in window_parts(first.shape[1]):
+                shared = window_information(first[:, part], second[:, part])
+                total += np.clip(shared, 0, 1).sum(dtype=np.float64)
     if count == 0:
         raise UndefinedScore("no foreground voxel has a 3x3 window within the image")
     return float(total / count)
@@ -93,15 +95,15 @@ def window_information(masses: np.ndarray, others: np.ndarray, *, limit: float =
     """
     correlation = _column_correlation(masses, others)
     others = np.where(correlation < 0, others[::-1], others)  # turned round, discord is concord
-    P, Q = (np.pad(np.cumsum(mass, axis=0), ((1, 0), (0, 0))) for mass in (masses, others))
-    coupled, independent = np.minimum(P[:, None], Q), P[:, None] * Q  # (10, 10, N)
-    reachable = (coupled - independent).sum((0, 1))  # Hoeffding's covariance
+    joint = _coupling(masses, others)  # (9, 9, N)
+    reachable = _covariance(joint, masses, others)
     wanted = np.abs(correlation) * _spread(masses) * _spread(others)
     weight = np.divide(wanted, reachable, out=np.zeros_like(wanted), where=reachable > _SAME)
-    cumulated = independent + np.minimum(weight, limit) * (coupled - independent)
-    joint = np.diff(np.diff(cumulated, axis=0), axis=1).reshape(-1, len(correlation))
+    weight = np.minimum(weight, limit)
+    joint *= weight
+    joint += ((1 - weight) * masses)[:, None] * others
     entropies = _column_bits(masses) + _column_bits(others)
-    shared = entropies - _column_bits(joint)
+    shared = entropies - _column_bits(joint.reshape(-1, len(correlation)))
     return np.divide(2 * shared, entropies, out=np.zeros_like(shared), where=entropies > _SAME)
 
 
@@ -160,6 +162,23 @@ def _column_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(product, norm, out=np.zeros_like(norm), where=norm > _SAME**2)
 
 
+def _coupling(masses: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The most concordant joint distribution, (9, 9, N), whose cumulated one is min(P, Q)."""
+    P, Q = np.cumsum(masses, axis=0), np.cumsum(others, axis=0)
+    P[-1] = Q[-1] = 1
+    # What the steps of P and Q that end in (P, Q) have in common of the way from 0 to 1.
+    joint = np.minimum(P[:, None], Q)
+    joint -= np.maximum((P - masses)[:, None], Q - others)
+    return np.maximum(joint, 0, out=joint)
+
+
+def _covariance(joint: np.ndarray, masses: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of the two places, 1 to 9, under a joint distribution."""
+    place = np.arange(1, len(masses) + 1, dtype=masses.dtype)
+    product = place @ np.tensordot(place, joint, axes=1)
+    return product - (place @ masses) * (place @ others)
+
+
 def _spread(masses: np.ndarray) -> np.ndarray:
     """Standard deviation of the place, 1 to 9, under each distribution."""
     place = np.arange(1, len(masses) + 1, dtype=masses.dtype)
@@ -168,4 +187,6 @@ def _spread(masses: np.ndarray) -> np.ndarray:
 
 def _column_bits(masses: np.ndarray) -> np.ndarray:
     """Entropy of each column; of a negative mass as if of its size, with its sign, as published."""
-    return -(masses * np.log2(np.abs(masses) + np.finfo(masses.dtype).tiny)).sum(0)
+    # The natural logarithm is vectorized in numpy where the binary one is not.
+    logarithm = np.log(np.abs(masses) + np.finfo(masses.dtype).tiny)
+    return (masses * logarithm).sum(0) / -np.log(masses.dtype.type(2))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 
 from hybridreg.fusion_scores import (
     gradients,
@@ -182,10 +184,13 @@ def published_scores(
 
 
 def _collected(calls: Mapping[str, tuple[Callable[..., float], tuple]]) -> FusionScores:
+    """The values by name, computed side by side in as many threads as torch may use."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        found = {name: threads.submit(f, *arguments) for name, (f, arguments) in calls.items()}
     values, reasons = {}, {}
-    for name, (function, arguments) in calls.items():
+    for name, score in found.items():
         try:
-            values[name] = float(function(*arguments))
+            values[name] = float(score.result())
         except UndefinedScore as error:
             values[name], reasons[name] = None, str(error)
     return FusionScores(values, reasons)
