@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,18 @@ def clipped(image: Image, low_percent: float, high_percent: float) -> Image:
     low, high = torch.tensor(limits, dtype=torch.float32).T
     across = (-1, *[1] * image.grid.dimension)
     return replace(image, data=image.data.clamp(low.reshape(across), high.reshape(across)))
+
+
+def coarser(image: Image, spacing_mm: float) -> Image:
+    """The image in voxels of at least so many mm along every axis, smoothed as that needs."""
+    grid = image.grid.with_spacing([max(spacing_mm, s) for s in image.grid.spacing])
+    if grid.spacing == image.grid.spacing:
+        return image
+    factors = [new / old for new, old in zip(grid.spacing, image.grid.spacing, strict=True)]
+    sigma = [0.5 * math.sqrt(factor**2 - 1) for factor in factors[::-1]]
+    smooth = [ndimage.gaussian_filter(c, sigma, mode="nearest") for c in image.data.numpy()]
+    smoothed = replace(image, data=torch.from_numpy(np.stack(smooth)))
+    return warp(smoothed, IDENTITY, onto=grid, default=image.data.min().item())
 
 
 def _threshold(data: np.ndarray) -> float:

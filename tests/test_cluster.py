@@ -1,4 +1,4 @@
-"""Many cases at once: each is watched by itself, and costs nothing but itself when it goes wrong."""
+"""Many cases at once: each is watched by itself, and costs only itself when it goes wrong."""
 
 import os
 import signal

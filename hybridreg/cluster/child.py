@@ -1,4 +1,4 @@
-"""The process in which cases are computed, one after another: ``python -m hybridreg.cluster.child``.
+"""The process in which cases are computed: ``python -m hybridreg.cluster.child``.
 
 Questions come on standard input: the number of bytes, then a pickled (function, name, case), as the
 supervisor was handed it. Answers go out as lines of JSON. What the computation prints goes to

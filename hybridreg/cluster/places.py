@@ -81,7 +81,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """The workers of a running scheduler (``dask scheduler``, ``dask worker``), such as tcp://10.0.0.1:8786.
+    """The workers of a running scheduler (``dask scheduler``) at an address as tcp://10.0.0.1:8786.
 
     hybridreg must be installed where they run, and see the same files under the same paths.
     """
@@ -100,9 +100,9 @@ class Scheduler:
 class Slurm:
     """Jobs of Slurm, as a TOML file describes them; needs ``pip install 'hybridreg[hpc]'``.
 
-    In the file: ``jobs``, how many; ``interface`` or ``host``, where Dask listens for them (it must be
-    reached from the nodes); and what ``dask_jobqueue.SLURMCluster`` takes: ``cores`` (cases at a time
-    in a job), ``memory``, ``walltime``, ``queue``, ``account``, ``job_script_prologue``, ...
+    In the file: ``jobs``, how many; ``interface`` or ``host``, where Dask listens for them (it must
+    be reached from the nodes); and what ``dask_jobqueue.SLURMCluster`` takes: ``cores`` (cases at a
+    time in a job), ``memory``, ``walltime``, ``queue``, ``account``, ``job_script_prologue``, ...
     """
 
     file: Path
@@ -165,7 +165,7 @@ class Slurm:
 
 @contextmanager
 def _configured() -> Iterator[None]:
-    """Dask with our settings and without its log lines, here and in the workers that are started."""
+    """Dask with our settings and without its log lines, here and in workers that are started."""
     import dask
     import distributed  # noqa: F401  its own settings must be there before ours
 

@@ -34,8 +34,8 @@ def run(
 ) -> list[Ended]:
     """Calls function(name, case) for every case, each in a process that is watched by itself.
 
-    function: gives what JSON can hold; large results belong in files. It runs in another process, so
-        it and the case must be picklable; leave out the cases that are finished.
+    function: gives what JSON can hold; large results belong in files. It runs in another process,
+        so it and the case must be picklable; leave out the cases that are finished.
     limits: of each case; without a limit of memory the place sets one.
     heard: is told of each case as it ends, here, in the order in which they end.
     patience_s: how long no worker may be there before it is given up.
@@ -46,9 +46,9 @@ def run(
 
     In a script, call it under ``if __name__ == "__main__":``, since workers import the script.
 
-    Dask's own messages are pickled, and whoever can reach its port can run code as you: it listens on
-    127.0.0.1 unless told otherwise. Ours are not: results come as JSON, and a question is unpickled
-    only in the child process that the worker it was sent to has started for it.
+    Dask's own messages are pickled, and whoever can reach its port can run code as you: it listens
+    on 127.0.0.1 unless told otherwise. Ours are not: results come as JSON, and a question is
+    unpickled only in the child process that the worker it was sent to has started for it.
     """
     if not cases:
         return []

@@ -1,4 +1,4 @@
-"""What a worker does with a case: hands it to a child process, watches that, and ends it if need be.
+"""What a worker does with a case: hands it to a child process, watches it, and may end it.
 
 The worker itself computes nothing, so it neither grows nor dies with a case. Nothing here imports
 Dask, torch or ITK.
@@ -173,7 +173,7 @@ class _Child:
     def __init__(self, threads: int):
         self.threads, self.cases = threads, 0
         self._answers: queue.Queue[str] = queue.Queue()
-        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._complaints = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  see stop
         self._process = subprocess.Popen(
             # -P: files in the current folder must not stand in for modules
             [sys.executable, "-P", "-m", "hybridreg.cluster.child"],

@@ -7,6 +7,7 @@ something is written is an OSError that names the file.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +38,15 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("this is not a text file in UTF-8: is it another kind of file?") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Of the bytes of a file, or of a folder's files in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

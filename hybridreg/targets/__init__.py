@@ -1,0 +1,12 @@
+"""Ground truth for networks, made by the classical side for as many pairs as there are.
+
+Every target is about one map T, fixed -> moving, in two parts: T(x) = affine(x + u(x)). A network
+sees the fixed image and the moving image through the affine, and learns u or its momentum.
+``io.target_store`` describes what is stored, and ``io.target_patches`` reads it for training.
+"""
+
+from hybridreg.targets.kinds import KINDS, load_kind
+from hybridreg.targets.making import Made, make_targets
+from hybridreg.targets.target import Kind, Target
+
+__all__ = ["KINDS", "Kind", "Made", "Target", "load_kind", "make_targets"]

@@ -1,0 +1,52 @@
+"""The table of kinds of targets: a name, one line of help, and how its settings are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hybridreg.config import load_intent, load_method, with_settings
+from hybridreg.targets.field import Field
+from hybridreg.targets.known import Known
+from hybridreg.targets.target import Kind
+
+
+class _Entry(NamedTuple):
+    """help: one line. load: of its options. options: their names."""
+
+    help: str
+    load: Callable[..., Kind]
+    options: tuple[str, ...]
+
+
+def _field(method: str | Path | Mapping[str, Any] = "bspline", device: str | None = None) -> Field:
+    loaded = with_settings(load_method(method), device=device)
+    return Field(loaded, load_intent(method))
+
+
+KINDS: dict[str, _Entry] = {
+    "field": _Entry("the deformation that a method finds", _field, ("method", "device")),
+    "known": _Entry(
+        "a real image bent by chance: exact truth",
+        Known,
+        ("amplitude_mm", "wavelength_mm", "bends"),
+    ),
+}
+
+
+def load_kind(name: str, **options) -> Kind:
+    """A kind by its name with its options; those that are None are left at their defaults.
+
+    ValueError for an unknown name, and for an option that the kind does not have.
+    """
+    if name not in KINDS:
+        raise ValueError(f"there is no kind {name!r} of targets; known are {', '.join(KINDS)}")
+    entry = KINDS[name]
+    given = {option: value for option, value in options.items() if value is not None}
+    if wrong := sorted(set(given) - set(entry.options)):
+        raise ValueError(
+            f"targets of the kind {name} have no {', '.join(wrong)}; "
+            f"they have {', '.join(entry.options)}"
+        )
+    return entry.load(**given)

@@ -1,0 +1,199 @@
+"""From a table of cases to a store of targets, on the cluster; broken off and continued at will."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybridreg.cases import ImagePair
+from hybridreg.cluster import Ended, Limits, Local, Place, run
+from hybridreg.io.files import sha256_of
+from hybridreg.io.images import read_image
+from hybridreg.io.tables import CaseRow
+from hybridreg.io.target_store import TargetStore
+from hybridreg.pipeline import MASKS, POINTS, read_case, start_of
+from hybridreg.preprocessing import coarser
+from hybridreg.targets.target import Kind, Target
+from hybridreg.transforms import IDENTITY
+from hybridreg.warping import warp
+
+_LIBRARIES = ("hybridreg", "itk-elastix", "torch", "numpy", "zarr")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the targets of a store have in common.
+
+    spacing_mm: images are made so coarse first; None leaves them as they are. seed: that of a case
+    is drawn from it and the name of the case, so cases may be added and their order may change.
+    """
+
+    name: str
+    kind: Kind
+    seed: int = 0
+    spacing_mm: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self.kind.settings, "seed": self.seed, "spacing_mm": self.spacing_mm}
+
+    def seed_of(self, case: str) -> int:
+        """31 bits that depend on the seed and the name of the case alone."""
+        words = np.frombuffer(hashlib.sha256(case.encode()).digest(), dtype="<u4")
+        state = np.random.SeedSequence([self.seed, *words.tolist()]).generate_state(1, np.uint64)
+        return int(state[0] >> 33)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a run. skipped: cases that were there already. ends: of all others."""
+
+    store: Path
+    skipped: tuple[str, ...]
+    ends: tuple[Ended, ...]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The reason of every case that has none."""
+        return {ended.name: ended.reason for ended in self.ends if ended.failed}
+
+
+def make_targets(
+    rows: Sequence[CaseRow],
+    path: str | Path,
+    recipe: Recipe,
+    *,
+    place: Place = Local(),
+    limits: Limits = Limits(),
+    heard: Callable[[Ended], None] = lambda ended: None,
+) -> Made:
+    """Makes the targets of all cases that the store does not have yet.
+
+    Killed at any moment and started again, it ends in the same arrays and attributes as if it had
+    never been stopped. When, where and how long every case ran, and why it failed, is written to
+    ``<path>.log.jsonl``. Labels and landmarks of the rows are not looked at.
+    """
+    store = TargetStore.begin(path, recipe.name, recipe.settings)
+    with store.writing():
+        done = set(store.finished())
+        cases = {row.name: row for row in rows if row.name not in done}
+
+        def told(ended: Ended):
+            _log(store.path, ended)
+            heard(ended)
+
+        make = partial(make_target, store.path.resolve(), recipe)
+        ends = run(make, _absolute(cases), place=place, limits=limits, heard=told)
+    skipped = tuple(row.name for row in rows if row.name in done)
+    return Made(store.path, skipped, tuple(ends))
+
+
+def make_target(path: Path, recipe: Recipe, name: str, row: CaseRow) -> dict[str, Any]:
+    """Makes the target of one case and stores it; what it tells of it is for people to see."""
+    store = TargetStore.open(path)
+    pair = _pair(row, recipe)
+    start = start_of(row.initial, pair) if recipe.kind.uses_fixed else IDENTITY
+    seed = recipe.seed_of(name)
+    target = recipe.kind(pair, start, seed=seed)
+    facts = {
+        **target.facts,
+        "seed": seed,
+        "versions": {library: version(library) for library in _LIBRARIES},
+        "inputs": _inputs(row, recipe.kind),
+    }
+    store.write(
+        name,
+        grid=target.grid,
+        affine=target.affine,
+        images=_images(target),
+        arrays=target.arrays,
+        attributes=facts,
+    )
+    return {"verdict": facts["verdict"]["status"], "residual_mm": facts["residual_mm"]["mean"]}
+
+
+def _pair(row: CaseRow, recipe: Recipe) -> ImagePair:
+    moving = read_image(row.moving)
+    if not recipe.kind.uses_fixed:
+        pair = read_case(moving, moving).pair
+    else:
+        more = {name: getattr(row, name) for name in (*MASKS, *POINTS)}
+        pair = read_case(row.fixed, moving, **more).pair
+    if recipe.spacing_mm is None:
+        return pair
+    fixed, moving = (coarser(image, recipe.spacing_mm) for image in (pair.fixed, pair.moving))
+    masks = {
+        f"{side}_mask": mask and warp(mask, IDENTITY, onto=image.grid)
+        for side, mask, image in (
+            ("fixed", pair.fixed_mask, fixed),
+            ("moving", pair.moving_mask, moving),
+        )
+    }
+    return replace(pair, fixed=fixed, moving=moving, **masks)
+
+
+def _images(target: Target) -> dict[str, Any]:
+    """The images as they were registered, and both on the grid of the target."""
+    fixed, moving = target.pair.fixed, target.pair.moving
+    onto, spacing = target.grid, min(target.grid.spacing)
+    shown = {
+        side: warp(coarser(image, spacing), by, onto=onto, default=image.data.min().item())
+        for side, image, by in (("fixed", fixed, IDENTITY), ("moving", moving, target.affine))
+    }
+    return {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_on_grid": fixed if fixed.grid == onto else shown["fixed"],
+        "moving_on_grid": shown["moving"],
+    }
+
+
+def _inputs(row: CaseRow, kind: Kind) -> dict[str, str]:
+    """SHA-256 of every file that went into a target; of a folder's files together."""
+    names = ("fixed", "moving", *MASKS, *POINTS, "initial") if kind.uses_fixed else ("moving",)
+    paths = {name: getattr(row, name) for name in names}
+    return {name: sha256_of(path) for name, path in paths.items() if path is not None}
+
+
+def _absolute(cases: Mapping[str, CaseRow]) -> dict[str, CaseRow]:
+    """With paths that mean the same in every process."""
+    found = {}
+    for name, row in cases.items():
+        paths = {f.name: getattr(row, f.name) for f in fields(row)}
+        found[name] = replace(
+            row, **{key: path.absolute() for key, path in paths.items() if isinstance(path, Path)}
+        )
+    return found
+
+
+def _log(path: Path, ended: Ended):
+    """One line of JSON a case, beside the store: what would differ from run to run."""
+    line = {
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "case": ended.name,
+        "host": ended.host,
+        "seconds": ended.seconds,
+        "attempts": ended.attempts,
+        "reason": ended.reason,
+        "details": ended.details,
+    }
+    log = os.open(log_of(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(log, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(log)
+
+
+def log_of(path: Path) -> Path:
+    """The side log of a store."""
+    return path.with_name(path.name + ".log.jsonl")

@@ -1,0 +1,78 @@
+"""What a target is, and how a transform is taken apart for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hybridreg.cases import ImagePair
+from hybridreg.decomposition import fitted_affine
+from hybridreg.geometry import Grid
+from hybridreg.transforms import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    compose,
+)
+
+_POINTS = 20_000  # at which a residual is looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The truth about one pair: T(x) = affine(x + u(x)), fixed -> moving.
+
+    pair: the images that it is the truth of. arrays: on the grid, such as "displacement" (u in mm),
+    shape (D, *grid.shape), float32. facts: what JSON holds; the same whenever it is made again.
+    """
+
+    pair: ImagePair
+    grid: Grid
+    affine: AffineTransform
+    arrays: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+class Kind(Protocol):
+    """Makes targets of one kind. Its fields are its settings."""
+
+    uses_fixed: bool
+    """Whether it needs two images, or makes the fixed one of the moving one by itself."""
+
+    def __call__(self, pair: ImagePair, initial: Transform, *, seed: int) -> Target: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What all targets of a store have in common, ready for JSON."""
+        ...
+
+
+def split(transform: Transform, grid: Grid) -> tuple[AffineTransform, Transform]:
+    """(A, R) with T(x) = A(R(x)).
+
+    A is the affine at either end of the composition, as a method's linear stages leave it; where
+    there is none, the affine nearest to T over the grid.
+    """
+    total = compose(transform)
+    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    affines = [part for part in (parts[:1] + parts[-1:]) if isinstance(part, AffineTransform)]
+    if not affines:
+        coarse = grid.with_spacing([max(e / 32, s) for e, s in zip(grid.extent, grid.spacing)])
+        affines = [fitted_affine(DisplacementField.sampled(total, coarse))]
+    return affines[0], compose(affines[0].inverse(), total)
+
+
+def residual_mm(truth: Transform, stored: Transform, grid: Grid) -> dict[str, float]:
+    """How far two maps differ between the voxels of a grid, where samples are interpolated."""
+    step = max(1, round((torch.tensor(grid.shape).prod().item() / _POINTS) ** (1 / grid.dimension)))
+    stop = [max(2, n - 1) for n in grid.shape]
+    points = grid.crop([0] * grid.dimension, stop).points()
+    points = points[(slice(None, None, step),) * grid.dimension]
+    half = (grid.voxel_to_physical()[:-1, :-1] @ torch.full((grid.dimension,), 0.5).double())
+    distance = (truth(points + half) - stored(points + half)).norm(dim=-1)
+    return {"mean": distance.mean().item(), "max": distance.max().item()}
