@@ -131,6 +131,19 @@ def test_salience_keeps_bone_solid_and_shows_tissue_at_its_own_contrast():
     assert (averaged - mr.data[0])[tissue].abs().mean() > 0.03
 
 
+def test_edges_that_mr_shows_within_bone_leave_no_dark_spots_there():
+    """Marrow and hard bone, 0.6 and 0.05 in MR and both white in CT."""
+    ct, mr = head((128, 128))
+    bone = ct.data[0] > 0.98
+    marrow = bone & (torch.arange(128) % 16 < 8)
+    streaked = Image(torch.where(marrow, 0.6, mr.data), mr.grid)
+    fused = fuse(ct, streaked, rule="salience").image.data[0]
+    inner = torch.from_numpy(ndimage.binary_erosion(bone.numpy(), iterations=2))
+    assert fused[inner].min() > 0.9
+    published = fuse(ct, streaked, rule="energy").image.data[0]
+    assert published[inner].min() < 0.7
+
+
 def test_salience_lets_in_a_strong_edge_of_the_darker_image():
     """A dark vessel that one image shows, in a region where the other is as bright and textured."""
     grid = Grid((96, 96))
