@@ -130,13 +130,50 @@ def test_the_fit_elsewhere_is_measured_where_both_cover_the_fixed_image():
 
 def test_a_large_moving_image_costs_no_more_than_a_small_one():
     """It is looked at some thirty times, so it is first made as coarse as the points are."""
-    pair = phantom().pair
+    case = phantom()
+    pair = case.pair
     large = warp(pair.moving, IDENTITY, onto=pair.moving.grid.with_spacing([1.5] * 3))
-    found = Alignment.of(replace(pair, moving=large), IDENTITY)
+    found = Alignment.of(replace(pair, moving=large), case.true_transform)
     assert found.pair.moving.data.numel() < large.data.numel() / 3
-    same = Alignment.of(pair, IDENTITY)
+    same = Alignment.of(pair, case.true_transform)
     step = compose(rigid([0.0, 0.0, 10.0], [5.0, 0.0, 0.0], pair.fixed.grid.center))
     assert found.gain(step) == pytest.approx(same.gain(step), abs=0.05)
+
+
+# CT and MR of one head in thick slices, as an atlas aligned them (persons of the train split)
+
+
+def slices(data, person: int, fixed: str, moving: str) -> ImagePair:
+    folder = data / "harvard_aanlib" / "stacks_ct_mr"
+    return ImagePair(*[read_image(folder / f"case{person}_{side}.nii.gz") for side in (fixed, moving)])
+
+
+@pytest.mark.parametrize("person", [2, 32])
+@pytest.mark.parametrize(("fixed", "moving"), [("ct", "mr"), ("mr", "ct")])
+def test_thick_slices_that_are_aligned_are_not_doubted(person, fixed, moving, data):
+    assert [*doubts(slices(data, person, fixed, moving), IDENTITY, same_subject=True)] == []
+
+
+@pytest.mark.parametrize(
+    ("angles", "shift"), [((0, 0, 0), (12, 0, 0)), ((0, 0, 0), (0, 0, 15)), ((0, 15, 0), (0, 0, 0))]
+)
+@pytest.mark.parametrize("person", [2, 32])
+def test_thick_slices_that_are_off_are_doubted(person, angles, shift, data):
+    pair = slices(data, person, "ct", "mr")
+    off = rigid(angles, shift, pair.fixed.grid.center)
+    found = [*doubts(pair, off, same_subject=True)]
+    assert found and found[0][0] == "fail" and "fit better" in found[0][1]
+
+
+def test_a_head_that_is_wider_in_one_image_is_told(data):
+    """The MR of this person is 5 % wider than the CT, inside and outside the skull."""
+    ((status, why),) = doubts(slices(data, 21, "mr", "ct"), IDENTITY, same_subject=True)
+    assert status == "warn" and "stretched along x" in why
+
+
+def test_thick_slices_of_two_persons_are_doubted(data):
+    pair = replace(slices(data, 2, "ct", "mr"), moving=slices(data, 32, "ct", "mr").moving)
+    assert "little in common" in " ".join(why for _, why in doubts(pair, IDENTITY, same_subject=True))
 
 
 # Real brains; persons of the train split, and the one who was scanned twice
