@@ -15,6 +15,7 @@ from hybridreg.cli.app import app
 from hybridreg.fusing import BASELINES, DEFAULT_RULE, fuse_images
 from hybridreg.fusion import FusionNetwork, fuse
 from hybridreg.fusion.color import overlay
+from hybridreg.fusion.fast import fast_network
 from hybridreg.fusion.focus import ARCHITECTURE
 from hybridreg.fusion_scores import SCORES, fusion_scores
 from hybridreg.geometry import Grid
@@ -110,6 +111,17 @@ def test_a_network_comes_from_the_file_of_its_weights(files, tmp_path):
     expected = fuse(*sources, rule="liu-2017", network=network)
     found = read_image(tmp_path / "fused.nii.gz")
     torch.testing.assert_close(found.data, expected.image.data, atol=1e-6, rtol=0)
+
+
+def test_the_fast_rule_takes_its_own_weights_and_no_others(files, tmp_path):
+    out = tmp_path / "fused.nii.gz"
+    answer(*pair(files, "-2d"), "-o", out, "--rule", "liu-2017-fast")
+    sources = [to_unit(read_image(files / f"{name}-2d.nii.gz"))[0] for name in ("ct", "t1")]
+    expected = fuse(*sources, rule="liu-2017-fast", network=fast_network()).image.data
+    torch.testing.assert_close(read_image(out).data, expected, atol=1e-6, rtol=0)
+    published = ("--rule", "liu-2017-fast", "--weights", "fusion-focus", "--overwrite")
+    said = answer(*pair(files, "-2d"), "-o", out, *published, code=2)
+    assert "these weights are for 'fusion'" in said["error"]
 
 
 def test_where_one_image_has_no_data_the_other_is_shown(files, tmp_path):
