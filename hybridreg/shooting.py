@@ -47,29 +47,44 @@ class Operator:
         """The velocity K m."""
         return self.power(momentum, -1.0)
 
-    def power(self, vectors: Tensor, exponent: float) -> Tensor:
-        """L^exponent of vectors (D, *shape)."""
-        across, along = self._factors(exponent)
-        axes = tuple(range(1, vectors.ndim))
-        spectrum = torch.fft.rfftn(vectors, dim=axes)
-        out = spectrum * across
-        if along is not None:
-            out = out + self._sines * ((self._sines * spectrum).sum(0) * along)
-        return torch.fft.irfftn(out, s=vectors.shape[1:], dim=axes)
+    def power(self, vectors: Tensor, exponent: float, *, band: float = 1.0) -> Tensor:
+        """L^exponent of vectors (D, *shape), without what varies faster than a share of the lattice.
 
-    def _factors(self, exponent: float) -> tuple[Tensor, Tensor | None]:
-        if exponent not in self._cache:
+        band: of the highest frequency along each axis, which a wave of two voxels has; 1 keeps all.
+        """
+        return _Power.apply(vectors, self, exponent, band)
+
+    def _multiplied(self, vectors: Tensor, exponent: float, band: float) -> Tensor:
+        across, along = self._factors(exponent, band)
+        axes = tuple(range(1, vectors.ndim))
+        spectrum = torch.view_as_real(torch.fft.rfftn(vectors, dim=axes))
+        if along is None:
+            spectrum.mul_(across)
+        else:
+            inner = sum(s * part for s, part in zip(self._sines, spectrum)).mul_(along)
+            spectrum.mul_(across)
+            for s, part in zip(self._sines, spectrum):
+                part.addcmul_(s, inner)
+        spectrum = torch.view_as_complex(spectrum)
+        return torch.fft.irfftn(spectrum, s=vectors.shape[1:], dim=axes)
+
+    def _factors(self, exponent: float, band: float) -> tuple[Tensor, Tensor | None]:
+        if (exponent, band) not in self._cache:
             k = self.kernel
             across = (k.a * self._laplacian + k.c) ** (k.power * exponent)
-            squares = self._sines.square().sum(0)
+            squares = sum((angle.sin() / h).square() for angle, h in self._angles)
             along = (k.a * self._laplacian + k.c + k.b * squares) ** (k.power * exponent) - across
             along = torch.where(squares > 0, along / squares.clamp(min=1e-30), 0.0)
-            kept = [t.to(self.dtype) for t in (across, along)]
-            self._cache[exponent] = (kept[0], kept[1] if k.b > 0 else None)
-        return self._cache[exponent]
+            kept = [(t * self._within(band)).to(self.dtype)[..., None] for t in (across, along)]
+            self._cache[exponent, band] = (kept[0], kept[1] if k.b > 0 else None)
+        return self._cache[exponent, band]
+
+    def _within(self, band: float) -> Tensor:
+        inside = [(angle.abs() <= band * math.pi + 1e-9).double() for angle, _ in self._angles]
+        return math.prod(inside)
 
     @cached_property
-    def _cache(self) -> dict[float, tuple[Tensor, Tensor | None]]:
+    def _cache(self) -> dict[tuple[float, float], tuple[Tensor, Tensor | None]]:
         return {}
 
     @cached_property
@@ -77,10 +92,9 @@ class Operator:
         return sum((2 - 2 * angle.cos()) / h**2 for angle, h in self._angles).double()
 
     @cached_property
-    def _sines(self) -> Tensor:
-        """s, shape (D, *half spectrum), components (x, y, z)."""
-        sines = [angle.sin() / h for angle, h in self._angles]
-        return torch.stack(torch.broadcast_tensors(*sines)).to(self.dtype)
+    def _sines(self) -> list[Tensor]:
+        """s for the axes (x, y, z), each along its own axis of a spectrum seen as pairs of reals."""
+        return [(angle.sin() / h).to(self.dtype)[..., None] for angle, h in self._angles]
 
     @cached_property
     def _angles(self) -> list[tuple[Tensor, float]]:
@@ -96,13 +110,32 @@ class Operator:
         return angles
 
 
+class _Power(torch.autograd.Function):
+    """L^exponent of vectors; symmetric, and so its own transpose."""
+
+    @staticmethod
+    def forward(ctx, vectors: Tensor, operator: Operator, exponent: float, band: float) -> Tensor:
+        ctx.operator, ctx.exponent, ctx.band = operator, exponent, band
+        return operator._multiplied(vectors, exponent, band)
+
+    @staticmethod
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Power.apply(adjoint, ctx.operator, ctx.exponent, ctx.band), None, None, None
+
+
 def energy(velocity: Tensor, momentum: Tensor) -> Tensor:
     """<v, m> / 2, as a mean over the voxels; constant along a geodesic."""
     return 0.5 * (velocity * momentum).sum(0).mean()
 
 
-def coadjoint(momentum: Tensor, inverse_map: Tensor, lattice: Lattice) -> Tensor:
+State = Tensor | None
+"""The displacement of phi^-1, (D, *shape); None is the identity, where a flow begins."""
+
+
+def coadjoint(momentum: Tensor, inverse_map: State, lattice: Lattice) -> Tensor:
     """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, of m0 and the displacement of phi^-1."""
+    if inverse_map is None:
+        return momentum
     rows = _jacobian(inverse_map, lattice)
     carried = sample(momentum, inverse_map, lattice)
     axes = range(lattice.dimension)
@@ -134,27 +167,27 @@ def along(vectors: Tensor, velocity: Tensor, lattice: Lattice) -> Tensor:
     return torch.stack([sum(g * v for g, v in zip(row, velocity)) for row in gradient])
 
 
-def followed(outer: Tensor, inner: Tensor, lattice: Lattice) -> Tensor:
+def followed(outer: State, inner: Tensor, lattice: Lattice) -> Tensor:
     """The displacement of x -> outer(inner(x)), of the displacements of both."""
-    return inner + sample(outer, inner, lattice)
+    return inner if outer is None else inner + sample(outer, inner, lattice)
 
 
 # A time step gives the displacement of chi, the inverse of what flows in that time, from
 # d chi / dt = -(D chi) v; then phi^-1 becomes phi^-1 o chi.
-Velocity = Callable[[Tensor], Tensor]  # of a displacement of phi^-1
+Velocity = Callable[[State], Tensor]
 
 
-def _euler(velocity: Velocity, state: Tensor, dt: float, lattice: Lattice) -> Tensor:
+def _euler(velocity: Velocity, state: State, dt: float, lattice: Lattice) -> Tensor:
     return -dt * velocity(state)
 
 
-def _midpoint(velocity: Velocity, state: Tensor, dt: float, lattice: Lattice) -> Tensor:
+def _midpoint(velocity: Velocity, state: State, dt: float, lattice: Lattice) -> Tensor:
     half = -dt / 2 * velocity(state)
     v = velocity(followed(state, half, lattice))
     return -dt * (v + along(half, v, lattice))
 
 
-def _runge_kutta(velocity: Velocity, state: Tensor, dt: float, lattice: Lattice) -> Tensor:
+def _runge_kutta(velocity: Velocity, state: State, dt: float, lattice: Lattice) -> Tensor:
     slopes: list[Tensor] = []
     for share in (0.0, 0.5, 0.5, 1.0):
         if not slopes:
@@ -203,8 +236,7 @@ class Shooter:
         phi is composed of the inverses of the very steps that phi^-1 is composed of.
         """
         with torch.no_grad():
-            backward = torch.zeros_like(momentum)
-            forward = torch.zeros_like(momentum)
+            backward, forward = None, torch.zeros_like(momentum)
             for _ in range(self.steps):
                 chi = self.step(momentum, backward)
                 backward = followed(backward, chi, self.lattice)
@@ -215,7 +247,7 @@ class Shooter:
         """Momentum and velocity at the beginning of each step and at the end; without gradients."""
         found = []
         with torch.no_grad():
-            state = torch.zeros_like(momentum)
+            state = None
             for number in range(self.steps + 1):
                 m = coadjoint(momentum, state, self.lattice)
                 found.append((m, self.operator.sharp(m)))
@@ -223,14 +255,14 @@ class Shooter:
                     state = self.advance(momentum, state)
         return found
 
-    def advance(self, momentum: Tensor, state: Tensor) -> Tensor:
+    def advance(self, momentum: Tensor, state: State) -> Tensor:
         """phi^-1 one step later."""
         return followed(state, self.step(momentum, state), self.lattice)
 
-    def step(self, momentum: Tensor, state: Tensor) -> Tensor:
+    def step(self, momentum: Tensor, state: State) -> Tensor:
         """The displacement of chi, the inverse of one step's flow."""
 
-        def velocity(inverse_map: Tensor) -> Tensor:
+        def velocity(inverse_map: State) -> Tensor:
             return self.operator.sharp(coadjoint(momentum, inverse_map, self.lattice))
 
         dt = 1 / self.steps
@@ -254,9 +286,9 @@ class _Flow(torch.autograd.Function):
     @staticmethod
     def forward(ctx, momentum: Tensor, shooter: Shooter) -> Tensor:
         stride = -(-shooter.steps // _KEPT)
-        state, kept = torch.zeros_like(momentum), []
+        state, kept = None, []
         for number in range(shooter.steps):
-            if number % stride == 0:
+            if number and number % stride == 0:
                 kept.append(state)
             state = shooter.advance(momentum, state)
             if not state.sum().isfinite():  # its gradient would read outside of memory (torch 2.13)
@@ -271,13 +303,17 @@ class _Flow(torch.autograd.Function):
         momentum, *kept = ctx.saved_tensors
         momentum = momentum.detach().requires_grad_()
         total = torch.zeros_like(momentum)
+        kept = [None, *kept]
         for number in reversed(range(ctx.shooter.steps)):
             state = kept[number // ctx.stride]
             for _ in range(number % ctx.stride):
                 state = ctx.shooter.advance(momentum.detach(), state)
-            state = state.detach().requires_grad_()
+            if state is not None:
+                state = state.detach().requires_grad_()
             with torch.enable_grad():
                 after = ctx.shooter.advance(momentum, state)
-            change, adjoint = torch.autograd.grad(after, (momentum, state), adjoint)
+            inputs = (momentum,) if state is None else (momentum, state)
+            change, *rest = torch.autograd.grad(after, inputs, adjoint)
             total += change
+            adjoint = rest[0] if rest else None
         return total, None

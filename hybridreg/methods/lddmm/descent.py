@@ -106,7 +106,7 @@ def fixed_step(
     tell(0, point.terms)
     for iteration in range(1, iterations + 1):
         # The gradient by m0 is K^(1/2) of that by w, and a step in m0 is K^(1/2) of it in w.
-        slope = energy.shooter.operator.power(gradient(energy, point), -1.0)
+        slope = energy.shooter.operator.sharp(gradient(energy, point))
         point = at(energy, point.white.detach() - step * slope)
         if point is None:
             raise Diverged(f"a step of {step:g} is too long: give a smaller one")

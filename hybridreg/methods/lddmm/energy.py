@@ -16,7 +16,7 @@ from hybridreg.shooting import Shooter, determinant
 from hybridreg.similarity import Measure
 
 
-_LEAST = 0.15  # determinant on the lattice of the momentum; between its voxels they are lower
+_LEAST = 0.2  # determinant on the lattice of the momentum; between its voxels they are lower
 
 
 class Term(Protocol):
@@ -32,18 +32,20 @@ class Term(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Energy:
-    """E = <m0, K m0> / (2 V) + D(phi^-1) / sigma^2 + F, V the volume that is compared.
+    """E = <m0, K m0> / (2 V) + (D(phi^-1) + F(phi^-1)) / sigma^2, V the volume that is compared.
 
     The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the second
     derivative of E by w is the identity and something smooth. sigma: smaller fits more closely.
-    F is 0 where determinants of phi^-1 stay above 0.15: geodesics never fold, but those of few steps
-    on a lattice would. unfolding: its weight; 0 leaves the published energy.
+    F is 0 where determinants of phi^-1 stay above 0.2: geodesics never fold, but those of few steps
+    on a lattice would. unfolding: its weight; 0 leaves the published energy. band: the share of the
+    lattice's frequencies that w has.
     """
 
     shooter: Shooter
     term: Term
     sigma: float
     unfolding: float = 0.0
+    band: float = 1.0
 
     def __call__(self, white: Tensor) -> dict[str, Tensor]:
         """The terms, with their factors, of w (D, *momentum shape)."""
@@ -54,7 +56,7 @@ class Energy:
         }
         if self.unfolding:
             low = (_LEAST - determinant(inverse_map, self.shooter.lattice)).clamp(min=0)
-            terms["folding"] = self.unfolding * self.product(low, low)
+            terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
         return terms
 
     @property
@@ -63,13 +65,10 @@ class Energy:
         return self.shooter.lattice.spacing
 
     def momentum(self, white: Tensor) -> Tensor:
-        return self.shooter.operator.power(white, 0.5)
+        return self.shooter.operator.power(white, 0.5, band=self.band)
 
     def velocity(self, white: Tensor) -> Tensor:
-        return self.shooter.operator.power(white, -0.5)
-
-    def white(self, velocity: Tensor) -> Tensor:
-        return self.shooter.operator.power(velocity, 0.5)
+        return self.shooter.operator.power(white, -0.5, band=self.band)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product of white variables, in which all gradients are."""

@@ -60,12 +60,13 @@ def momentum_of(
     integrator: str = "midpoint",
     iterations: int = 60,
     tolerance: float = 0.002,
+    band: float = 0.5,
 ) -> Reproduction:
     """The geodesic nearest to a transform over the mask, or the whole grid, in the least squares.
 
     transform: fixed -> moving, without folds. grid: of the fixed image. affine: what comes after the
     geodesic; by default the affine nearest to the transform over the grid. spacing_mm: of the
-    momentum. sigma_mm: what distance is worth its price in energy; smaller fits more closely.
+    momentum. band: see ``Lddmm``. sigma_mm: what distance is worth its price in energy; smaller fits more closely.
 
     RegistrationError where no geodesic comes near it because those tried diverge.
     """
@@ -79,7 +80,7 @@ def momentum_of(
         at = coarser(finest, [min(join, most) for most in joined])
         operator = Operator(kernel, Lattice.of(at, grid))
         term = _term(rest, at, grid, mask)
-        energy = Energy(Shooter(operator, steps, integrator), term, sigma_mm)
+        energy = Energy(Shooter(operator, steps, integrator), term, sigma_mm, band=band)
         white = torch.zeros_like(term.target) if white is None else refined(white, at.shape)
 
         def tell(iteration: int, terms: dict[str, float], level: int = level):
