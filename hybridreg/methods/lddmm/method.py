@@ -30,7 +30,7 @@ from hybridreg.transforms import (
     Transform,
     compose,
 )
-
+from hybridreg.warping import jacobian_determinant
 
 log = logging.getLogger(__name__)
 
