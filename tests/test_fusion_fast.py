@@ -22,10 +22,10 @@ from hybridreg.io.photographs import read_photographs
 def photograph(seed: int = 0, size: tuple[int, int] = (200, 210)) -> torch.Tensor:
     """Noise, coarse to fine, so that pictures of all blurs differ."""
     generator = Generator().manual_seed(seed)
-    layers = [
-        F.interpolate(torch.rand(1, 1, *(n // step + 1 for n in size), generator=generator), size=size)
-        for step in (1, 4, 16)
+    coarse = [
+        torch.rand(1, 1, *(n // step + 1 for n in size), generator=generator) for step in (1, 4, 16)
     ]
+    layers = [F.interpolate(noise, size=size) for noise in coarse]
     return (85 * sum(layers)[0, 0]).to(torch.uint8)
 
 

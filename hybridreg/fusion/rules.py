@@ -16,8 +16,9 @@ from hybridreg.pyramids import Steps, collapse, expand, gaussian_pyramid, laplac
 _MATCH = 0.6  # above it two bands are alike enough to be averaged (Liu 2017)
 _SMALLEST = torch.finfo(torch.float64).eps  # keeps 0/0 from the match of two flat places
 _ENERGY_STEPS = 3
-# Tried on CT and MR of three heads and chosen by a fourth, so that bone stays solid and edges of both are kept while whole
-# regions come from one image. Larger: that counts more beside the others; all: harder seams.
+# Tried on CT and MR of three heads and chosen by a fourth, so that bone stays solid and edges of both
+# are kept while whole regions come from one image. Larger: that counts more beside the others; all:
+# harder seams.
 _BRIGHTNESS = 40.0
 _INFORMATION = 8.0
 _EDGES = 32.0  # larger lets in more edges of the other image
