@@ -63,11 +63,18 @@ def coarser(image: Image, spacing_mm: float) -> Image:
     grid = image.grid.with_spacing([max(spacing_mm, s) for s in image.grid.spacing])
     if grid.spacing == image.grid.spacing:
         return image
-    factors = [new / old for new, old in zip(grid.spacing, image.grid.spacing, strict=True)]
-    sigma = [0.5 * math.sqrt(factor**2 - 1) for factor in factors[::-1]]
+    smooth = smoothed_for(image, spacing_mm)
+    return warp(smooth, IDENTITY, onto=grid, default=image.data.min().item())
+
+
+def smoothed_for(image: Image, spacing_mm: float) -> Image:
+    """The image without what voxels of so many mm cannot show, still on its own grid."""
+    factors = [max(spacing_mm / s, 1.0) for s in image.grid.spacing[::-1]]
+    if max(factors) == 1.0:
+        return image
+    sigma = [0.5 * math.sqrt(factor**2 - 1) for factor in factors]
     smooth = [ndimage.gaussian_filter(c, sigma, mode="nearest") for c in image.data.numpy()]
-    smoothed = replace(image, data=torch.from_numpy(np.stack(smooth)))
-    return warp(smoothed, IDENTITY, onto=grid, default=image.data.min().item())
+    return replace(image, data=torch.from_numpy(np.stack(smooth)))
 
 
 def _threshold(data: np.ndarray) -> float:

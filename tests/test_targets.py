@@ -150,7 +150,7 @@ def test_the_verdict_of_a_field_target_is_that_of_its_map(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("fields", {}, "there is no kind 'fields' of targets; known are field, known"),
+        ("fields", {}, "there is no kind 'fields' of targets; known are momentum, .*field, known"),
         ("known", {"method": "rigid"}, "have no method; they have amplitude_mm, wavelength_mm"),
         ("field", {"bends": 3}, "have no bends; they have method"),
         ("field", {"method": "nothing"}, "nothing"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hybridreg.cli import apply, demo, dicom, evaluate, fuse, inspect, register, train
+from hybridreg.cli import apply, demo, dicom, evaluate, fuse, inspect, register, targets, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,7 @@ for command in (
     apply.apply,
     fuse.fuse,
     evaluate.evaluate,
+    targets.targets,
     inspect.info,
     inspect.methods,
     inspect.report,

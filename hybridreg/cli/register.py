@@ -9,15 +9,24 @@ from typing import Annotated
 
 import typer
 
-from hybridreg.cli import options
+from hybridreg.cli import cases, options
 from hybridreg.cli.fuse import show_fusion
 from hybridreg.cli.session import DONE, VERDICT_FAIL, session
 
 
 def register(
-    fixed: Annotated[Path, typer.Option("--fixed", "-f", help="The image that stays.")],
-    moving: Annotated[Path, typer.Option("--moving", "-m", help="The image that is aligned.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must be new.")],
+    fixed: Annotated[
+        Path | None, typer.Option("--fixed", "-f", help="The image that stays.")
+    ] = None,
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="The image that is aligned.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CASES.csv]", help="Table of cases, in place of two images."),
+    ] = None,
+    pairs_of: cases.PairsOf = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -63,6 +72,11 @@ def register(
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html as well.")] = True,
     seed: options.Seed = None,
+    workers: cases.Workers = None,
+    scheduler: cases.SchedulerAddress = None,
+    slurm: cases.SlurmFile = None,
+    case_time: cases.CaseTime = None,
+    case_memory: cases.CaseMemory = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
     keep_identifiers: options.KeepIdentifiers = False,
@@ -72,42 +86,97 @@ def register(
 ):
     """Align the moving image to the fixed one; write moved image, transform, figures, report."""
     with session(as_json=json, quiet=quiet, threads=threads) as current:
-        from hybridreg.io.output import check_output
-
         if method and parameters:
             raise ValueError("give either --method or elastix files with -p, not both")
-        check_output(out, overwrite=overwrite)
-        import hybridreg
+        inputs = {
+            "fixed_frame": fixed_frame,
+            "moving_frame": moving_frame,
+            "fixed_mask": fixed_mask,
+            "moving_mask": moving_mask,
+            "fixed_points": fixed_points,
+            "moving_points": moving_points,
+            "fixed_labels": fixed_labels,
+            "moving_labels": moving_labels,
+            "fixed_landmarks": fixed_landmarks,
+            "moving_landmarks": moving_landmarks,
+        }
+        many = table is not None or pairs_of is not None
+        if many:
+            images = {"fixed": fixed, "moving": moving, "overwrite": overwrite or None}
+            _refuse_beside_a_table({**images, **inputs})
+            rows = cases.read_rows(table, pairs_of)
+            place = cases.place_of(workers, scheduler, slurm)
+            limits = cases.limits_of(case_time, case_memory, threads)
+        elif fixed is None or moving is None:
+            raise ValueError("give two images with -f and -m, or a table of cases (CSV)")
+        else:
+            from hybridreg.io.output import check_output
+
+            check_output(out, overwrite=overwrite)
         from hybridreg.cli.devices import resolve_device
         from hybridreg.fusing import DEFAULT_RULE
 
-        outcome = hybridreg.register(
-            fixed,
-            moving,
-            _method(method, parameters),
-            initial=_initial(initial),
-            fixed_frame=fixed_frame,
-            moving_frame=moving_frame,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
-            fixed_points=fixed_points,
-            moving_points=moving_points,
-            fixed_labels=fixed_labels,
-            moving_labels=moving_labels,
-            fixed_landmarks=fixed_landmarks,
-            moving_landmarks=moving_landmarks,
-            threads=threads,
-            seed=seed,
-            device=resolve_device(device),
-            keep_identifiers=keep_identifiers,
-            fuse=fusion_rule or (DEFAULT_RULE if fuse else None),
-        )
+        settings = {
+            "seed": seed,
+            "device": resolve_device(device),
+            "keep_identifiers": keep_identifiers,
+            "fuse": fusion_rule or (DEFAULT_RULE if fuse else None),
+            "initial": _initial(initial),
+        }
+        chosen = _method(method, parameters)
+        if many:
+            from hybridreg.batch import Order
+
+            order = Order(_absolute(chosen), report=report, **settings)
+            _register_rows(current, rows, out, order, place=place, limits=limits)
+            return
+        import hybridreg
+
+        outcome = hybridreg.register(fixed, moving, chosen, threads=threads, **settings, **inputs)
         command = shlex.join(["hybridreg", *sys.argv[1:]]) if keep_identifiers else None
         outcome.save(out, overwrite=overwrite, report=report, command=command)
         current.answer = {"folder": str(out), **outcome.summary(command)}
         del current.answer["trace"]
         current.exit_code = VERDICT_FAIL if outcome.verdict.status == "fail" else DONE
         say_outcome(current, outcome, out)
+
+
+def _refuse_beside_a_table(given: dict):
+    """What belongs to one pair has its column in the table."""
+    wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} cannot be given beside a table of cases: images, masks, points, "
+            "labels and landmarks have columns in it, and finished cases are kept as they are"
+        )
+
+
+def _register_rows(current, rows: list, out: Path, order, **where):
+    """Registers the cases of a table; exit code 4 where some failed, 3 where a verdict is fail."""
+    from hybridreg.batch import register_table
+
+    batch = register_table(rows, out, order, heard=cases.Teller(current, len(rows)), **where)
+    counts = cases.answer_for(current, count=len(rows), skipped=batch.skipped, ends=batch.ends)
+    current.answer = {"folder": str(out), **counts, "records": list(batch.records)}
+    verdicts = [record.get("verdict") for record in batch.records]
+    if "fail" in verdicts and current.exit_code == DONE:
+        current.exit_code = VERDICT_FAIL
+    shown = ("name", "status", "verdict", "dice", "tre_mean_mm", "folding_percent")
+    cells = [[record.get(column) for column in shown] for record in batch.records]
+    current.show("", [tuple(map(_cell, row)) for row in cells], shown)
+    current.say(f"wrote {out}; its records.csv has one row a case")
+
+
+def _cell(value) -> str:
+    return value if isinstance(value, str) else _number(value)
+
+
+def _absolute(method: str | dict) -> str | dict:
+    """The method with files that are found from any folder."""
+    if isinstance(method, dict):
+        files = [str(Path(name).absolute()) for name in method["parameter_files"]]
+        return {**method, "parameter_files": files}
+    return str(Path(method).absolute()) if method.endswith(".toml") else method
 
 
 def _method(method: str | None, parameters: list[str] | None) -> str | dict:

@@ -83,9 +83,10 @@ def session(
 
 
 def _explain(error: Exception) -> tuple[int, str]:
+    from hybridreg.cluster import ClusterError
     from hybridreg.methods.base import RegistrationError
 
-    if isinstance(error, RegistrationError):
+    if isinstance(error, (RegistrationError, ClusterError)):
         return FAILED, str(error)
     if isinstance(error, FileNotFoundError) and error.filename:
         return WRONG_INPUT, f"there is no file {error.filename}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -99,6 +100,42 @@ class CaseRow:
 
 
 _PAIRED = ("labels", "landmarks", "points")
+_IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".png")
+
+
+def absolute(case: CaseRow) -> CaseRow:
+    """The same case with paths that mean the same in every process."""
+    values = {field.name: getattr(case, field.name) for field in fields(case)}
+    return CaseRow(**{k: v.absolute() if isinstance(v, Path) else v for k, v in values.items()})
+
+
+def pairs_of_folder(folder: str | Path) -> list[CaseRow]:
+    """Every ordered pair of the images of a folder, named "fixed-moving" by their files.
+
+    ValueError where there are fewer than two, or two whose names differ by their ending only.
+    """
+    folder = Path(folder)
+    with errors_of(folder):
+        if not folder.is_dir():
+            raise ValueError("there is no such folder")
+        images: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            ending = max((e for e in _IMAGE_ENDINGS if path.name.endswith(e)), key=len, default="")
+            if ending and path.is_file():
+                name = path.name.removesuffix(ending)
+                if name in images:
+                    raise ValueError(f"{images[name].name} and {path.name} have one name: move one")
+                images[name] = path
+        if len(images) < 2:
+            raise ValueError(f"pairs need at least two images, found {len(images)}")
+        cases = [
+            CaseRow(f"{fixed}-{moving}", images[fixed], images[moving])
+            for fixed, moving in itertools.permutations(images, 2)
+        ]
+        for case in cases:
+            for fault in _faults(case, {"fixed": "given", "moving": "given"}):
+                raise ValueError(fault)
+        return cases
 
 
 def read_case_table(path: str | Path) -> list[CaseRow]:

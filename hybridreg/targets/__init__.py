@@ -6,7 +6,7 @@ sees the fixed image and the moving image through the affine, and learns u or it
 """
 
 from hybridreg.targets.kinds import KINDS, load_kind
-from hybridreg.targets.making import Made, make_targets
+from hybridreg.targets.making import Made, Recipe, make_targets
 from hybridreg.targets.target import Kind, Target
 
-__all__ = ["KINDS", "Kind", "Made", "Target", "load_kind", "make_targets"]
+__all__ = ["KINDS", "Kind", "Made", "Recipe", "Target", "load_kind", "make_targets"]

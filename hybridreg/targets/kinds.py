@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hybridreg.config import load_intent, load_method, with_settings
 from hybridreg.targets.field import Field
 from hybridreg.targets.known import Known
+from hybridreg.targets.momentum import Momentum, MomentumFromField, shooting_stage
 from hybridreg.targets.target import Kind
 
 
@@ -25,7 +26,30 @@ def _field(method: str | Path | Mapping[str, Any] = "bspline", device: str | Non
     return Field(loaded, load_intent(method))
 
 
+def _momentum(
+    method: str | Path = "brain-lddmm", start: str | Path | None = None, device: str | None = None
+) -> Momentum:
+    loaded = with_settings(load_method(method), device=device)
+    begun = None if start is None else with_settings(load_method(start), device=device)
+    return Momentum(loaded, begun, load_intent(method))
+
+
+def _momentum_from_elastix(
+    method: str | Path = "brain-mr", lddmm: str | Path = "brain-lddmm"
+) -> MomentumFromField:
+    shooting = shooting_stage(load_method(lddmm))
+    return MomentumFromField(load_method(method), shooting, load_intent(method))
+
+
 KINDS: dict[str, _Entry] = {
+    "momentum": _Entry(
+        "the initial momentum that LDDMM finds", _momentum, ("method", "start", "device")
+    ),
+    "momentum-from-elastix": _Entry(
+        "the momentum that comes nearest to a deformation of elastix",
+        _momentum_from_elastix,
+        ("method", "lddmm"),
+    ),
     "field": _Entry("the deformation that a method finds", _field, ("method", "device")),
     "known": _Entry(
         "a real image bent by chance: exact truth",

@@ -29,8 +29,8 @@ _REACH = 4  # wavelengths, at least
 class Known:
     """The moving image is bent by chance; the fixed image is what that makes of it.
 
-    T is a composition of smooth deformations in closed form, each one-to-one, so T is the exact truth
-    and has an exact inverse. fixed(x) = moving(T(x)).
+    fixed(x) = moving(T(x)). T is a composition of smooth deformations in closed form, each
+    one-to-one, so that it is the exact truth and has an exact inverse.
 
     amplitude_mm: nothing moves more. wavelength_mm: of the shortest wave; shorter makes finer
     deformations, down to 7 * amplitude_mm / bends. bends: how many deformations; more make less

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -19,10 +19,10 @@ from hybridreg.cases import ImagePair
 from hybridreg.cluster import Ended, Limits, Local, Place, run
 from hybridreg.io.files import sha256_of
 from hybridreg.io.images import read_image
-from hybridreg.io.tables import CaseRow
+from hybridreg.io.tables import CaseRow, absolute
 from hybridreg.io.target_store import TargetStore
 from hybridreg.pipeline import MASKS, POINTS, read_case, start_of
-from hybridreg.preprocessing import coarser
+from hybridreg.preprocessing import coarser, smoothed_for
 from hybridreg.targets.target import Kind, Target
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import warp
@@ -86,14 +86,14 @@ def make_targets(
     store = TargetStore.begin(path, recipe.name, recipe.settings)
     with store.writing():
         done = set(store.finished())
-        cases = {row.name: row for row in rows if row.name not in done}
+        cases = {row.name: absolute(row) for row in rows if row.name not in done}
 
         def told(ended: Ended):
             _log(store.path, ended)
             heard(ended)
 
         make = partial(make_target, store.path.resolve(), recipe)
-        ends = run(make, _absolute(cases), place=place, limits=limits, heard=told)
+        ends = run(make, cases, place=place, limits=limits, heard=told)
     skipped = tuple(row.name for row in rows if row.name in done)
     return Made(store.path, skipped, tuple(ends))
 
@@ -147,7 +147,7 @@ def _images(target: Target) -> dict[str, Any]:
     fixed, moving = target.pair.fixed, target.pair.moving
     onto, spacing = target.grid, min(target.grid.spacing)
     shown = {
-        side: warp(coarser(image, spacing), by, onto=onto, default=image.data.min().item())
+        side: warp(smoothed_for(image, spacing), by, onto=onto, default=image.data.min().item())
         for side, image, by in (("fixed", fixed, IDENTITY), ("moving", moving, target.affine))
     }
     return {
@@ -163,17 +163,6 @@ def _inputs(row: CaseRow, kind: Kind) -> dict[str, str]:
     names = ("fixed", "moving", *MASKS, *POINTS, "initial") if kind.uses_fixed else ("moving",)
     paths = {name: getattr(row, name) for name in names}
     return {name: sha256_of(path) for name, path in paths.items() if path is not None}
-
-
-def _absolute(cases: Mapping[str, CaseRow]) -> dict[str, CaseRow]:
-    """With paths that mean the same in every process."""
-    found = {}
-    for name, row in cases.items():
-        paths = {f.name: getattr(row, f.name) for f in fields(row)}
-        found[name] = replace(
-            row, **{key: path.absolute() for key, path in paths.items() if isinstance(path, Path)}
-        )
-    return found
 
 
 def _log(path: Path, ended: Ended):

@@ -1,0 +1,114 @@
+"""What subcommands for many cases share: which cases, where they run, and how it is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session
+from hybridreg.cli.train import seconds
+
+if TYPE_CHECKING:
+    from hybridreg.cluster import Ended, Limits, Place
+    from hybridreg.io.tables import CaseRow
+
+PairsOf = Annotated[
+    Path | None,
+    typer.Option("--pairs-of", help="Folder of images: all ordered pairs, in place of a table."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Cases at a time, here.", show_default="one a processor"),
+]
+SchedulerAddress = Annotated[
+    str | None, typer.Option("--scheduler", help="Run on a Dask scheduler, as tcp://10.0.0.1:8786.")
+]
+SlurmFile = Annotated[
+    Path | None, typer.Option("--slurm", help="Run in Slurm jobs, as this TOML file describes.")
+]
+CaseTime = Annotated[
+    str | None, typer.Option("--case-time", help="Limit of each case, such as 10m or 2h.")
+]
+CaseMemory = Annotated[
+    str | None,
+    typer.Option("--case-memory", help="Limit of each case, such as 4GB; here, a share of all."),
+]
+
+
+def read_rows(table: Path | None, pairs_of: Path | None) -> list[CaseRow]:
+    """The cases of a table, or of a folder (ValueError where neither or both are given)."""
+    from hybridreg.io.tables import pairs_of_folder, read_case_table
+
+    if (table is None) == (pairs_of is None):
+        raise ValueError("give either a table of cases (CSV) or a folder with --pairs-of")
+    return pairs_of_folder(pairs_of) if table is None else read_case_table(table)
+
+
+def place_of(workers: int | None, scheduler: str | None, slurm: Path | None) -> Place:
+    """Where the cases run; ValueError where several places are given."""
+    from hybridreg.cluster import Local, Scheduler, Slurm
+
+    if sum(given is not None for given in (workers, scheduler, slurm)) > 1:
+        raise ValueError("--workers, --scheduler and --slurm are three places to run: give one")
+    if scheduler is not None:
+        return Scheduler(scheduler)
+    if slurm is not None:
+        place = Slurm(slurm)
+        place.options()  # refuses a wrong file before any work
+        return place
+    return Local(workers)
+
+
+def limits_of(case_time: str | None, case_memory: str | None, threads: int | None) -> Limits:
+    """What each case may use."""
+    from hybridreg.cluster import Limits
+
+    return Limits(
+        time_s=None if case_time is None else seconds(case_time),
+        memory_bytes=None if case_memory is None else bytes_of(case_memory),
+        threads=threads or 1,
+    )
+
+
+def bytes_of(size: str) -> int:
+    """The bytes in a text such as 500MB, 4GB or 1.5 TB (ValueError)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT])(i?)B?", size, re.IGNORECASE)
+    if not found:
+        raise ValueError(f"an amount of memory is given as 500MB or 4GB; found {size!r}")
+    step = 1024 if found[3] else 1000
+    return int(float(found[1]) * step ** (2 + "MGT".index(found[2].upper())))
+
+
+class Teller:
+    """Tells of cases as they end: the bar, and at once those that failed."""
+
+    def __init__(self, current: Session, count: int):
+        self._current, self._count, self._done = current, count, 0
+
+    def __call__(self, ended: Ended):
+        from hybridreg import progress
+
+        self._done += 1
+        progress.report(self._done / max(self._count, 1), f"{self._done} of {self._count} cases")
+        if ended.failed:
+            self._current.say(f"{ended.name}: {ended.reason}")
+
+
+def answer_for(
+    current: Session, *, count: int, skipped: Iterable[str], ends: Iterable[Ended]
+) -> dict:
+    """The counts and failures for the JSON answer; sets the exit code."""
+    skipped, ends = list(skipped), list(ends)
+    failures = {ended.name: ended.reason for ended in ends if ended.failed}
+    done = len(ends) - len(failures)
+    current.exit_code = DONE
+    if failures:
+        current.exit_code = PARTLY_FAILED if done or skipped else FAILED
+    current.say(
+        f"{done} of {count} cases done, {len(skipped)} were there already, {len(failures)} failed"
+    )
+    return {"cases": count, "done": done, "skipped": len(skipped), "failures": failures}

@@ -1,0 +1,91 @@
+"""``hybridreg targets``: ground truth for networks, for all cases of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridreg.cli import cases, options
+from hybridreg.cli.session import session
+
+
+def targets(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Zarr store to make or continue.")],
+    kind: Annotated[
+        str, typer.Option(help="field, known, momentum or momentum-from-elastix: see README.")
+    ],
+    table: Annotated[
+        Path | None, typer.Argument(metavar="[CASES.csv]", help="Table of cases.")
+    ] = None,
+    pairs_of: cases.PairsOf = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Of what is found: preset, method or TOML file.", show_default="by kind"),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="momentum: begin LDDMM from what this method finds.")
+    ] = None,
+    lddmm: Annotated[
+        str | None,
+        typer.Option(
+            help="momentum-from-elastix: whose kernel and spacing.", show_default="brain-lddmm"
+        ),
+    ] = None,
+    amplitude: Annotated[
+        float | None, typer.Option(help="known: nothing moves more, in mm.", show_default="10")
+    ] = None,
+    wavelength: Annotated[
+        float | None, typer.Option(help="known: longer is smoother, in mm.", show_default="40")
+    ] = None,
+    bends: Annotated[
+        int | None, typer.Option(help="known: more are less regular.", show_default="4")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(help="Make images as coarse as this first, in mm.")
+    ] = None,
+    seed: options.Seed = None,
+    workers: cases.Workers = None,
+    scheduler: cases.SchedulerAddress = None,
+    slurm: cases.SlurmFile = None,
+    case_time: cases.CaseTime = None,
+    case_memory: cases.CaseMemory = None,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads of each case.")] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.", show_default="cpu")
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+):
+    """Make training targets of many pairs; stops and continues at will."""
+    with session(as_json=json, quiet=quiet) as current:
+        rows = cases.read_rows(table, pairs_of)
+        place = cases.place_of(workers, scheduler, slurm)
+        limits = cases.limits_of(case_time, case_memory, threads)
+        from hybridreg.cli.devices import resolve_device
+        from hybridreg.targets import Recipe, load_kind, make_targets
+
+        chosen = load_kind(
+            kind,
+            method=method,
+            start=start,
+            lddmm=lddmm,
+            amplitude_mm=amplitude,
+            wavelength_mm=wavelength,
+            bends=bends,
+            device=device and resolve_device(device),
+        )
+        made = make_targets(
+            rows,
+            out,
+            Recipe(kind, chosen, seed=seed or 0, spacing_mm=spacing),
+            place=place,
+            limits=limits,
+            heard=cases.Teller(current, len(rows)),
+        )
+        counts = cases.answer_for(current, count=len(rows), skipped=made.skipped, ends=made.ends)
+        verdicts = [ended.result["verdict"] for ended in made.ends if not ended.failed]
+        found = {status: verdicts.count(status) for status in ("pass", "warn", "fail")}
+        current.answer = {"store": str(out), **counts, "verdicts": found}
+        current.say(f"wrote {out}; verdicts of this run: {found}")

@@ -1,0 +1,190 @@
+"""Many cases by one command: a folder each, a table over all, and nothing done twice."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import call, own_file
+
+from hybridreg.cli.cases import bytes_of
+from hybridreg.cluster import Ended
+from hybridreg.images import Image
+from hybridreg.io.images import write_image
+from hybridreg.io.tables import pairs_of_folder, write_landmarks
+from hybridreg.io.target_store import TargetStore
+from hybridreg.phantoms import blobs
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> Path:
+    """Three shifted pairs, one with landmarks, and one whose moving image is constant."""
+    folder = tmp_path_factory.mktemp("cases")
+    lines = ["name,subject,fixed,moving,fixed_landmarks,moving_landmarks"]
+    for number, shift in enumerate([(3.0, -2.0), (1.0, 4.0), (-2.0, 2.0)]):
+        case = blobs(dimension=2, translation_mm=shift)
+        for side in ("fixed", "moving"):
+            write_image(folder / f"{side}{number}.nii", getattr(case.pair, side))
+            write_landmarks(folder / f"{side}{number}.csv", getattr(case, f"{side}_landmarks"))
+        points = f"fixed{number}.csv,moving{number}.csv" if number == 0 else ","
+        lines.append(f"case {number},S{number},fixed{number}.nii,moving{number}.nii,{points}")
+    grid = case.pair.moving.grid
+    write_image(folder / "constant.nii", Image(torch.ones(grid.shape), grid))
+    lines.insert(2, "empty,S9,fixed0.nii,constant.nii,,")
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    """An elastix file that takes little time."""
+    path = tmp_path_factory.mktemp("method") / "quick.txt"
+    return own_file(path, MaximumNumberOfIterations="60", NumberOfResolutions="2")
+
+
+@pytest.fixture
+def in_turn(monkeypatch):
+    """Runs the cases here, one after another: what starts for a cluster is tested elsewhere."""
+
+    def run(function, cases, *, place, limits, heard):
+        ends = []
+        for name, case in cases.items():
+            try:
+                ends.append(Ended(name, function(name, case), seconds=0.1))
+            except ValueError as error:
+                ends.append(Ended(name, reason=str(error)))
+            heard(ends[-1])
+        return ends
+
+    monkeypatch.setattr("hybridreg.batch.run", run)
+    monkeypatch.setattr("hybridreg.targets.making.run", run)
+
+
+@pytest.fixture(scope="module")
+def registered(cases, quick) -> tuple[Path, dict]:
+    out = cases / "out"
+    answer = call("register", cases / "cases.csv", "-p", quick, "-o", out, "--workers", 1,
+                  "--no-report", "--json", code=4)  # fmt: skip
+    return out, answer
+
+
+def test_every_case_has_its_folder_and_the_table_tells_of_all(registered, cases):
+    out, answer = registered
+    assert (answer["cases"], answer["done"], answer["skipped"]) == (4, 3, 0)
+    assert "constant" in answer["failures"]["empty"] and not (out / "empty").exists()
+    rows = list(csv.DictReader((out / "records.csv").open()))
+    assert [row["name"] for row in rows] == ["case 0", "empty", "case 1", "case 2"]
+    assert [row["status"] for row in rows] == ["done", "failed", "done", "done"]
+    assert rows[1]["reason"] == answer["failures"]["empty"] and rows[1]["subject"] == "S9"
+    assert float(rows[0]["tre_mean_mm"]) < 0.5 and rows[2]["tre_mean_mm"] == ""
+    assert json.loads((out / "records.json").read_text())["records"] == answer["records"]
+    for name in ("case 0", "case 1", "case 2"):
+        result = json.loads((out / name / "result.json").read_text())
+        assert result["method"]["schedule"] == "elastix"
+
+
+def test_finished_cases_are_not_done_again(registered, cases, quick, in_turn):
+    out, _ = registered
+    before = {p: p.stat().st_mtime_ns for p in out.glob("case*/*")}
+    again = call("register", cases / "cases.csv", "-p", quick, "-o", out, "--workers", 1,
+                 "--no-report", "--json", code=4)  # fmt: skip
+    assert (again["done"], again["skipped"], list(again["failures"])) == (0, 3, ["empty"])
+    assert {p: p.stat().st_mtime_ns for p in out.glob("case*/*")} == before
+
+
+def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_path):
+    out, _ = registered
+    table = ("register", cases / "cases.csv", "--json")
+    assert "begun with another method" in call(*table, "-o", out, code=2)["error"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    assert "no output of ours" in call(*table, "-o", tmp_path / "other", code=2)["error"]
+    assert "this is a file" in call(*table, "-o", tmp_path / "other" / "file", code=2)["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fixed-mask", "m.nii", "-f", "a.nii"], "--fixed, --fixed-mask cannot be given beside"),
+        (["--pairs-of", "."], "either a table of cases (CSV) or a folder"),
+        (["--workers", "2", "--scheduler", "tcp://a:1"], "three places to run: give one"),
+        (["--slurm", "none.toml"], "there is no Slurm file none.toml"),
+        (["--case-memory", "much"], "given as 500MB or 4GB; found 'much'"),
+        (["--case-time", "long"], "a time is given as"),
+        (["--method", "nothing"], "nothing"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(options, words, cases, tmp_path):
+    error = call("register", cases / "cases.csv", "-o", tmp_path / "o", "--json", *options, code=2)
+    assert words in error["error"] and not (tmp_path / "o").exists()
+
+
+def test_neither_images_nor_a_table_is_wrong_usage(tmp_path):
+    error = call("register", "-o", tmp_path / "o", "--json", code=2)["error"]
+    assert error == "give two images with -f and -m, or a table of cases (CSV)"
+
+
+def test_an_unreachable_scheduler_is_said(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr("hybridreg.cluster.places._ANSWER_S", 0.5)
+    error = call("register", cases / "cases.csv", "-o", tmp_path / "o", "--json",
+                 "--scheduler", "tcp://127.0.0.1:9", code=1)["error"]  # fmt: skip
+    assert error.startswith("no Dask scheduler answers at tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("500MB", 5e8), ("4GB", 4e9), ("1.5 tb", 1.5e12), ("3GiB", 3 * 2**30)]
+)
+def test_amounts_of_memory_are_read(text, count):
+    assert bytes_of(text) == count
+
+
+def test_all_ordered_pairs_of_a_folder(cases, tmp_path):
+    for name in ("b.nii.gz", "a.mha", "c.nii"):
+        (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    rows = pairs_of_folder(tmp_path)
+    assert [row.name for row in rows] == ["a-b", "a-c", "b-a", "b-c", "c-a", "c-b"]
+    assert rows[0].fixed == tmp_path / "a.mha" and rows[0].moving == tmp_path / "b.nii.gz"
+    (tmp_path / "a.nii").touch()
+    with pytest.raises(ValueError, match=r"a.mha and a.nii have one name"):
+        pairs_of_folder(tmp_path)
+    with pytest.raises(ValueError, match="at least two images, found 0"):
+        pairs_of_folder(cases / "out")
+    with pytest.raises(ValueError, match="no such folder"):
+        pairs_of_folder(tmp_path / "none")
+
+
+def test_targets_of_all_pairs_of_a_folder(cases, in_turn, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("fixed0.nii", "moving0.nii"):
+        (tmp_path / "images" / name).write_bytes((cases / name).read_bytes())
+    make = ("targets", "--pairs-of", tmp_path / "images", "-o", tmp_path / "t.zarr", "--kind",
+            "known", "--amplitude", 3, "--workers", 1, "--json")  # fmt: skip
+    answer = call(*make)
+    assert answer["verdicts"] == {"pass": 2, "warn": 0, "fail": 0} and answer["done"] == 2
+    store = TargetStore.open(tmp_path / "t.zarr")
+    assert store.finished() == ["fixed0-moving0", "moving0-fixed0"]
+    assert store.settings["amplitude_mm"] == 3.0
+    log = [json.loads(line) for line in (tmp_path / "t.zarr.log.jsonl").read_text().splitlines()]
+    assert sorted(line["case"] for line in log) == store.finished() and log[0]["seconds"] > 0
+    again = call(*make)
+    assert (again["done"], again["skipped"]) == (0, 2)
+    assert "seed: 0 then, 1 now" in call(*make, "--seed", 1, code=2)["error"]
+    assert "there is no kind" in call(*make, "--kind", "what", code=2)["error"]
+    assert "have no method" in call(*make, "--method", "rigid", code=2)["error"]
+
+
+def test_field_targets_of_a_table_tell_which_cases_failed(cases, quick, in_turn, tmp_path):
+    (tmp_path / "m.toml").write_text(
+        f'name = "elastix"\nparameter_files = ["{quick}"]\nschedule = "elastix"\n'
+    )
+    answer = call("targets", cases / "cases.csv", "-o", tmp_path / "t.zarr", "--kind", "field",
+                  "--method", tmp_path / "m.toml", "--workers", 1, "--json", code=4)  # fmt: skip
+    assert list(answer["failures"]) == ["empty"] and answer["done"] == 3
+    store = TargetStore.open(tmp_path / "t.zarr")
+    assert store.finished() == ["case 0", "case 1", "case 2"]
+    case = store.read("case 0")
+    truth, center = blobs(dimension=2, translation_mm=(3.0, -2.0)).true_transform, case.grid.center
+    assert torch.allclose(case.affine(center), truth(center), atol=0.5)
+    assert store.array("case 0", "displacement").norm(dim=0).max() < 1e-3  # all of it is affine

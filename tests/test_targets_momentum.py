@@ -1,0 +1,106 @@
+"""Momenta as targets: what is stored makes the map again, and says how near it comes."""
+
+import pytest
+import torch
+from test_targets import Found
+
+from hybridreg.geodesics import GeodesicTransform, Kernel
+from hybridreg.io.target_store import TargetStore
+from hybridreg.methods.combine import Chain
+from hybridreg.methods.lddmm import Lddmm
+from hybridreg.methods.lddmm.method import geodesic
+from hybridreg.lattice import Lattice
+from hybridreg.phantoms import blobs
+from hybridreg.phantoms.deformation import smooth_deformation
+from hybridreg.shooting import Operator, Shooter
+from hybridreg.targets.momentum import Momentum, MomentumFromField, _parts, shooting_stage
+from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
+
+QUICK = Lddmm(
+    kernel=Kernel(a=100.0, b=0.0, c=1.0, power=2.0),
+    similarity="ssd",
+    image_mm=(3.0,),
+    momentum_mm=(3.0,),
+    iterations=(12,),
+    sigma=0.1,
+)
+CASE = blobs(dimension=2, translation_mm=(2.0, -1.5))
+CENTER = CASE.pair.fixed.grid.center
+TURN = rigid([6.0], [1.0, -2.0], CENTER)
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch):
+    """``Found`` has no settings to set."""
+    for place in ("momentum", "field"):
+        monkeypatch.setattr(f"hybridreg.targets.{place}.with_settings", lambda method, seed: method)
+
+
+def shot_again(target) -> DisplacementField:
+    """phi^-1 from the stored momentum alone."""
+    grid, momentum = target.grid, target.arrays["momentum"]
+    kernel = Kernel(**target.facts["kernel"])
+    shooter = Shooter(Operator(kernel, Lattice.of(grid)), QUICK.steps, QUICK.integrator)
+    axes = torch.tensor(grid.direction, dtype=torch.float64).to(momentum)
+    along = torch.einsum("ca,c...->a...", axes, momentum)
+    return geodesic(shooter, along, grid).field
+
+
+def test_the_momentum_makes_the_displacements_again():
+    target = Momentum(QUICK)(CASE.pair, TURN, seed=0)
+    assert torch.equal(target.affine.matrix, TURN.matrix)
+    stored = target.arrays["displacement"]
+    assert stored.norm(dim=0).max() > 0.5  # something was found
+    assert torch.allclose(shot_again(target).vectors, stored, atol=1e-3)
+    after = target.facts["similarity"]["after"]["correlation"]
+    assert after > target.facts["similarity"]["before"]["correlation"]
+    assert target.facts["energy"]["stage"] == "lddmm" and target.facts["verdict"]["status"]
+
+
+def test_it_can_begin_with_what_another_method_found():
+    """Which is near the truth already, so that few iterations end nearer than without."""
+    truth = CASE.true_transform
+    begun = Momentum(QUICK, start=Found(truth))(CASE.pair, IDENTITY, seed=0)
+    x = CENTER[None]
+    whole = compose(begun.affine, DisplacementField(begun.arrays["displacement"], begun.grid))
+    assert (whole(x) - truth(x)).norm() < 0.5 < (truth(x) - x).norm()
+
+
+def test_a_momentum_from_a_field_says_how_near_it_comes():
+    bend = smooth_deformation(
+        2.0, center=CENTER.tolist(), wavelength_mm=60.0, radius_mm=60.0
+    )
+    target = MomentumFromField(Found(compose(TURN, bend)), QUICK)(CASE.pair, IDENTITY, seed=0)
+    missed = target.facts["residual_mm"]
+    assert 0 < missed["median"] < 0.2 and missed["median"] <= missed["p95"] <= missed["max"]
+    whole = compose(target.affine, DisplacementField(target.arrays["displacement"], target.grid))
+    x = CENTER[None]
+    assert (whole(x) - compose(TURN, bend)(x)).norm() < 0.3
+    assert torch.allclose(shot_again(target).vectors, target.arrays["displacement"], atol=1e-3)
+
+
+def test_a_momentum_is_stored_and_read_on_its_own_grid(tmp_path):
+    from hybridreg.targets.making import Recipe, _images
+
+    kind = Momentum(QUICK)
+    target = kind(CASE.pair, TURN, seed=0)
+    store = TargetStore.begin(tmp_path / "t.zarr", "momentum", Recipe("momentum", kind).settings)
+    images = _images(target)
+    assert images["fixed_on_grid"].grid == images["moving_on_grid"].grid == target.grid
+    store.write("a", grid=target.grid, affine=target.affine, images=images,
+                arrays=target.arrays, attributes=target.facts)  # fmt: skip
+    assert torch.equal(store.array("a", "momentum"), target.arrays["momentum"])
+    assert store.read("a").attributes["kernel"]["a"] == 100.0
+
+
+def test_methods_that_find_no_momentum_are_refused():
+    with pytest.raises(ValueError, match="stages that end in it, not by Found"):
+        Momentum(Found(IDENTITY))
+    assert shooting_stage(Chain((Found(TURN), QUICK))) is QUICK
+    with pytest.raises(ValueError, match="one affine part before it, found AffineTransform"):
+        _parts(TURN)
+    field = DisplacementField(torch.zeros(2, 4, 4), CASE.pair.fixed.grid.crop((0, 0), (4, 4)))
+    zero = GeodesicTransform(torch.zeros(2, 4, 4), QUICK.kernel, field.grid, field, field)
+    assert _parts(compose(TURN, zero))[1] is zero
+    with pytest.raises(ValueError, match="found DisplacementField, GeodesicTransform"):
+        _parts(compose(field, zero))
