@@ -56,7 +56,7 @@ class Local:
 
     @property
     def count(self) -> int:
-        return self.workers or len(psutil.Process().cpu_affinity() or [0])
+        return self.workers or _processors()
 
     @property
     def memory_bytes(self) -> int | None:
@@ -161,6 +161,13 @@ class Slurm:
             cluster.scale(jobs=jobs)
             with _connected(cluster) as client:
                 yield client
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
