@@ -158,7 +158,7 @@ def test_a_slurm_file_becomes_a_job_script_and_a_limit_of_memory(tmp_path):
         "module load python",
     ):
         assert line in script.splitlines()
-    assert "python -m distributed.cli.dask_worker tcp://127.0.0.1:" in script
+    assert f"{sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:" in script
     assert "--nthreads 4" in script
     assert place.memory_bytes == pytest.approx(0.9 * 4e9)
 

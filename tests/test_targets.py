@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import oblique_grid
 
-from hybridreg.images import Image
+from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import write_image
 from hybridreg.io.tables import CaseRow
 from hybridreg.io.target_store import TargetStore
@@ -209,6 +209,22 @@ def test_an_image_that_shows_nothing_sound_is_refused_in_words(bad, row, tmp_pat
     store = TargetStore.begin(tmp_path / "t.zarr", "known", recipe.settings)
     with pytest.raises(ValueError, match="image .*(NaN|constant)"):
         make_target(store.path, recipe, "a", replace(row, moving=tmp_path / "bad.nii"))
+    assert store.finished() == []
+
+
+def test_images_that_do_not_go_together_are_refused_in_words(row, tmp_path):
+    write_image(tmp_path / "flat.nii", blobs(dimension=2).pair.fixed)
+    small = blobs(dimension=3).pair.fixed
+    mask = LabelMap(torch.ones(small.grid.shape), replace(small.grid, origin=(900.0, 0.0, 0.0)))
+    write_image(tmp_path / "mask.nii", mask)
+    recipe = Recipe("field", load_kind("field", method="rigid"))
+    store = TargetStore.begin(tmp_path / "t.zarr", "field", recipe.settings)
+    for changes, words in (
+        ({"fixed": tmp_path / "flat.nii"}, "the fixed image is 2D and the moving image 3D"),
+        ({"fixed_mask": tmp_path / "mask.nii"}, "the fixed mask lies in another place"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make_target(store.path, recipe, "a", replace(row, **changes))
     assert store.finished() == []
 
 

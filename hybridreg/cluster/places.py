@@ -146,9 +146,7 @@ class Slurm:
         listening = {"host": options.pop("host")} if "host" in options else {}
         listening |= {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
         try:
-            cluster = SLURMCluster(
-                **{"processes": 1, "python": "python", **options}, scheduler_options=listening
-            )
+            cluster = SLURMCluster(**{"processes": 1, **options}, scheduler_options=listening)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.file} cannot be used: {error}") from error
         with cluster:

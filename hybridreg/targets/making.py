@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from hybridreg.preprocessing import coarser, smoothed_for
 from hybridreg.targets.target import Kind, Target
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import warp
+
+log = logging.getLogger(__name__)
 
 _LIBRARIES = ("hybridreg", "itk-elastix", "torch", "numpy", "zarr")
 
@@ -176,11 +179,14 @@ def _log(path: Path, ended: Ended):
         "reason": ended.reason,
         "details": ended.details,
     }
-    log = os.open(log_of(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        os.write(log, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(log)
+        descriptor = os.open(log_of(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.write(descriptor, (json.dumps(line) + "\n").encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # no reason to lose the cases that are being made
+        log.warning("%s could not be written: %s", log_of(path), error.strerror)
 
 
 def log_of(path: Path) -> Path:
