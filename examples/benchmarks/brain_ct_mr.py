@@ -1,25 +1,27 @@
 """How surely `brain-ct-mr` aligns CT and MR of one person, beside what one would use instead.
 
-Stacks: the test persons of harvard_aanlib, aligned by the atlas, 14 to 20 slices of 1 x 1 x 5 mm. The
-moving one is turned by up to 15 degrees about each axis and shifted by up to 20 mm along each, about
-the middle of the head and in its header alone. Every alignment that is found is compared with the one
-found without that, mean distance over the voxels of the head: within 2 mm it was recovered. And so
-with 30 % of the CT's slices cut off below or above. Phantom: against the exact truth.
+Stacks: the test persons of harvard_aanlib, aligned by the atlas, 14 to 20 slices of 1 x 1 x 5 mm.
+The moving one is turned by up to 15 degrees about each axis and shifted by up to 20 mm along each,
+about the middle of the head and in its header alone. Every alignment that is found is compared with
+the one found without that, mean distance over the voxels of the head: within 2 mm it was recovered.
+And so with 30 % of the CT's slices cut off below or above. Phantom: against the exact truth.
+
+Verdicts: what hybridreg says of the atlas's own alignment and of the same perturbed as above, either
+image fixed, and of another person's MR on a CT.
 
 Times are from arrays in memory to a transform in memory (ANTs: from files it has read), warm, on 2
 threads, medians. ANTs runs in the Python that ANTS_PYTHON names, by default in this one.
 
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py [--cases 20 37] [--repeats 20]
+    HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --verdicts
+    HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --times
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from peers import AntsProcess, elastix_default
+from sections import table, write_section
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
@@ -37,7 +41,6 @@ from hybridreg.decomposition import decompose
 from hybridreg.images import Image
 from hybridreg.io.images import read_image, write_image
 from hybridreg.methods.base import RegistrationError
-from hybridreg.methods.elastix import Elastix
 from hybridreg.phantoms import head_case
 from hybridreg.preprocessing import foreground
 from hybridreg.quality import judge, similarity
@@ -47,7 +50,7 @@ THREADS = 2
 TEST = [20, 37, 41]
 TURN_DEG, SHIFT_MM = 15.0, 20.0
 RECOVERED_MM = 2.0
-WRONG_MM = 5.0  # from the atlas: more than it and a recovered alignment can differ by
+WRONG_MM = 10.0  # perturbations by less than that are not counted as wrong
 CROPS = {
     "whole": (0.0, 1.0),
     "lower 30 % of CT cut": (0.3, 1.0),
@@ -55,45 +58,34 @@ CROPS = {
 }
 PRESET = "brain-ct-mr"
 TABLE = Path(__file__).with_suffix(".md")
-NOTE = f"""\
-*unperturbed to atlas*: how far the alignment found without perturbation is from the atlas's own, which
-is not exact itself; in a line for all cases the largest. *median*, *95 %*, *max*: of the perturbed ones,
-from the unperturbed one. The last table is what hybridreg's verdict says of all alignments on the
-stacks, whoever found them; wrong is more than {WRONG_MM:g} mm from the atlas."""
+HEAD = "\n\n".join(
+    [
+        "CT to MR of one head: `brain-ct-mr` and others",
+        *__doc__.split("\n\n")[1:4],
+        """\
+*Unperturbed to atlas*: how far the alignment found without perturbation is from the atlas's own,
+which is not exact itself; in a line for all cases the largest. *Median*, *95 %*, *max*: of the
+perturbed ones, from the unperturbed one.""",
+    ]
+)
 
 Arm = Callable[[ImagePair], Transform]  # fixed to moving
 
-DEFAULT_MAP = """
-import sys
-from itk import elxParameterObjectPython as pm
-maps = pm.elastixParameterObject.New()
-maps.AddParameterMap(pm.elastixParameterObject.GetDefaultParameterMap("rigid", 4))
-maps.WriteParameterFile(sys.argv[1])
-"""
-
 ANTS = """
-import json, sys, time
-import ants
-print(json.dumps(ants.__version__), flush=True)
-for line in sys.stdin:
-    folder = line.strip()
-    images = [ants.image_read(f"{folder}/{side}.nii.gz") for side in ("fixed", "moving")]
-    start = time.perf_counter()
-    done = ants.registration(*images, type_of_transform="Rigid", random_seed=1)
-    seconds = time.perf_counter() - start
-    found = ants.read_transform(done["fwdtransforms"][0])
-    print(json.dumps([seconds, *map(list, (found.parameters, found.fixed_parameters))]), flush=True)
+done = ants.registration(fixed, moving, type_of_transform="Rigid", random_seed=1)
+seconds = time.perf_counter() - start
+found = ants.read_transform(done["fwdtransforms"][0])
+print(json.dumps([seconds, *map(list, (found.parameters, found.fixed_parameters))]), flush=True)
 """
 
 
 @dataclass(frozen=True)
 class Found:
-    """One alignment: mm from the one without perturbation and from the truth, and its verdict."""
+    """One alignment: mm from the one without perturbation and from the truth."""
 
     from_run_mm: float
     from_truth_mm: float
     seconds: float
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -113,13 +105,6 @@ class Row:
 
 def ours(method) -> Arm:
     return lambda pair: method.register(pair).transform
-
-
-def elastix_default(folder: Path) -> Arm:
-    """The rigid map that elastix itself proposes, untouched."""
-    path = folder / "default_rigid.txt"
-    subprocess.run([sys.executable, "-c", DEFAULT_MAP, str(path)], check=True)
-    return ours(Elastix((str(path),), schedule="elastix", threads=THREADS))
 
 
 def simpleitk(pair: ImagePair) -> Transform:
@@ -156,28 +141,15 @@ def _to_sitk(image: Image) -> sitk.Image:
     return converted
 
 
-class Ants:
-    """ANTs' rigid registration in a process that has it loaded; knows how long it took itself."""
+class Ants(AntsProcess):
+    """ANTs' rigid registration; knows how long it took itself."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self.seconds = 0.0
-        self._child = subprocess.Popen(
-            [os.environ.get("ANTS_PYTHON", sys.executable), "-c", ANTS],
-            env={**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(THREADS)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.version = self._child.stdout.readline().strip()  # empty where ants is not installed
+    seconds = 0.0
 
     def __call__(self, pair: ImagePair) -> Transform:
-        write_image(self._folder / "fixed.nii.gz", pair.fixed)
-        write_image(self._folder / "moving.nii.gz", pair.moving)
-        self._child.stdin.write(f"{self._folder}\n")
-        self._child.stdin.flush()
-        self.seconds, parameters, center = json.loads(self._child.stdout.readline())
+        write_image(self.folder / "fixed.nii.gz", pair.fixed)
+        write_image(self.folder / "moving.nii.gz", pair.moving)
+        self.seconds, parameters, center = self.ask()
         matrix = np.reshape(parameters[:9], (3, 3))
         return AffineTransform.from_parts(matrix, parameters[9:], center)
 
@@ -256,7 +228,7 @@ def run_stack(
         from_run, from_truth = (
             (back - there).norm(dim=-1).mean().item() for there in (backs[0], points)
         )
-        found.append(Found(from_run, from_truth, seconds, verdict(pair, transform)))
+        found.append(Found(from_run, from_truth, seconds))
     return Row(name, fixed, crop, str(case), tuple(found))
 
 
@@ -297,16 +269,10 @@ def phantom_errors(arm: Arm, seeds: range) -> Iterator[tuple[str, float]]:
                 yield name, distance_mm(found, case.true_transform, points)
 
 
-def line(cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def stack_table(rows: list[Row]) -> list[str]:
+def stack_table(rows: list[Row]) -> str:
     """A line for each row, and one for all of an arm, role and crop."""
-    names = (
-        "method|fixed|slices|case|unperturbed to atlas mm|within 2 mm|median mm|95 % mm|max mm|s"
-    )
-    lines = [line(names.split("|")), "|---" * 10 + "|"]
+    names = "method|fixed|slices|case|unperturbed to atlas mm|within 2 mm|median mm|95 % mm|max mm"
+    lines = []
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.arm, row.fixed, row.crop), []).append(row)
@@ -315,32 +281,49 @@ def stack_table(rows: list[Row]) -> list[str]:
             errors = [error for row in part for error in row.perturbed_mm]
             share = np.mean(np.array(errors) <= RECOVERED_MM)
             atlas = max(row.found[0].from_truth_mm for row in part)
-            seconds = statistics.median(f.seconds for row in part for f in row.found)
             spread = [f"{value:.2f}" for value in np.percentile(errors, [50, 95, 100])]
-            shown = (f"{atlas:.2f}", f"{share:.0%} of {len(errors)}", *spread, f"{seconds:.1f}")
-            lines.append(line([arm, fixed.upper(), crop, case, *shown]))
-    return lines
+            shown = (f"{atlas:.2f}", f"{share:.0%} of {len(errors)}", *spread)
+            lines.append([arm, fixed.upper(), crop, case, *shown])
+    return table(names.split("|"), lines)
 
 
-def verdict_table(rows: list[Row]) -> list[str]:
-    """What the verdict said of right and wrong alignments, ours and the others'."""
-    lines = [line(["alignments", "number", "pass", "warn", "fail"]), "|---" * 5 + "|"]
-    for ours_only in (True, False):
-        whose = PRESET if ours_only else "the others"
-        found = [f for row in rows for f in row.found if (row.arm == PRESET) == ours_only]
-        for wrong in (False, True):
-            said = [f.verdict for f in found if (f.from_truth_mm > WRONG_MM) == wrong]
-            counts = [said.count(status) for status in ("pass", "warn", "fail")]
-            lines.append(line([f"{whose}, {'wrong' if wrong else 'right'}", len(said), *counts]))
-    return lines
+def times_table(rows: list[Row]) -> str:
+    arms = dict.fromkeys(row.arm for row in rows)
+    seconds = {arm: [f.seconds for row in rows if row.arm == arm for f in row.found] for arm in arms}
+    return table(["method", "s"], ([a, f"{statistics.median(s):.1f}"] for a, s in seconds.items()))
 
 
-def phantom_table(errors: dict[str, list[float]]) -> list[str]:
-    lines = [line(["phantom CT", "alignments", "median mm", "max mm"]), "|---" * 4 + "|"]
-    for name, values in errors.items():
-        shown = [f"{statistics.median(values):.3f}", f"{max(values):.3f}"]
-        lines.append(line([name, len(values), *shown]))
-    return lines
+def judged(case: int, folder: Path, repeats: int) -> Iterator[tuple[str, str]]:
+    """What was judged, and how, for one person: the atlas's alignment, and wrong ones."""
+    images = {side: read_image(folder / f"case{case}_{side}.nii.gz") for side in ("ct", "mr")}
+    points = images["mr"].grid.points()[foreground(images["mr"]).data != 0][::97]
+    others = {other: read_image(folder / f"case{other}_mr.nii.gz") for other in TEST}
+    for fixed, moving in (("ct", "mr"), ("mr", "ct")):
+        pair = ImagePair(images[fixed], images[moving])
+        yield "the atlas's alignment", verdict(pair, IDENTITY)
+        for angles, shift in perturbations(repeats, case):
+            off = rigid(angles, shift, points.mean(0))
+            if distance_mm(off, IDENTITY, points) > WRONG_MM:
+                yield f"perturbed by more than {WRONG_MM:g} mm", verdict(pair, off)
+    for other, image in others.items():
+        if other != case:
+            yield "another person's MR", verdict(ImagePair(images["ct"], image), IDENTITY)
+
+
+def verdict_table(said: list[tuple[str, str]]) -> str:
+    lines = []
+    for what in dict.fromkeys(what for what, _ in said):
+        found = [status for kind, status in said if kind == what]
+        lines.append([what, len(found), *map(found.count, ("pass", "warn", "fail"))])
+    return table(["alignments", "number", "pass", "warn", "fail"], lines)
+
+
+def phantom_table(errors: dict[str, list[float]]) -> str:
+    lines = [
+        [name, len(values), f"{statistics.median(values):.3f}", f"{max(values):.3f}"]
+        for name, values in errors.items()
+    ]
+    return table(["phantom CT", "alignments", "median mm", "max mm"], lines)
 
 
 def plan(method, options, folder: Path) -> Iterator[tuple[str, Arm, str, str, int]]:
@@ -348,24 +331,17 @@ def plan(method, options, folder: Path) -> Iterator[tuple[str, Arm, str, str, in
     arm = ours(method)
     for fixed in ("ct", "mr"):
         yield PRESET, arm, fixed, "whole", options.repeats
-    for crop in list(CROPS)[1:]:
+    for crop in list(CROPS)[1:] if options.crop_repeats else ():
         for fixed in ("ct", "mr"):
             yield PRESET, arm, fixed, crop, options.crop_repeats
-    yield "elastix default", elastix_default(folder), "ct", "whole", options.peer_repeats
+    default = ours(elastix_default("rigid", folder, THREADS))
+    yield "elastix default", default, "ct", "whole", options.peer_repeats
     yield "SimpleITK", simpleitk, "ct", "whole", options.peer_repeats
-    ants = Ants(folder)
+    ants = Ants(ANTS, folder, THREADS)
     if ants.version:
         yield "ANTs Rigid", ants, "ct", "whole", options.peer_repeats
     else:
         print("ANTs Rigid: not installed", flush=True)
-
-
-def write(rows: list[Row], errors: dict[str, list[float]]):
-    """All tables so far, so that a run that is broken off leaves what it has."""
-    head = ["# CT to MR of one head: `brain-ct-mr` and others", *__doc__.split("\n\n")[1:3], NOTE]
-    tables = [stack_table(rows), phantom_table(errors), verdict_table(rows)]
-    parts = [part.strip() for part in head] + ["\n".join(lines) for lines in tables]
-    TABLE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def main():
@@ -375,24 +351,37 @@ def main():
     parser.add_argument("--peer-repeats", type=int, default=8, help="of the first of the same")
     parser.add_argument("--crop-repeats", type=int, default=3)
     parser.add_argument("--phantoms", type=int, default=3)
+    parser.add_argument("--verdicts", action="store_true", help="judge only, register nothing")
+    parser.add_argument("--times", action="store_true", help="two repeats of whole stacks only")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     stacks = Path(os.environ["HYBRIDREG_DATA"]) / "harvard_aanlib" / "stacks_ct_mr"
+    if options.verdicts:
+        said = [pair for case in options.cases for pair in judged(case, stacks, options.repeats)]
+        write_section(TABLE, "Verdicts", verdict_table(said), head=HEAD)
+        return
+    if options.times:
+        options.repeats = options.peer_repeats = 2
+        options.crop_repeats = options.phantoms = 0
+    with tempfile.TemporaryDirectory() as name:
+        registered(options, stacks, Path(name))
+
+
+def registered(options: argparse.Namespace, stacks: Path, folder: Path):
+    """Registers everything and writes the tables as they grow: a run may be broken off."""
     method = with_settings(load_method(PRESET), threads=THREADS)
     errors: dict[str, list[float]] = {}
+    for variant, error in phantom_errors(ours(method), range(options.phantoms)):
+        errors.setdefault(variant, []).append(error)
+        write_section(TABLE, "Phantom", phantom_table(errors), head=HEAD)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        for variant, error in phantom_errors(ours(method), range(options.phantoms)):
-            errors.setdefault(variant, []).append(error)
-            print(f"phantom, {variant}: {error:.3f} mm", flush=True)
-        for arm_name, arm, fixed, crop, repeats in plan(method, options, Path(name)):
-            for case in options.cases:
-                row = run_stack(
-                    arm_name, arm, case, fixed=fixed, crop=crop, repeats=repeats, folder=stacks
-                )
-                rows.append(row)
-                write(rows, errors)
-                print(stack_table(rows[-1:])[2], flush=True)
+    for arm_name, arm, fixed, crop, repeats in plan(method, options, folder):
+        how = {"fixed": fixed, "crop": crop, "repeats": repeats, "folder": stacks}
+        for case in options.cases:
+            rows.append(run_stack(arm_name, arm, case, **how))
+            print(stack_table(rows[-1:]).splitlines()[2], flush=True)
+            section = ("Times", times_table) if options.times else ("Stacks", stack_table)
+            write_section(TABLE, section[0], section[1](rows), head=HEAD)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,22 @@ pool of the left ventricle, Dice and surface distance, before and after. The fil
 spacing: 1 pixel is taken as 1 mm, about 1.3 to 1.4 mm in truth. Folds are counted over the whole
 image.
 
-`cardiac-2d` in both directions, everyone else onto systole from diastole only. Times are from arrays
-in memory to a transform in memory (ANTs: from files it has read), warm, on 2 threads, medians. ANTs
-runs in the Python that ANTS_PYTHON names, by default in this one.
+`cardiac-2d` in both directions, everyone else onto systole from diastole only. ANTs runs in the
+Python that ANTS_PYTHON names, by default in this one.
 
-    HYBRIDREG_DATA=... python examples/benchmarks/cardiac_2d.py [--patients HF-I-40 HYP-01]
+Rows are printed as they come, tables at the end. `--times` measures times instead: of the first
+person's slices, from arrays in memory to a transform in memory (ANTs: from files it has read), warm,
+on 2 threads, medians.
+
+    HYBRIDREG_DATA=... python examples/benchmarks/cardiac_2d.py [--patients HF-I-40] [--times]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +31,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from peers import AntsProcess, elastix_default
+from sections import table, write_section
 
 from hybridreg.cases import ImagePair
 from hybridreg.config import load_method, with_settings
@@ -38,37 +40,21 @@ from hybridreg.evaluation import dice, surface_distances
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.io.transforms import read_transform
-from hybridreg.methods.elastix import Elastix
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform, compose
 from hybridreg.warping import jacobian_determinant, warp
 
-THREADS = 2
+TABLE = Path(__file__).with_suffix(".md")
+HEAD = "\n\n".join(["`cardiac-2d` beside what one would use instead", *__doc__.split("\n\n")[1:3]])
 FRAMES_A_LEVEL = 20
 TEST = ["HF-I-40", "HF-NI-04", "HF-NI-36", "HYP-01"]
-TABLE = Path(__file__).with_suffix(".md")
 
 Arm = Callable[[ImagePair], tuple[Transform, float]]  # fixed to moving, seconds
 
-DEFAULT_MAP = """
-import sys
-from itk import elxParameterObjectPython as pm
-maps = pm.elastixParameterObject.New()
-maps.AddParameterMap(pm.elastixParameterObject.GetDefaultParameterMap("bspline", 4))
-maps.WriteParameterFile(sys.argv[1])
-"""
-
 ANTS = """
-import json, sys, time
-import ants
-print(json.dumps(ants.__version__), flush=True)
-for line in sys.stdin:
-    f = line.strip()
-    images = [ants.image_read(f"{f}/{side}.nii.gz") for side in ("fixed", "moving")]
-    start = time.perf_counter()
-    done = ants.registration(
-        *images, type_of_transform="SyN", random_seed=1, outprefix=f"{f}/out_"
-    )
-    print(json.dumps([time.perf_counter() - start, done["fwdtransforms"]]), flush=True)
+done = ants.registration(
+    fixed, moving, type_of_transform="SyN", random_seed=1, outprefix=f"{f}/out_"
+)
+print(json.dumps([time.perf_counter() - start, done["fwdtransforms"]]), flush=True)
 """
 
 
@@ -90,7 +76,6 @@ class Row:
     dice: float
     hd95_mm: float
     folding_percent: float
-    seconds: float | None
 
 
 def read_pairs(folder: Path, patient: str) -> Iterator[tuple[Frame, Frame]]:
@@ -115,16 +100,8 @@ def ours(method) -> Arm:
     return arm
 
 
-def elastix_default(folder: Path) -> Arm:
-    """The B-spline map that elastix itself proposes, untouched."""
-    path = folder / "default_bspline.txt"
-    subprocess.run([sys.executable, "-c", DEFAULT_MAP, str(path)], check=True)
-    return ours(Elastix((str(path),), schedule="elastix", threads=THREADS))
-
-
 def demons(pair: ImagePair) -> tuple[Transform, float]:
     """SimpleITK's diffeomorphic demons at three levels, each from the field of the one before."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
     fixed, moving = (sitk.GetImageFromArray(i.data[0].numpy()) for i in (pair.fixed, pair.moving))
     start = time.perf_counter()
     moving = sitk.HistogramMatching(moving, fixed, 1024, 7)
@@ -147,31 +124,17 @@ def _shrunk(image: sitk.Image, factor: int) -> sitk.Image:
     return sitk.BinShrink(image, [factor] * image.GetDimension())
 
 
-class Ants:
-    """ANTs' SyN with its own settings, affine stage included, in a process that has it loaded."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._child = subprocess.Popen(
-            [os.environ.get("ANTS_PYTHON", sys.executable), "-c", ANTS],
-            env={**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(THREADS)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.version = self._child.stdout.readline().strip()  # empty where ants is not installed
+class Ants(AntsProcess):
+    """ANTs' SyN with its own settings, affine stage included."""
 
     def __call__(self, pair: ImagePair) -> tuple[Transform, float]:
         for side in ("fixed", "moving"):
-            write_image(self._folder / f"{side}.nii.gz", getattr(pair, side))
-        self._child.stdin.write(f"{self._folder}\n")
-        self._child.stdin.flush()
-        seconds, (field, affine) = json.loads(self._child.stdout.readline())
+            write_image(self.folder / f"{side}.nii.gz", getattr(pair, side))
+        seconds, (field, affine) = self.ask()
         return compose(read_transform(affine), read_transform(field)), seconds
 
 
-def score(row: tuple[str, str, str], fixed: Frame, moving: Frame, found: Transform, seconds) -> Row:
+def score(row: tuple[str, str, str], fixed: Frame, moving: Frame, found: Transform) -> Row:
     grid = fixed.image.grid
     field = DisplacementField.sampled(found, grid)
     folded = (jacobian_determinant(field, grid).data <= 0).double().mean().item()
@@ -180,7 +143,7 @@ def score(row: tuple[str, str, str], fixed: Frame, moving: Frame, found: Transfo
         measure(fixed.pool, moved).values() for measure in (dice, surface_distances)
     )
     far = float("nan") if surface is None else surface.hd95_mm
-    return Row(*row, overlap, far, 100 * folded, seconds)
+    return Row(*row, overlap, far, 100 * folded)
 
 
 def rows_of(arms: dict[str, Arm], folder: Path, patients: list[str]) -> Iterator[Row]:
@@ -192,20 +155,24 @@ def rows_of(arms: dict[str, Arm], folder: Path, patients: list[str]) -> Iterator
                 ("systole", systole, diastole),
                 ("diastole", diastole, systole),
             ):
-                yield score((patient, onto, "before"), fixed, moving, IDENTITY, None)
+                yield score((patient, onto, "before"), fixed, moving, IDENTITY)
                 for name, arm in arms.items():
                     if onto == "systole" or name == first:
-                        done = arm(ImagePair(fixed.image, moving.image))
-                        yield score((patient, onto, name), fixed, moving, *done)
+                        found, _ = arm(ImagePair(fixed.image, moving.image))
+                        yield score((patient, onto, name), fixed, moving, found)
 
 
-def line(cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
+def times(arms: dict[str, Arm], pairs: list[tuple[Frame, Frame]]) -> str:
+    """Seconds of each arm onto systole, median over the pairs; the first one warms up."""
+    rows = []
+    for name, arm in arms.items():
+        found = [arm(ImagePair(systole.image, diastole.image)) for diastole, systole in pairs]
+        rows.append([name, f"{statistics.median(seconds for _, seconds in found[1:]):.2f}"])
+    return table(["method", "s"], rows)
 
 
 def summary(rows: list[Row]) -> list[str]:
     overlap = [row.dice for row in rows]
-    seconds = [row.seconds for row in rows if row.seconds is not None]
     return [
         len(rows),
         f"{np.mean(overlap):.4f}",
@@ -213,65 +180,63 @@ def summary(rows: list[Row]) -> list[str]:
         f"{min(overlap):.3f}",
         f"{np.nanmean([row.hd95_mm for row in rows]):.2f}",
         f"{np.mean([row.folding_percent for row in rows]):.4f}",
-        f"{statistics.median(seconds):.2f}" if seconds else "",
     ]
 
 
-def table(rows: list[Row]) -> str:
-    names = [
-        "method",
-        "onto",
-        "pairs",
-        "mean Dice",
-        "median",
-        "least",
-        "mean HD95 mm",
-        "folds %",
-        "s",
-    ]
-    lines = [line(names), "|---" * len(names) + "|"]
-    for arm, onto in dict.fromkeys((row.arm, row.onto) for row in rows):
-        group = [row for row in rows if (row.arm, row.onto) == (arm, onto)]
-        lines.append(line([arm, onto, *summary(group)]))
-    return "\n".join(lines)
+def method_table(rows: list[Row]) -> str:
+    groups = {
+        key: [row for row in rows if (row.arm, row.onto) == key]
+        for key in dict.fromkeys((row.arm, row.onto) for row in rows)
+    }
+    names = ["method", "onto", "pairs", "mean Dice", "median", "least", "mean HD95 mm", "folds %"]
+    return table(names, ([*key, *summary(group)] for key, group in groups.items()))
 
 
 def patient_table(rows: list[Row]) -> str:
     """Mean Dice of each person onto systole."""
     rows = [row for row in rows if row.onto == "systole"]
     arms = list(dict.fromkeys(row.arm for row in rows))
-    lines = [line(["mean Dice onto systole", *arms]), "|---" * (len(arms) + 1) + "|"]
+    lines = []
     for patient in dict.fromkeys(row.patient for row in rows):
         groups = [[r.dice for r in rows if (r.patient, r.arm) == (patient, arm)] for arm in arms]
-        lines.append(line([patient, *(f"{np.mean(group):.4f}" for group in groups)]))
-    return "\n".join(lines)
+        lines.append([patient, *(f"{np.mean(group):.4f}" for group in groups)])
+    return table(["person", *arms], lines)
+
+
+def arms_of(threads: int, folder: Path) -> dict[str, Arm]:
+    """What is compared; ANTs where it is installed."""
+    preset, general = (
+        ours(with_settings(load_method(name), threads=threads))
+        for name in ("cardiac-2d", "bspline")
+    )
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    default = ours(elastix_default("bspline", folder, threads))
+    arms = {"cardiac-2d": preset, "elastix default": default, "bspline": general}
+    arms["SimpleITK demons"] = demons
+    ants = Ants(ANTS, folder, threads)
+    return {**arms, "ANTs SyN": ants} if ants.version else arms
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", nargs="+", default=TEST)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--times", action="store_true", help="measure times, not accuracy")
     options = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    preset, general = (
-        ours(with_settings(load_method(name), threads=THREADS))
-        for name in ("cardiac-2d", "bspline")
-    )
+    torch.set_num_threads(options.threads)
     folder = Path(os.environ["HYBRIDREG_DATA"]) / "sunnybrook_2d"
     with tempfile.TemporaryDirectory() as name:
-        default = elastix_default(Path(name))
-        arms = {"cardiac-2d": preset, "elastix default": default, "bspline": general}
-        arms["SimpleITK demons"] = demons
-        ants = Ants(Path(name))
-        if ants.version:
-            arms["ANTs SyN"] = ants
-        for arm in arms.values():  # the first time warms up
-            diastole, systole = next(read_pairs(folder, options.patients[0]))
-            arm(ImagePair(systole.image, diastole.image))
+        arms = arms_of(options.threads, Path(name))
+        if options.times:
+            pairs = list(read_pairs(folder, options.patients[0]))
+            write_section(TABLE, "Times", times(arms, pairs), head=HEAD)
+            return
         rows = []
         for row in rows_of(arms, folder, options.patients):
             rows.append(row)
             print(row, flush=True)
-    TABLE.write_text(f"{table(rows)}\n\n{patient_table(rows)}\n", encoding="utf-8")
+    write_section(TABLE, "All pairs", method_table(rows), head=HEAD)
+    write_section(TABLE, "Mean Dice onto systole", patient_table(rows), head=HEAD)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,18 @@ Two persons of other sites than any preset was tuned on (freesurfer_mne: sample_
 sample moving, its whole head at 3 mm), all brought to 2 mm or what they have. Mean Dice of the aseg
 structures that both have.
 
-    HYBRIDREG_DATA=... python examples/benchmarks/whole_heads.py
+    HYBRIDREG_DATA=... python examples/benchmarks/whole_heads.py [--threads 1]
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 from pathlib import Path
 
 import torch
+from sections import table, write_section
 
 from hybridreg.cases import Case, ImagePair
 from hybridreg.config import load_intent, load_method, with_settings
@@ -24,7 +26,9 @@ from hybridreg.pipeline import run
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import warp
 
-THREADS = 2
+
+TABLE = Path(__file__).with_suffix(".md")
+HEAD = "\n\n".join(["`brain-mr` on stripped brains and whole heads", __doc__.split("\n\n")[1]])
 
 
 def inside(brain: Image, onto: Image) -> LabelMap:
@@ -43,7 +47,10 @@ def shared_dice(fixed: LabelMap, moved: LabelMap) -> float:
 
 
 def main():
-    torch.set_num_threads(THREADS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    threads = parser.parse_args().threads
+    torch.set_num_threads(threads)
     folder = Path(os.environ["HYBRIDREG_DATA"]) / "freesurfer_mne"
     fixed, moving = folder / "sample_ecog", folder / "sample"
     brains, heads = (
@@ -60,10 +67,9 @@ def main():
         "brain ← head": ImagePair(brains[0], heads[1]),
         "brain ← head, moving mask of the brain": ImagePair(brains[0], heads[1], None, masks[1]),
     }
-    print("| images | Dice before | affine | brain-mr | folded % | verdict | seconds |")
-    print("|---|---|---|---|---|---|---|")
-    brain_mr = with_settings(load_method("brain-mr"), threads=THREADS)
-    affine = with_settings(load_method("affine"), threads=THREADS)
+    rows = []
+    brain_mr = with_settings(load_method("brain-mr"), threads=threads)
+    affine = with_settings(load_method("affine"), threads=threads)
     for name, pair in pairs.items():
         values = []
         for method in (None, affine, brain_mr):
@@ -74,11 +80,10 @@ def main():
             moved = warp(labels[1], transform, onto=labels[0].grid)
             values.append(shared_dice(labels[0], moved))
         folding = outcome.scores[1].jacobian.folding_percent
-        print(
-            f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {folding:.3f} | "
-            f"{outcome.verdict.status} | {outcome.times_s['register']:.0f} |",
-            flush=True,
-        )
+        shown = [f"{value:.3f}" for value in (*values, folding)]
+        rows.append([name, *shown, outcome.verdict.status])
+        names = ["images", "Dice before", "affine", "brain-mr", "folded %", "verdict"]
+        write_section(TABLE, "Pairs", table(names, rows), head=HEAD)
 
 
 if __name__ == "__main__":
