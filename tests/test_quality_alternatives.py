@@ -145,7 +145,8 @@ def test_a_large_moving_image_costs_no_more_than_a_small_one():
 
 def slices(data, person: int, fixed: str, moving: str) -> ImagePair:
     folder = data / "harvard_aanlib" / "stacks_ct_mr"
-    return ImagePair(*[read_image(folder / f"case{person}_{side}.nii.gz") for side in (fixed, moving)])
+    sides = [read_image(folder / f"case{person}_{side}.nii.gz") for side in (fixed, moving)]
+    return ImagePair(*sides)
 
 
 @pytest.mark.parametrize("person", [2, 32])
@@ -173,7 +174,8 @@ def test_a_head_that_is_wider_in_one_image_is_told(data):
 
 def test_thick_slices_of_two_persons_are_doubted(data):
     pair = replace(slices(data, 2, "ct", "mr"), moving=slices(data, 32, "ct", "mr").moving)
-    assert "little in common" in " ".join(why for _, why in doubts(pair, IDENTITY, same_subject=True))
+    reasons = [why for _, why in doubts(pair, IDENTITY, same_subject=True)]
+    assert "little in common" in " ".join(reasons)
 
 
 # Real brains; persons of the train split, and the one who was scanned twice

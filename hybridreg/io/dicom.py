@@ -131,7 +131,8 @@ def _image(series: Series, frame: int | None, *, resample: bool) -> tuple[Image,
     problem = stack.problem()
     if problem and not resample:
         raise ValueError(
-            f"{problem}; resample=True (--resample) interpolates it onto a right-angled grid"
+            f"{problem}; `hybridreg dicom --resample` (resample=True) interpolates it onto a "
+            "right-angled grid"
         )
     values, more = _measured(slices)
     dtype = _number_type(values, [one.frame for one in slices])

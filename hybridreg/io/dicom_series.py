@@ -107,7 +107,8 @@ def volume(
     if frame is None and len(volumes) > 1:
         raise ValueError(
             f"it holds {len(volumes)} volumes that differ in {what}: "
-            f"choose one, frame=0 to frame={len(volumes) - 1} (--frame)"
+            f"choose one, frame=0 to frame={len(volumes) - 1} (`hybridreg dicom --frame`; elsewhere "
+            "--fixed-frame or --moving-frame)"
         )
     if not 0 <= (frame or 0) < len(volumes):
         raise ValueError(f"there is no frame {frame}: it holds {len(volumes)}, counted from 0")

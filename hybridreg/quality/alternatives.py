@@ -1,9 +1,9 @@
 """Other alignments of the same two images, which a sound one must fit better than.
 
-The numbers are ratios of mutual information, there to here, over the points inside the patient (as the
-fixed image shows it) that both cover; in brackets the largest of the steps aside. They were measured on
-T1 brains of 4 mm, four MR contrasts of one head, CT and MR of four heads in 5 mm slices, phantom heads,
-lungs, and slices of the heart:
+The numbers are ratios of mutual information, there to here, over the points inside the patient (as
+the fixed image shows it) that both cover; in brackets the largest of the steps aside. They were
+measured on T1 brains of 4 mm, four MR contrasts of one head, CT and MR of four heads in 5 mm slices,
+phantom heads, lungs, and slices of the heart:
 
                                aside, mean       turned    stretched   mirrored
     sound, one contrast        .10-.47 (.58)     to .45    to .86      to .75
@@ -19,8 +19,8 @@ lungs, and slices of the heart:
     a chest on a brain         1.01 (1.16)       1.17      1.12        1.38
     noise                      1.00 (1.08)       1.00      1.06        1.29
 
-Where air counts too, sound CT and MR reach .90 to .98 aside, and what is 12 mm off .96 to 1.00. Between
-two persons left and right cannot be told: brains are too alike.
+Where air counts too, sound CT and MR reach .90 to .98 aside, and what is 12 mm off .96 to 1.00.
+Between two persons left and right cannot be told: brains are too alike.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Alignment:
         grid = pair.moving.grid.with_spacing(coarse)
         background = pair.moving.data.min().item()
         pair = replace(pair, moving=warp(pair.moving, IDENTITY, onto=grid, default=background))
-        share = 1.0 if pair.fixed_mask is None else (pair.fixed_mask.data != 0).double().mean().item()
+        mask = pair.fixed_mask
+        share = 1.0 if mask is None else (mask.data != 0).double().mean().item()
         fixed = Lattice.over(pair, round(_POINTS / max(share, 0.05)))
         moving, covered = moving_at(pair, transform(fixed.points))
         bins = tuple((Bins.of(f), Bins.of(m[covered])) for f, m in zip(fixed.values, moving))
