@@ -90,6 +90,54 @@ def derivatives(vectors: Tensor, spacing: tuple[float, ...]) -> list[list[Tensor
     return [[slope[component] for slope in by_axis] for component in range(len(vectors))]
 
 
+Matrix = list[list[Tensor]]
+"""[row][column], of every voxel."""
+
+
+def jacobian(displacement: Tensor, spacing: tuple[float, ...]) -> Matrix:
+    """[component][axis] of x -> x + u(x)."""
+    slopes = derivatives(displacement, spacing)
+    return [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
+
+
+def determinant(m: Matrix) -> Tensor:
+    """Of a matrix at every voxel; of a Jacobian, 0 or less is a fold."""
+    if len(m) == 2:
+        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
+    (a, b, c), (d, e, f), (g, h, i) = m
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def solved(m: Matrix, right: Tensor) -> Tensor:
+    """x with M x = right at every voxel, by Cramer's rule; right and x of shape (D, *shape)."""
+    columns = range(len(m))
+    swapped = (
+        [[right[i] if j == k else m[i][j] for j in columns] for i in columns] for k in columns
+    )
+    return torch.stack([determinant(part) for part in swapped]) / determinant(m)
+
+
+def inverted(displacement: Tensor, start: Tensor, lattice: Lattice, *, iterations: int = 6) -> Tensor:
+    """The displacement of the inverse of x -> x + u(x), by Newton's method from one that is near.
+
+    A voxel keeps the best that was found for it, so folds do no harm elsewhere.
+    """
+    slopes = torch.cat([torch.stack(row) for row in jacobian(displacement, lattice.spacing)])
+    best, found = start, start
+    least = torch.full_like(start[0], torch.inf)
+    for _ in range(iterations):
+        left = found + sample(displacement, found, lattice)
+        distance = left.square().sum(0)
+        best = torch.where(distance < least, found, best)
+        least = torch.minimum(distance, least)
+        there = sample(slopes, found, lattice).unflatten(0, (lattice.dimension, -1))
+        step = solved([list(row) for row in there], left)
+        longest = step.norm(dim=0).clamp(min=1e-12)
+        found = found - step * (max(lattice.spacing) / longest).clamp(max=1.0)
+    left = (found + sample(displacement, found, lattice)).square().sum(0)
+    return torch.where(left < least, found, best)
+
+
 class _CentralDifference(torch.autograd.Function):
     """(f(x + h) - f(x - h)) / 2h, periodic, and so minus its own transpose."""
 

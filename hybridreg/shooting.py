@@ -11,7 +11,7 @@ so a state is one map, phi^-1, and no equation of the momentum has to be solved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hybridreg.geodesics import Kernel
-from hybridreg.lattice import Lattice, derivatives, sample
+from hybridreg.lattice import Lattice, derivatives, determinant, jacobian, sample
 
 _KEPT = 8  # states of a flow that are kept for its gradient; the others are computed again
 _INVERSIONS = 12  # fixed-point steps for the inverse of one time step, which is near the identity
@@ -27,11 +27,11 @@ _INVERSIONS = 12  # fixed-point steps for the inverse of one time step, which is
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """L of a kernel on a periodic lattice, in the Fourier domain, with finite differences as symbols.
+    """L of a kernel on a periodic lattice, in the Fourier domain.
 
-    By the symbols of -Laplacian, sum w with w = (2 - 2 cos) / h^2 along each axis, and of grad div,
-    -s s^T with s = sin / h, the matrix of L at a frequency is (l + b s s^T)^power, l = a sum w + c:
-    eigenvalues l + b |s|^2 along s and l across, so that any power of it is known in closed form.
+    At a frequency k the matrix of L is (l + b k k^T)^power, l = a |k|^2 + c: eigenvalues l + b |k|^2
+    along k and l across, so that any power of it is known in closed form. (k itself, where the code of
+    Yang 2017 has the symbols of finite differences: so L does not depend on the voxels.)
     """
 
     kernel: Kernel
@@ -61,52 +61,54 @@ class Operator:
         if along is None:
             spectrum.mul_(across)
         else:
-            inner = sum(s * part for s, part in zip(self._sines, spectrum)).mul_(along)
+            inner = sum(k * part for k, part in zip(self._frequencies, spectrum)).mul_(along)
             spectrum.mul_(across)
-            for s, part in zip(self._sines, spectrum):
-                part.addcmul_(s, inner)
+            for k, part in zip(self._frequencies, spectrum):
+                part.addcmul_(k, inner)
         spectrum = torch.view_as_complex(spectrum)
         return torch.fft.irfftn(spectrum, s=vectors.shape[1:], dim=axes)
 
     def _factors(self, exponent: float, band: float) -> tuple[Tensor, Tensor | None]:
         if (exponent, band) not in self._cache:
-            k = self.kernel
-            across = (k.a * self._laplacian + k.c) ** (k.power * exponent)
-            squares = sum((angle.sin() / h).square() for angle, h in self._angles)
-            along = (k.a * self._laplacian + k.c + k.b * squares) ** (k.power * exponent) - across
-            along = torch.where(squares > 0, along / squares.clamp(min=1e-30), 0.0)
+            kernel, h = self.kernel, self.lattice.spacing
+            squares = sum((angle / h).square() for angle, h in zip(self._angles, h))
+            odd = sum((angle / h).square() for angle, h in zip(self._odd_angles, h))
+            across = (kernel.a * squares + kernel.c) ** (kernel.power * exponent)
+            both = kernel.a * squares + kernel.c + kernel.b * odd
+            along = both ** (kernel.power * exponent) - across
+            along = torch.where(odd > 0, along / odd.clamp(min=1e-30), 0.0)
             kept = [(t * self._within(band)).to(self.dtype)[..., None] for t in (across, along)]
-            self._cache[exponent, band] = (kept[0], kept[1] if k.b > 0 else None)
+            self._cache[exponent, band] = (kept[0], kept[1] if kernel.b > 0 else None)
         return self._cache[exponent, band]
 
     def _within(self, band: float) -> Tensor:
-        inside = [(angle.abs() <= band * math.pi + 1e-9).double() for angle, _ in self._angles]
-        return math.prod(inside)
+        return math.prod((a.abs() <= band * math.pi + 1e-9).double() for a in self._angles)
 
     @cached_property
     def _cache(self) -> dict[tuple[float, float], tuple[Tensor, Tensor | None]]:
         return {}
 
     @cached_property
-    def _laplacian(self) -> Tensor:
-        return sum((2 - 2 * angle.cos()) / h**2 for angle, h in self._angles).double()
+    def _frequencies(self) -> list[Tensor]:
+        """k for the axes (x, y, z), each along its own axis of a spectrum seen as pairs of reals."""
+        angles = zip(self._odd_angles, self.lattice.spacing)
+        return [(angle / h).to(self.dtype)[..., None] for angle, h in angles]
 
     @cached_property
-    def _sines(self) -> list[Tensor]:
-        """s for the axes (x, y, z), each along its own axis of a spectrum seen as pairs of reals."""
-        return [(angle.sin() / h).to(self.dtype)[..., None] for angle, h in self._angles]
+    def _odd_angles(self) -> list[Tensor]:
+        """As ``_angles``, 0 for a wave of two voxels, whose direction is not known."""
+        return [torch.where(a.abs() < math.pi - 1e-9, a, 0.0) for a in self._angles]
 
     @cached_property
-    def _angles(self) -> list[tuple[Tensor, float]]:
-        """Along each axis (x, y, z): the angle that a frequency turns by in one voxel, and the voxel."""
+    def _angles(self) -> list[Tensor]:
+        """For the axes (x, y, z): the angle that a frequency turns by in one voxel."""
         shape, angles = self.lattice.shape, []
-        for axis, h in zip(reversed(range(len(shape))), self.lattice.spacing, strict=True):
-            last = axis == len(shape) - 1
-            frequency = torch.fft.rfftfreq if last else torch.fft.fftfreq
+        for axis in reversed(range(len(shape))):
+            frequency = torch.fft.rfftfreq if axis == len(shape) - 1 else torch.fft.fftfreq
             angle = 2 * math.pi * frequency(shape[axis], dtype=torch.float64, device=self.device)
             where = [1] * len(shape)
             where[axis] = -1
-            angles.append((angle.reshape(where), h))
+            angles.append(angle.reshape(where))
         return angles
 
 
@@ -136,29 +138,11 @@ def coadjoint(momentum: Tensor, inverse_map: State, lattice: Lattice) -> Tensor:
     """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, of m0 and the displacement of phi^-1."""
     if inverse_map is None:
         return momentum
-    rows = _jacobian(inverse_map, lattice)
+    rows = jacobian(inverse_map, lattice.spacing)
     carried = sample(momentum, inverse_map, lattice)
     axes = range(lattice.dimension)
     pulled = [sum(rows[i][j] * carried[i] for i in axes) for j in axes]
-    return torch.stack(pulled) * _determinant(rows)
-
-
-def determinant(displacement: Tensor, lattice: Lattice) -> Tensor:
-    """Of the Jacobian of x -> x + u(x), shape (*shape); 0 or less is a fold."""
-    return _determinant(_jacobian(displacement, lattice))
-
-
-def _jacobian(displacement: Tensor, lattice: Lattice) -> list[list[Tensor]]:
-    """[component][axis]"""
-    slopes = derivatives(displacement, lattice.spacing)
-    return [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
-
-
-def _determinant(m: Sequence[Sequence[Tensor]]) -> Tensor:
-    if len(m) == 2:
-        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
-    (a, b, c), (d, e, f), (g, h, i) = m
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return torch.stack(pulled) * determinant(rows)
 
 
 def along(vectors: Tensor, velocity: Tensor, lattice: Lattice) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridreg.geodesics import GeodesicTransform, Kernel, as_fields
-from hybridreg.lattice import Lattice, derivatives, sample
+from hybridreg.lattice import Lattice, sample
 from hybridreg.shooting import INTEGRATORS, Diverged, Operator, Shooter, energy
 from hybridreg.transforms import AffineTransform, DisplacementField, compose
 
@@ -43,19 +43,26 @@ def test_flat_and_sharp_are_inverse_and_powers_compose(kernel, dimension):
     assert torch.allclose(half, operator.sharp(m), atol=1e-10 * half.abs().max().item())
 
 
-def test_the_operator_is_its_formula_in_finite_differences():
-    """L v = -a Laplacian v - b grad div v + c v, by the same stencils written out."""
+def test_the_operator_is_its_formula_on_waves():
+    """L v = -a Laplacian v - b grad div v + c v, differentiated by hand; any power of it repeats it."""
     kernel, box = Kernel(a=0.7, b=1.3, c=0.4), lattice(3)
-    v = torch.randn(3, *box.shape, dtype=torch.float64)
-    laplacian = torch.zeros_like(v)
-    for axis, h in enumerate(box.spacing):
-        array_axis = 3 - axis
-        laplacian += (v.roll(1, array_axis) + v.roll(-1, array_axis) - 2 * v) / h**2
-    slopes = derivatives(v, box.spacing)
-    divergence = sum(slopes[i][i] for i in range(3))
-    grad_div = torch.stack(derivatives(divergence[None], box.spacing)[0])
-    expected = -kernel.a * laplacian - kernel.b * grad_div + kernel.c * v
-    assert torch.allclose(Operator(kernel, box, torch.float64).flat(v), expected, atol=1e-10)
+    lengths = [n * s for n, s in zip(box.size, box.spacing)]
+    waves = [2 * math.pi * n / length for n, length in zip((1, -2, 1), lengths)]
+    k = torch.tensor(waves, dtype=torch.float64)
+    phase = sum(
+        k[axis] * box.positions(axis).reshape([-1 if i == 2 - axis else 1 for i in range(3)])
+        for axis in range(3)
+    )
+    polarization = torch.tensor([0.3, -1.0, 0.8], dtype=torch.float64)
+    v = polarization[:, None, None, None] * phase.cos()
+    along = kernel.b * k * (k @ polarization)
+    factor = (kernel.a * k.square().sum() + kernel.c) * polarization + along
+    expected = factor[:, None, None, None] * phase.cos()
+    found = Operator(kernel, box, torch.float64).flat(v)
+    assert torch.allclose(found, expected, atol=1e-10)
+    squared = Operator(Kernel(a=0.7, b=1.3, c=0.4, power=2), box, torch.float64)
+    again = Operator(kernel, box, torch.float64).flat(found)
+    assert torch.allclose(squared.flat(v), again, atol=1e-10)
 
 
 def test_the_kernel_is_in_mm_whatever_the_voxels():

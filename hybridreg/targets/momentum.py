@@ -130,7 +130,8 @@ def _target(
 ) -> Target:
     affine, geodesic = _parts(transform)
     total = DisplacementField.sampled(transform, pair.fixed.grid)
-    arrays = {"momentum": geodesic.momentum, "displacement": geodesic.field.vectors}
+    field = DisplacementField.sampled(geodesic, geodesic.grid)
+    arrays = {"momentum": geodesic.momentum, "displacement": field.vectors}
     kernel: Kernel = geodesic.kernel
     more = {"kernel": asdict(kernel), **judged(pair, initial, total, intent)}
     return Target(pair, geodesic.grid, affine, arrays, {**facts, **more})

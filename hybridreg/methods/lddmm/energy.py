@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hybridreg.lattice import Lattice, Resampling, sample
+from hybridreg.lattice import Lattice, Resampling, determinant, jacobian, sample
 from hybridreg.methods.lddmm.levels import Level
-from hybridreg.shooting import Shooter, determinant
+from hybridreg.shooting import Shooter
 from hybridreg.similarity import Measure
 
 
@@ -55,7 +55,8 @@ class Energy:
             "dissimilarity": self.term(inverse_map) / self.sigma**2,
         }
         if self.unfolding:
-            low = (_LEAST - determinant(inverse_map, self.shooter.lattice)).clamp(min=0)
+            determinants = determinant(jacobian(inverse_map, self.spacing))
+            low = (_LEAST - determinants).clamp(min=0)
             terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
         return terms
 

@@ -14,7 +14,7 @@ from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.lattice import Lattice, Resampling
 
-_MARGIN_MM = 10.0  # around what the images show: velocities end there, and the other side begins
+MARGIN_MM = 12.0  # around what the images show: maps end there, and the other side begins
 _SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
 
 
@@ -79,7 +79,7 @@ def momentum_grid(box: Grid, spacing_mm: float, coarsest_mm: float) -> tuple[Gri
         fine = max(spacing_mm, voxel)
         halvings = max(0, math.floor(math.log2(max(coarsest_mm / fine, 1.0)) + 1e-6))
         join = 2**halvings
-        cells = math.ceil((extent + 2 * _MARGIN_MM) / (fine * join))
+        cells = math.ceil((extent + 2 * MARGIN_MM) / (fine * join))
         spacing.append(fine)
         joined.append(join)
         count.append(_fit_for_fourier(max(cells, 4)) * join)

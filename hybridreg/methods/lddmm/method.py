@@ -16,11 +16,11 @@ from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.geometry import Grid
 from hybridreg.images import LabelMap
 from hybridreg.intensity import to_unit
-from hybridreg.lattice import Lattice
+from hybridreg.lattice import Lattice, Resampling, inverted
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
 from hybridreg.methods.lddmm.descent import fixed_step, quasi_newton
 from hybridreg.methods.lddmm.energy import Energy, ImageTerm, refined
-from hybridreg.methods.lddmm.levels import Level, levels
+from hybridreg.methods.lddmm.levels import MARGIN_MM, Level, levels
 from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.similarity import LNCC, MEASURES, Measure
 from hybridreg.transforms import (
@@ -63,7 +63,7 @@ class Lddmm:
     radius: int = 2
     image_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
     momentum_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
-    iterations: tuple[int, ...] = (60, 40, 30)
+    iterations: tuple[int, ...] = (60, 40, 20)
     tolerance: float = 0.005
     unfolding: float = 20.0
     band: float = 0.5
@@ -136,7 +136,7 @@ class Lddmm:
             energy = self._energy(level, shooter, white)
             teller = _Teller(number, len(stages), most, trace)
             white = self._descend(energy, white, most, teller)
-        found = geodesic(shooter, energy.momentum(white), level.grid)
+        found = geodesic(energy, white, level.grid, onto=pair.fixed.grid)
         if self.unfolding:
             found = self._unfolded(found, energy, white, level.grid, pair.fixed.grid, teller)
         return found
@@ -158,7 +158,7 @@ class Lddmm:
             white = quasi_newton(
                 energy, white, iterations=_A_FEW, tolerance=self.tolerance, tell=tell.again()
             )
-            found = geodesic(energy.shooter, energy.momentum(white), grid)
+            found = geodesic(energy, white, grid, onto=onto)
         folded = int((jacobian_determinant(found, onto).data <= 0).sum())
         if folded:
             log.warning("%d voxels of the fixed image remain folded", folded)
@@ -214,13 +214,43 @@ class _Teller:
         progress.report(done, f"level {self.level + 1} of {self.levels}")
 
 
-def geodesic(shooter: Shooter, momentum: Tensor, grid: Grid) -> GeodesicTransform:
-    """The transform that a momentum on the lattice of a grid makes, with its components in LPS."""
-    maps = (momentum, *shooter.maps(momentum))
+def geodesic(energy: Energy, white: Tensor, grid: Grid, *, onto: Grid) -> GeodesicTransform:
+    """The transform of a white variable on the lattice of a grid, with its components in LPS.
+
+    Its maps are shot on a finer lattice, about as fine as the image's grid ``onto``, where they are
+    interpolated with less error. They end smoothly within the margin around what the images show, as
+    fields that stop must; phi is the inverse of phi^-1 as that is interpolated.
+    """
+    shooter, momentum = energy.shooter, energy.momentum(white)
+    _, forward = shooter.maps(momentum)
+    parts = [max(1, round(s / voxel)) for s, voxel in zip(grid.spacing, onto.spacing, strict=True)]
+    fine_grid = grid.with_spacing([s / n for s, n in zip(grid.spacing, parts, strict=True)])
+    coarse, fine = Lattice.of(grid), Lattice.of(fine_grid, grid)
+    operator = replace(shooter.operator, lattice=fine)
+    fine_white = refined(shooter.operator.power(white, 0.0, band=energy.band), fine.shape)
+    with torch.no_grad():
+        backward = replace(shooter, operator=operator).inverse_map(operator.power(fine_white, 0.5))
+    start = Resampling(coarse, fine, white.dtype, white.device)(forward)
+    ending = _ending(fine).to(momentum)
+    backward = ending * backward
+    maps = (momentum, backward, inverted(backward, ending * start, fine, iterations=3))
     axes = torch.tensor(grid.direction, dtype=torch.float64).to(momentum)
-    m0, backward, forward = (torch.einsum("ca,a...->c...", axes, v).cpu() for v in maps)
-    fields = DisplacementField(backward, grid), DisplacementField(forward, grid)
-    return GeodesicTransform(m0, shooter.operator.kernel, grid, *fields)
+    momentum, backward, forward = (torch.einsum("ca,a...->c...", axes, v).cpu() for v in maps)
+    fields = DisplacementField(backward, fine_grid), DisplacementField(forward, fine_grid)
+    return GeodesicTransform(momentum, shooter.operator.kernel, grid, *fields)
+
+
+def _ending(lattice: Lattice) -> Tensor:
+    """1 inside, falling to 0 at the border over most of the margin, shape (*shape)."""
+    share = torch.ones(lattice.shape, dtype=torch.float64)
+    for axis, (count, spacing) in enumerate(zip(lattice.size, lattice.spacing, strict=True)):
+        place = torch.arange(count, dtype=torch.float64)
+        depth = spacing * torch.minimum(place, count - 1 - place)
+        ramp = (math.pi / 2 * (depth / (0.8 * MARGIN_MM)).clamp(max=1)).sin().square()
+        where = [1] * lattice.dimension
+        where[lattice.dimension - 1 - axis] = -1
+        share = share * ramp.reshape(where)
+    return share
 
 
 def _first(operator: Operator, begun: GeodesicTransform | None, grid: Grid) -> Tensor:

@@ -93,7 +93,7 @@ def momentum_of(
         except Diverged as error:
             raise RegistrationError(f"no geodesic comes near this transform: {error}") from error
         join, level = join // 2, level + 1
-    found = geodesic(energy.shooter, energy.momentum(white), at)
+    found = geodesic(energy, white, at, onto=grid)
     return Reproduction(
         affine, found, _residual(transform, compose(affine, found), grid), tuple(trace)
     )
