@@ -32,9 +32,9 @@ class Known:
     fixed(x) = moving(T(x)). T is a composition of smooth deformations in closed form, each
     one-to-one, so that it is the exact truth and has an exact inverse.
 
-    amplitude_mm: nothing moves more; the mean is about a sixth of it. wavelength_mm: of the shortest wave; shorter makes finer
-    deformations, down to 7 * amplitude_mm / bends. bends: how many deformations; more make less
-    regular ones.
+    amplitude_mm: nothing moves more; the mean is about a sixth of it. wavelength_mm: of the shortest
+    wave; shorter makes finer deformations, down to 7 * amplitude_mm / bends. bends: how many
+    deformations; more make less regular ones.
     """
 
     amplitude_mm: float = 10.0
