@@ -40,8 +40,8 @@ class GeodesicTransform:
     momentum: m0, its LPS components, shape (D, *grid.shape), float32, such that K m0 is in mm per
         unit of time; the geodesic lasts 1.
     kernel, grid: of the operator L, and where the momentum lies.
-    field: phi^-1, fixed to moving, as it was shot, perhaps on a finer grid; what the transform is
-        evaluated as. inverse_field: phi, moving to fixed.
+    field: phi^-1, fixed to moving, as it was shot; what the transform is evaluated as.
+    inverse_field: phi, moving to fixed, perhaps on a finer grid.
     """
 
     momentum: Tensor

@@ -35,6 +35,7 @@ from hybridreg.warping import jacobian_determinant
 log = logging.getLogger(__name__)
 
 _ROUNDS, _A_FEW = 4, 8
+_NEWTON = 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Lddmm:
     iterations: tuple[int, ...] = (60, 40, 20)
     tolerance: float = 0.005
     unfolding: float = 20.0
-    band: float = 0.5
+    band: float = 0.6
     steps: int = 5
     integrator: Literal["euler", "midpoint", "rk4"] = "euler"
     optimizer: Literal["quasi-newton", "fixed"] = "quasi-newton"
@@ -217,27 +218,23 @@ class _Teller:
 def geodesic(energy: Energy, white: Tensor, grid: Grid, *, onto: Grid) -> GeodesicTransform:
     """The transform of a white variable on the lattice of a grid, with its components in LPS.
 
-    Its maps are shot on a finer lattice, about as fine as the image's grid ``onto``, where they are
-    interpolated with less error. They end smoothly within the margin around what the images show, as
-    fields that stop must; phi is the inverse of phi^-1 as that is interpolated.
+    Its maps end smoothly within the margin around what the images show, as fields that stop must. phi
+    is the inverse of phi^-1 as that is interpolated, on a grid about as fine as the image's (``onto``).
     """
-    shooter, momentum = energy.shooter, energy.momentum(white)
-    _, forward = shooter.maps(momentum)
+    momentum = energy.momentum(white)
+    ending = _ending(energy.shooter.lattice).to(momentum)
+    backward, forward = (ending * field for field in energy.shooter.maps(momentum))
     parts = [max(1, round(s / voxel)) for s, voxel in zip(grid.spacing, onto.spacing, strict=True)]
     fine_grid = grid.with_spacing([s / n for s, n in zip(grid.spacing, parts, strict=True)])
-    coarse, fine = Lattice.of(grid), Lattice.of(fine_grid, grid)
-    operator = replace(shooter.operator, lattice=fine)
-    fine_white = refined(shooter.operator.power(white, 0.0, band=energy.band), fine.shape)
-    with torch.no_grad():
-        backward = replace(shooter, operator=operator).inverse_map(operator.power(fine_white, 0.5))
-    start = Resampling(coarse, fine, white.dtype, white.device)(forward)
-    ending = _ending(fine).to(momentum)
-    backward = ending * backward
-    maps = (momentum, backward, inverted(backward, ending * start, fine, iterations=3))
+    fine = Lattice.of(fine_grid, grid)
+    to_fine = Resampling(Lattice.of(grid), fine, white.dtype, white.device)
+    inverse = inverted(to_fine(backward), to_fine(forward), fine, iterations=_NEWTON)
     axes = torch.tensor(grid.direction, dtype=torch.float64).to(momentum)
-    momentum, backward, forward = (torch.einsum("ca,a...->c...", axes, v).cpu() for v in maps)
-    fields = DisplacementField(backward, fine_grid), DisplacementField(forward, fine_grid)
-    return GeodesicTransform(momentum, shooter.operator.kernel, grid, *fields)
+    m0, backward, inverse = (
+        torch.einsum("ca,a...->c...", axes, v).cpu() for v in (momentum, backward, inverse)
+    )
+    fields = DisplacementField(backward, grid), DisplacementField(inverse, fine_grid)
+    return GeodesicTransform(m0, energy.shooter.operator.kernel, grid, *fields)
 
 
 def _ending(lattice: Lattice) -> Tensor:
