@@ -19,6 +19,7 @@ import argparse
 import csv
 import io
 import itertools
+import json
 import os
 import statistics
 import subprocess
@@ -86,25 +87,34 @@ def greedy(pair: ImagePair, folder: Path) -> Transform:
     return read_transform(warp_file)
 
 
-def ants_syn(settings: dict) -> Arm:
-    def run(pair: ImagePair, folder: Path) -> Transform:
-        import ants
+ANTS = """
+import json, sys
+import ants
+folder, settings = sys.argv[1], json.loads(sys.argv[2])
+images = [ants.image_read(f"{folder}/{side}.nii.gz") for side in ("fixed", "moving")]
+done = ants.registration(
+    *images, type_of_transform="SyNOnly", initial_transform="Identity", outprefix=f"{folder}/ants_",
+    random_seed=1, **settings,
+)
+print([name for name in done["fwdtransforms"] if name.endswith(".nii.gz")][0])
+"""
 
-        os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(THREADS)
-        images = []
+
+def ants_syn(**settings) -> Arm:
+    """ANTs in the Python that ANTS_PYTHON names, by default in this one."""
+
+    def run(pair: ImagePair, folder: Path) -> Transform:
         for side in ("fixed", "moving"):
             write_image(folder / f"{side}.nii.gz", getattr(pair, side))
-            images.append(ants.image_read(str(folder / f"{side}.nii.gz")))
-        done = ants.registration(
-            *images,
-            type_of_transform="SyNOnly",
-            initial_transform="Identity",
-            outprefix=f"{folder}/ants_",
-            random_seed=1,
-            **settings,
+        python = os.environ.get("ANTS_PYTHON", sys.executable)
+        done = subprocess.run(
+            [python, "-c", ANTS, str(folder), json.dumps(settings)],
+            env={**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(THREADS)},
+            check=True,
+            capture_output=True,
+            text=True,
         )
-        warps = [name for name in done["fwdtransforms"] if name.endswith(".nii.gz")]
-        return read_transform(warps[0])
+        return read_transform(done.stdout.strip().splitlines()[-1])
 
     return run
 
@@ -121,8 +131,8 @@ WHOLE: dict[str, Arm] = {
 AFTER: dict[str, Arm] = {
     "elastix default": elastix_default,
     "greedy NCC": greedy,
-    "ANTs SyN MI": ants_syn({"syn_metric": "mattes", "reg_iterations": (40, 20, 0)}),
-    "ANTs SyN CC": ants_syn({"syn_metric": "CC", "reg_iterations": (100, 70, 50, 20)}),
+    "ANTs SyN MI": ants_syn(syn_metric="mattes", reg_iterations=(40, 20, 0)),
+    "ANTs SyN CC": ants_syn(syn_metric="CC", reg_iterations=(100, 70, 50, 20)),
 }
 DEFAULT_ARMS = ["rigid", "affine", "bspline", "brain-mr", "elastix default", "greedy NCC"]
 
@@ -208,6 +218,7 @@ def times(arms: list[str], folder: Path) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--arms", default=",".join(DEFAULT_ARMS))
+    parser.add_argument("--pairs", type=int, default=len(TEST), help="only so many of the first")
     parser.add_argument("--times", action="store_true", help="measure times, not accuracy")
     options = parser.parse_args()
     arms = options.arms.split(",")
@@ -216,7 +227,7 @@ def main():
     if options.times:
         print(times(arms, folder))
         return
-    for fixed, moving in TEST:
+    for fixed, moving in TEST[: options.pairs]:
         run_pair(fixed, moving, arms, folder)
     for fixed, moving in RESCAN:
         run_pair(fixed, moving, arms, folder)
