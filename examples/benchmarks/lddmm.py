@@ -36,6 +36,7 @@ from hybridreg.cases import ImagePair, warp_pair
 from hybridreg.config import load_method, with_settings
 from hybridreg.evaluation import dice, jacobian_statistics
 from hybridreg.images import Image, LabelMap
+from hybridreg.initialization import initialize
 from hybridreg.io.images import read_image, read_labels
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.methods.lddmm import Lddmm, momentum_of
@@ -198,7 +199,7 @@ def descent_of(
             DESCENT,
             image_mm=(4 * spacing, 2 * spacing, spacing),
             momentum_mm=(4 * spacing, 2 * spacing, spacing),
-            iterations=(6, 8, 12),
+            iterations=(6, 6, 10),
         ),
         pair,
     )
@@ -226,6 +227,8 @@ def descent(steps: list[float]):
         name = f"2D {a} <- {b}"
         if not known("lddmm_descent.csv", images=name):
             pair = ImagePair(*(read_image(next(flat.glob(f"{n}*.jpg"))) for n in (a, b)))
+            start = with_settings(load_method("affine"), threads=1).register(pair, initialize(pair, "mass"))
+            pair = warp_pair(pair, start.transform)
             descent_of(name, pair, 1.0, steps, tries=50)
     for fixed, moving in DESCENT_PAIRS:
         name = f"3D {fixed} <- {moving}"
