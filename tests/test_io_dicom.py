@@ -170,7 +170,7 @@ def tilted_step(degrees=18.5, gap=GAP):
 
 def test_gantry_tilt_is_refused_by_its_angle_and_resampled_when_asked(tmp_path, caplog):
     folder = save(stack(step=tilted_step()), tmp_path / "ct")
-    with pytest.raises(ValueError, match=r"stacked 18\.5 degrees off.*sheared; resample=True"):
+    with pytest.raises(ValueError, match=r"stacked 18\.5 degrees off.*sheared; .*resample=True"):
         read_dicom(folder)
     image = read_dicom(folder, resample=True)
     assert "interpolated onto a right-angled grid" in caplog.text
