@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from hybridreg.cases import ImagePair
 from hybridreg.config import describe_method, with_settings
-from hybridreg.geodesics import GeodesicTransform, Kernel
+from hybridreg.geodesics import GeodesicTransform
 from hybridreg.images import LabelMap
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.methods.combine import Chain
@@ -114,6 +114,9 @@ def reproduced(transform: Transform, pair: ImagePair, shooting: Lddmm) -> Reprod
         kernel=shooting.kernel,
         mask=_where(pair),
         spacing_mm=shooting.momentum_mm[-1],
+        steps=shooting.steps,
+        integrator=shooting.integrator,
+        band=shooting.band,
     )
 
 
