@@ -34,9 +34,8 @@ def _settings(monkeypatch):
 def shot_again(target) -> torch.Tensor:
     """phi^-1 - x where the fixed image shows something, from the stored momentum alone."""
     grid, momentum = target.grid, target.arrays["momentum"]
-    shooter = Shooter(
-        Operator(Kernel(**target.facts["kernel"]), Lattice.of(grid)), QUICK.steps, QUICK.integrator
-    )
+    operator = Operator(Kernel(**target.facts["kernel"]), Lattice.of(grid))
+    shooter = Shooter(operator, **target.facts["shooting"])
     axes = torch.tensor(grid.direction, dtype=torch.float64).to(momentum)
     backward, _ = shooter.maps(torch.einsum("ca,c...->a...", axes, momentum))
     return at_voxels(torch.einsum("ca,a...->c...", axes, backward), grid)

@@ -57,6 +57,7 @@ class Momentum:
             begun = reproduced(found, pair, method).transform
         result = method.register(pair, begun)
         facts = {"residual_mm": {"mean": 0.0, "max": 0.0}, **energy(result)}
+        facts["shooting"] = _shooting(shooting_stage(method))
         return _target(pair, initial, result.transform, self.intent, facts)
 
 
@@ -92,6 +93,7 @@ class MomentumFromField:
                 "max": missed.max().item(),
             },
             "energy": {"stage": "momentum", **again.trace[-1].terms},
+            "shooting": _shooting(self.shooting),
         }
         return _target(pair, initial, again.transform, self.intent, facts)
 
@@ -118,6 +120,11 @@ def reproduced(transform: Transform, pair: ImagePair, shooting: Lddmm) -> Reprod
         integrator=shooting.integrator,
         band=shooting.band,
     )
+
+
+def _shooting(shooting: Lddmm) -> dict[str, Any]:
+    """How time is cut: another way makes a slightly other map of the same momentum."""
+    return {"steps": shooting.steps, "integrator": shooting.integrator}
 
 
 def _where(pair: ImagePair) -> LabelMap:
