@@ -28,7 +28,7 @@ import hybridreg
 
 HEADER = 8  # bytes that tell the length of a question
 CASES = 200  # then a fresh child takes over, so that nothing can pile up in the old one
-_POLL_S = 0.2
+_POLL_S = 0.5  # a look at the memory takes 4 ms
 _STARTS = 3  # of a child that dies before it begins with the case
 
 
