@@ -139,7 +139,7 @@ def test_amounts_of_memory_are_read(text, count):
     assert bytes_of(text) == count
 
 
-def test_all_ordered_pairs_of_a_folder(cases, tmp_path):
+def test_all_ordered_pairs_of_a_folder(tmp_path):
     for name in ("b.nii.gz", "a.mha", "c.nii"):
         (tmp_path / name).touch()
     (tmp_path / "notes.txt").touch()
@@ -149,8 +149,9 @@ def test_all_ordered_pairs_of_a_folder(cases, tmp_path):
     (tmp_path / "a.nii").touch()
     with pytest.raises(ValueError, match=r"a.mha and a.nii have one name"):
         pairs_of_folder(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="at least two images, found 0"):
-        pairs_of_folder(cases / "out")
+        pairs_of_folder(tmp_path / "empty")
     with pytest.raises(ValueError, match="no such folder"):
         pairs_of_folder(tmp_path / "none")
 
