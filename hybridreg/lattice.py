@@ -7,7 +7,7 @@ Displacements are (D, *shape), components (x, y, z) along the voxel axes, in mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -59,14 +59,12 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
     its outermost voxels values repeat.
     """
     of = of or at
-    coordinates = []
-    for axis, shift in enumerate(displacement):
-        scale = 2 / (of.size[axis] * of.spacing[axis])
-        base = (at.positions(axis) - of.first[axis]) * scale + 1 / of.size[axis] - 1
-        where = [1] * at.dimension
-        where[at.dimension - 1 - axis] = -1
-        coordinates.append(shift * scale + base.to(shift).reshape(where))
-    grid = torch.stack(coordinates).movedim(0, -1)
+    scales, bases = _normalized(at, of, displacement.dtype, displacement.device)
+    coordinates = [
+        torch.add(base, shift, alpha=scale)
+        for shift, scale, base in zip(displacement, scales, bases, strict=True)
+    ]
+    grid = torch.stack(coordinates, -1)
     # In 3D only the batch is divided among the cores (torch 2.13), so the lattice becomes one.
     parts = torch.get_num_threads() if at.dimension == 3 else 1
     if at.shape[0] % parts:
@@ -79,6 +77,21 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
         align_corners=False,
     )
     return found.movedim(0, 1).reshape(len(values), *at.shape)
+
+
+@lru_cache(maxsize=32)
+def _normalized(
+    at: Lattice, of: Lattice, dtype: torch.dtype, device: torch.device
+) -> tuple[list[float], list[Tensor]]:
+    """What grid_sample counts per mm along (x, y, z), and its coordinates of a lattice's voxels."""
+    scales = [2 / (count * spacing) for count, spacing in zip(of.size, of.spacing, strict=True)]
+    bases = []
+    for axis, scale in enumerate(scales):
+        base = (at.positions(axis) - of.first[axis]) * scale + 1 / of.size[axis] - 1
+        where = [1] * at.dimension
+        where[at.dimension - 1 - axis] = -1
+        bases.append(base.to(device, dtype).reshape(where))
+    return scales, bases
 
 
 def derivatives(vectors: Tensor, spacing: tuple[float, ...]) -> list[list[Tensor]]:

@@ -52,10 +52,14 @@ class Operator:
 
         band: of the highest frequency along each axis, which a wave of two voxels has; 1 keeps all.
         """
-        return _Power.apply(vectors, self, exponent, band)
+        return _Applied.apply(vectors, self, _Power(exponent), band)
 
-    def _multiplied(self, vectors: Tensor, exponent: float, band: float) -> Tensor:
-        across, along = self._factors(exponent, band)
+    def damped(self, vectors: Tensor, price: float) -> Tensor:
+        """(1 + price K)^-1 of vectors (D, *shape)."""
+        return _Applied.apply(vectors, self, _Damping(price), 1.0)
+
+    def _applied(self, vectors: Tensor, function: Function, band: float) -> Tensor:
+        across, along = self._factors(function, band)
         axes = tuple(range(1, vectors.ndim))
         spectrum = torch.view_as_real(torch.fft.rfftn(vectors, dim=axes))
         if along is None:
@@ -68,24 +72,24 @@ class Operator:
         spectrum = torch.view_as_complex(spectrum)
         return torch.fft.irfftn(spectrum, s=vectors.shape[1:], dim=axes)
 
-    def _factors(self, exponent: float, band: float) -> tuple[Tensor, Tensor | None]:
-        if (exponent, band) not in self._cache:
+    def _factors(self, function: Function, band: float) -> tuple[Tensor, Tensor | None]:
+        if (function, band) not in self._cache:
             kernel, h = self.kernel, self.lattice.spacing
             squares = sum((angle / h).square() for angle, h in zip(self._angles, h))
             odd = sum((angle / h).square() for angle, h in zip(self._odd_angles, h))
-            across = (kernel.a * squares + kernel.c) ** (kernel.power * exponent)
-            both = kernel.a * squares + kernel.c + kernel.b * odd
-            along = both ** (kernel.power * exponent) - across
+            lower = kernel.a * squares + kernel.c
+            across = function(lower**kernel.power)
+            along = function((lower + kernel.b * odd) ** kernel.power) - across
             along = torch.where(odd > 0, along / odd.clamp(min=1e-30), 0.0)
             kept = [(t * self._within(band)).to(self.dtype)[..., None] for t in (across, along)]
-            self._cache[exponent, band] = (kept[0], kept[1] if kernel.b > 0 else None)
-        return self._cache[exponent, band]
+            self._cache[function, band] = (kept[0], kept[1] if kernel.b > 0 else None)
+        return self._cache[function, band]
 
     def _within(self, band: float) -> Tensor:
         return math.prod((a.abs() <= band * math.pi + 1e-9).double() for a in self._angles)
 
     @cached_property
-    def _cache(self) -> dict[tuple[float, float], tuple[Tensor, Tensor | None]]:
+    def _cache(self) -> dict[tuple[Function, float], tuple[Tensor, Tensor | None]]:
         return {}
 
     @cached_property
@@ -112,17 +116,37 @@ class Operator:
         return angles
 
 
-class _Power(torch.autograd.Function):
-    """L^exponent of vectors; symmetric, and so its own transpose."""
+Function = Callable[[Tensor], Tensor]
+"""Of the eigenvalues of L; equal ones are equal functions."""
+
+
+@dataclass(frozen=True)
+class _Power:
+    exponent: float
+
+    def __call__(self, eigenvalues: Tensor) -> Tensor:
+        return eigenvalues**self.exponent
+
+
+@dataclass(frozen=True)
+class _Damping:
+    price: float
+
+    def __call__(self, eigenvalues: Tensor) -> Tensor:
+        return eigenvalues / (eigenvalues + self.price)
+
+
+class _Applied(torch.autograd.Function):
+    """A function of L applied to vectors; symmetric, and so its own transpose."""
 
     @staticmethod
-    def forward(ctx, vectors: Tensor, operator: Operator, exponent: float, band: float) -> Tensor:
-        ctx.operator, ctx.exponent, ctx.band = operator, exponent, band
-        return operator._multiplied(vectors, exponent, band)
+    def forward(ctx, vectors: Tensor, operator: Operator, function: Function, band: float):
+        ctx.operator, ctx.function, ctx.band = operator, function, band
+        return operator._applied(vectors, function, band)
 
     @staticmethod
     def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Power.apply(adjoint, ctx.operator, ctx.exponent, ctx.band), None, None, None
+        return _Applied.apply(adjoint, ctx.operator, ctx.function, ctx.band), None, None, None
 
 
 def energy(velocity: Tensor, momentum: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from hybridreg.methods.lddmm.energy import refined
 from hybridreg.methods.lddmm.levels import box_of, coarser, levels, momentum_grid
 from hybridreg.phantoms import blobs, smooth_deformation
 from hybridreg.shooting import Operator
-from hybridreg.transforms import DisplacementField, compose, rigid
+from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
 from hybridreg.warping import jacobian_determinant, warp
 
 KERNEL = Kernel(a=9.0, b=0.0, c=1.0, power=2.0)
@@ -148,6 +148,14 @@ def test_levels_share_one_box_and_stop_at_the_images_own_voxels():
     assert len(extents) == 1
     assert stages[-1].at.spacing == case.pair.fixed.grid.spacing
     assert len(stages) == 3  # the last two are the same
+
+
+def test_images_twice_as_coarse_as_asked_for_have_a_momentum_twice_as_coarse():
+    image = bent(3).pair.fixed
+    image = warp(image, IDENTITY, onto=image.grid.with_spacing([3.0] * 3))
+    stages = list(levels(ImagePair(image, image), (4.0, 2.0, 1.0), (8.0, 4.0, 2.0)))
+    assert [stage.at.spacing[0] for stage in stages] == [4.0, 3.0]
+    assert [stage.momentum.spacing[0] for stage in stages] == [8.0, 4.0]
 
 
 def test_a_finer_lattice_carries_the_same_function():

@@ -41,6 +41,8 @@ def test_flat_and_sharp_are_inverse_and_powers_compose(kernel, dimension):
     assert torch.allclose(operator.flat(operator.sharp(m)), m, atol=1e-10)
     half = operator.power(operator.power(m, -0.5), -0.5)
     assert torch.allclose(half, operator.sharp(m), atol=1e-10 * half.abs().max().item())
+    damped = operator.damped(m + 7.0 * operator.sharp(m), 7.0)
+    assert torch.allclose(damped, m, atol=1e-10)
 
 
 def test_the_operator_is_its_formula_on_waves():

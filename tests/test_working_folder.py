@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hybridreg.io.files import whole_file
+from hybridreg.io.output import output_folder
 from hybridreg.io.working_folder import working_folder
 
 pytest.importorskip("fcntl", reason="nothing is swept where files cannot be locked")
@@ -79,3 +81,29 @@ def test_our_own_folders_do_not_sweep_each_other(place):
     """As when two threads register at once."""
     with working_folder("test-") as first, working_folder("test-") as second:
         assert first.is_dir() and second.is_dir()
+
+
+WRITES = """
+import sys, time
+from hybridreg.io.output import output_folder
+
+with output_folder(sys.argv[1]) as folder:
+    (folder / "moved.nii.gz").write_text("much")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_beside_its_output_is_swept_by_the_next(tmp_path):
+    call = [sys.executable, "-c", WRITES, str(tmp_path / "killed")]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as process:
+        partial = Path(process.stdout.readline().strip())
+        assert partial.parent == tmp_path and partial.is_dir()
+        with output_folder(tmp_path / "beside") as folder:  # while the other is at work
+            (folder / "log.txt").write_text("some")
+        assert partial.is_dir()
+        process.kill()
+    with whole_file(tmp_path / "fused.nii.gz") as place:
+        place.write_text("some")
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert found == {"beside", "beside/log.txt", "fused.nii.gz"}

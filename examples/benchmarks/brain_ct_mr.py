@@ -289,9 +289,13 @@ def stack_table(rows: list[Row]) -> str:
 
 
 def times_table(rows: list[Row]) -> str:
-    arms = dict.fromkeys(row.arm for row in rows)
-    seconds = {arm: [f.seconds for row in rows if row.arm == arm for f in row.found] for arm in arms}
-    return table(["method", "s"], ([a, f"{statistics.median(s):.1f}"] for a, s in seconds.items()))
+    lines = []
+    for arm, fixed in dict.fromkeys((row.arm, row.fixed) for row in rows):
+        chosen = [row for row in rows if (row.arm, row.fixed) == (arm, fixed)]
+        seconds = [found.seconds for row in chosen for found in row.found]
+        shown = [f"{value:.1f}" for value in (statistics.median(seconds), max(seconds))]
+        lines.append([arm, fixed.upper(), len(seconds), *shown])
+    return table(["method", "fixed", "runs", "median s", "longest s"], lines)
 
 
 def judged(case: int, folder: Path, repeats: int) -> Iterator[tuple[str, str]]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hybridreg.io.working_folder import HIDDEN, working_folder
 
 
 @contextmanager
@@ -65,11 +66,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise ValueError(f"there is no folder {path.parent}: make it first")
     if os.path.isdir(path):
         raise ValueError("this is a folder: choose another name")
-    with (
-        written_as(path),
-        tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=path.parent) as folder,
-    ):
-        partial = Path(folder) / path.name
+    with written_as(path), working_folder(HIDDEN, path.parent) as folder:
+        partial = folder / path.name
         yield partial
         os.replace(partial, path)
 

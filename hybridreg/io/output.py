@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridreg.io.files import errors_of, name_for_itk, written_as
+from hybridreg.io.working_folder import HIDDEN, held, sweep
 
 MOVED = "moved.nii.gz"
 MOVED_LABELS = "moved_labels.nii.gz"
@@ -56,16 +57,19 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     """A folder to fill, which takes its name only when the block ends well.
 
     Until then it lies beside its final place under a hidden temporary name; after an error nothing
-    is left of it, and what was there before is untouched. An OSError names the place meant.
+    is left of it, and what was there before is untouched; what a killed process left is removed by
+    the next that writes to that place. An OSError names the place meant.
     """
     check_output(path, overwrite=overwrite)
     path = _real(path)
     made = _make_parents(path.parent)
-    partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=path.parent))
+    sweep(path.parent, HIDDEN)
+    partial = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=path.parent))
     try:
         os.chmod(partial, 0o777 & ~_umask())  # mkdtemp makes it private
         with written_as(path, partial):
-            yield partial
+            with held(partial):
+                yield partial
             _move_into_place(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

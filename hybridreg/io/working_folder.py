@@ -1,4 +1,4 @@
-"""A temporary folder that a killed process leaves behind only until the next one starts.
+"""Temporary folders that a killed process leaves behind only until the next one starts.
 
 Its owner holds a lock on a file in it. The system lets go of the lock when the process ends, however
 it ends, so a folder that can be locked by another has no owner any more. (Process numbers would not
@@ -13,47 +13,63 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked there and nothing swept
     fcntl = None
 
+HIDDEN = ".hybridreg-"  # begins the names of folders beside what they are to become
 _LOCK = ".lock"
 
 
 @contextmanager
-def working_folder(prefix: str) -> Iterator[Path]:
-    """A new folder in the place for temporary files, gone when the block ends.
+def working_folder(prefix: str, place: Path | None = None) -> Iterator[Path]:
+    """A new folder, by default in the place for temporary files, gone when the block ends.
 
     prefix: of its name. Folders of that prefix whose owners were killed are removed first.
     """
-    _sweep(prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+    sweep(place or Path(tempfile.gettempdir()), prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as name:
         folder = Path(name)
-        with _held(folder):
+        with held(folder):
             yield folder
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Locks the folder; the lock takes its name only when it is held, or it could be taken first."""
-    if fcntl is None:
+def held(folder: Path) -> Iterator[None]:
+    """Keeps the folder from being swept inside the block; nothing of that is left in it after.
+
+    The lock takes its name only when it is held, or it could be taken first. Where a file system
+    has no locks the folder has none, and is never swept.
+    """
+    named, new = folder / _LOCK, folder / f"{_LOCK}.new"
+    with new.open("w") as file:
+        if _locked(file):
+            os.rename(new, named)
         yield
-        return
-    with (folder / f"{_LOCK}.new").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        os.rename(file.name, folder / _LOCK)
-        yield
+    for path in (named, new):
+        path.unlink(missing_ok=True)
 
 
-def _sweep(prefix: str):
-    if fcntl is None:
-        return
-    for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_LOCK}"):
+def sweep(place: Path, prefix: str):
+    """Removes the folders of that prefix in a place that a killed process held."""
+    for lock in place.glob(f"{prefix}*/{_LOCK}"):
         try:
             with lock.open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:  # at work, another person's, or swept by somebody else just now
+                if _locked(file):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:  # another person's, or swept by somebody else just now
             continue
+
+
+def _locked(file: TextIO) -> bool:
+    """Whether nobody else holds the file, and we do from now on until it is closed."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -74,7 +74,8 @@ def quasi_newton(
         decrease = energy.product(slope, direction).item()
         if not decrease < 0:
             history.clear()
-            direction, decrease = -slope, -energy.product(slope, slope).item()
+            direction = -energy.preconditioned(slope)
+            decrease = energy.product(slope, direction).item()
         size = 1.0 if history else _first_size(energy, direction)
         after = _line_search(energy, point, direction, size, decrease)
         if after is None:
@@ -145,9 +146,10 @@ def _inverse_hessian(energy: Energy, slope: Tensor, history: deque) -> Tensor:
         share = energy.product(step, out).item() / curvature
         out.sub_(change, alpha=share)
         shares.append(share)
+    out = energy.preconditioned(out)
     if history:
         _, change, curvature = history[-1]
-        out.mul_(curvature / energy.product(change, change).item())
+        out = out * (curvature / energy.product(change, energy.preconditioned(change)).item())
     for (step, change, curvature), share in zip(history, reversed(shares), strict=True):
         out.add_(step, alpha=share - energy.product(change, out).item() / curvature)
     return out

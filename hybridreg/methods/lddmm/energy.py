@@ -24,6 +24,8 @@ class Term(Protocol):
 
     volume: float
     """In mm^3, of what is compared."""
+    curvature: float
+    """Its second derivative by the displacement, about, in 1/mm^2; 0 if that is not known."""
 
     def __call__(self, inverse_map: Tensor) -> Tensor:
         """How wrong phi^-1 is, of its displacement (D, *momentum shape) in mm."""
@@ -71,6 +73,12 @@ class Energy:
     def velocity(self, white: Tensor) -> Tensor:
         return self.shooter.operator.power(white, -0.5, band=self.band)
 
+    def preconditioned(self, slope: Tensor) -> Tensor:
+        """About the inverse of the second derivative by w, at the identity, times a gradient."""
+        if self.term.curvature == 0:
+            return slope
+        return self.shooter.operator.damped(slope, self.term.curvature / self.sigma**2)
+
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product of white variables, in which all gradients are."""
         return (a * b).sum() * self.share
@@ -92,6 +100,8 @@ class ImageTerm:
     level: Level
     measure: Measure
     weight: Tensor | None
+
+    curvature = 0.0
 
     @classmethod
     def seen_from(cls, level: Level, measure: Measure, inverse_map: Tensor) -> ImageTerm:
@@ -129,6 +139,8 @@ class MapTerm:
     target: Tensor
     weight: Tensor
     lattice: Lattice
+
+    curvature = 1.0
 
     @property
     def volume(self) -> float:

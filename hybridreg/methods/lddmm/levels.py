@@ -112,12 +112,18 @@ def levels(
 ) -> Iterator[Level]:
     """From coarse to fine; pair: both images on the fixed grid. Levels that repeat are left out.
 
-    image_mm, momentum_mm: spacing at each level, where that is not finer than the images are.
+    image_mm, momentum_mm: spacing at each level. Where images are twice as coarse as they are asked for,
+    so is the momentum, and so on.
     """
     zero = pair.fixed.grid
     start, stop = box_of(pair)
     box = zero.crop(start, stop)
-    finest, joined = momentum_grid(box, momentum_mm[-1], momentum_mm[0])
+    voxel = min(zero.spacing)
+    momentum_mm = [
+        momentum * 2.0 ** math.floor(math.log2(max(1.0, voxel / image)) + 1e-6)
+        for image, momentum in zip(image_mm, momentum_mm, strict=True)
+    ]
+    finest, joined = momentum_grid(box, momentum_mm[-1], max(momentum_mm))
     done = set()
     for image_spacing, momentum_spacing in zip(image_mm, momentum_mm, strict=True):
         factors = [

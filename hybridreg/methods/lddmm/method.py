@@ -46,7 +46,7 @@ class Lddmm:
     sigma: of the images' dissimilarity; smaller fits them more closely, with a larger deformation.
     similarity: "ssd", "ncc", "lncc" or "mi". radius: of the windows of lncc, in voxels of each level.
     image_mm, momentum_mm: voxels of images and momentum at each level, coarse to fine; never finer than
-        the fixed image's.
+        the fixed image's. Where that is twice as coarse as asked for, so is the momentum.
     iterations: at most, at each level; a level ends before where it gains no more than ``tolerance``
         of all that it gained, an iteration.
     unfolding: weight of what keeps the map from folding between time steps; see ``Energy``.
