@@ -22,6 +22,8 @@ from hybridreg.geodesics import Kernel
 from hybridreg.lattice import Lattice, derivatives, determinant, jacobian, sample
 
 _KEPT = 8  # states of a flow that are kept for its gradient; the others are computed again
+_KEPT_BYTES = 2e9  # for what lies between them
+_FIELDS_A_STEP = {"euler": 12, "midpoint": 30, "rk4": 60}  # that a step leaves for it, about
 _INVERSIONS = 12  # fixed-point steps for the inverse of one time step, which is near the identity
 
 
@@ -233,10 +235,17 @@ class Shooter:
     def inverse_map(self, momentum: Tensor) -> Tensor:
         """phi^-1 at time 1, a displacement (D, *shape) in mm.
 
-        Differentiable once; Diverged where it leaves the numbers. Of the states at most 8 are kept for the gradient and the others
-        computed again, so memory does not grow with the number of steps.
+        Differentiable once; Diverged where it leaves the numbers. For the gradient at most 8 states
+        are kept, and what lies between them only where that is little: else it is computed again. So
+        memory does not grow with the number of steps.
         """
-        return _Flow.apply(momentum, self)
+        fields = self.steps * _FIELDS_A_STEP[self.integrator]
+        if self.steps > _KEPT or fields * momentum.nbytes > _KEPT_BYTES:
+            return _Flow.apply(momentum, self)
+        state = None
+        for number in range(self.steps):
+            state = self._sound(self.advance(momentum, state), number)
+        return state
 
     def maps(self, momentum: Tensor) -> tuple[Tensor, Tensor]:
         """phi^-1 and phi at time 1, displacements in mm; without gradients.
@@ -266,6 +275,11 @@ class Shooter:
     def advance(self, momentum: Tensor, state: State) -> Tensor:
         """phi^-1 one step later."""
         return followed(state, self.step(momentum, state), self.lattice)
+
+    def _sound(self, state: Tensor, number: int) -> Tensor:
+        if not state.sum().isfinite():  # its gradient would read outside of memory (torch 2.13)
+            raise Diverged(f"the geodesic diverged in step {number + 1} of {self.steps}")
+        return state
 
     def step(self, momentum: Tensor, state: State) -> Tensor:
         """The displacement of chi, the inverse of one step's flow."""
@@ -298,9 +312,7 @@ class _Flow(torch.autograd.Function):
         for number in range(shooter.steps):
             if number and number % stride == 0:
                 kept.append(state)
-            state = shooter.advance(momentum, state)
-            if not state.sum().isfinite():  # its gradient would read outside of memory (torch 2.13)
-                raise Diverged(f"the geodesic diverged in step {number + 1} of {shooter.steps}")
+            state = shooter._sound(shooter.advance(momentum, state), number)
         ctx.save_for_backward(momentum, *kept)
         ctx.shooter, ctx.stride = shooter, stride
         return state

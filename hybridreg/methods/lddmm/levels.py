@@ -90,10 +90,10 @@ def momentum_grid(box: Grid, spacing_mm: float, coarsest_mm: float) -> tuple[Gri
 
 
 def _fit_for_fourier(count: int) -> int:
-    """The next even number without a prime factor above 5."""
+    """The next even number without a prime factor above 13: transforms of that are as fast."""
     while True:
         rest = count
-        for prime in (2, 3, 5):
+        for prime in (2, 3, 5, 7, 11, 13):
             while rest % prime == 0:
                 rest //= prime
         if rest == 1 and count % 2 == 0:
