@@ -169,4 +169,6 @@ def _onto(data: Tensor, of: Grid, at: Grid, zero: Grid) -> Tensor:
     if any(sigma):
         smooth = [ndimage.gaussian_filter(c, sigma[::-1], mode="nearest") for c in data.numpy()]
         data = torch.stack([torch.from_numpy(c) for c in smooth])
+    if of.matches(at):
+        return data
     return Resampling(Lattice.of(of, zero), Lattice.of(at, zero))(data).contiguous()

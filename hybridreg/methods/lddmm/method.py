@@ -64,9 +64,9 @@ class Lddmm:
     radius: int = 2
     image_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
     momentum_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
-    iterations: tuple[int, ...] = (60, 40, 20)
+    iterations: tuple[int, ...] = (60, 40, 40)
     tolerance: float = 0.005
-    unfolding: float = 20.0
+    unfolding: float = 60.0
     band: float = 0.6
     steps: int = 5
     integrator: Literal["euler", "midpoint", "rk4"] = "euler"
@@ -122,12 +122,12 @@ class Lddmm:
     def _shoot(
         self, pair: ImagePair, begun: GeodesicTransform | None, trace: list[TraceEntry]
     ) -> GeodesicTransform:
-        stages = list(levels(pair, self.image_mm, self.momentum_mm))
+        found = levels(pair, self.image_mm, self.momentum_mm)
+        stages = list(zip(found, self.iterations))  # fewer levels where the images are coarse
         if begun is not None:
             stages = stages[-1:]  # coarser ones would only lose what it brings
-        limits = self.iterations[-len(stages) :]
         white = None
-        for number, (level, most) in enumerate(zip(stages, limits, strict=True)):
+        for number, (level, most) in enumerate(stages):
             level = level.to(self.device)
             shooter = self._shooter(level)
             if white is None:
@@ -219,13 +219,20 @@ def geodesic(energy: Energy, white: Tensor, grid: Grid, *, onto: Grid) -> Geodes
     """The transform of a white variable on the lattice of a grid, with its components in LPS.
 
     Its maps end smoothly within the margin around what the images show, as fields that stop must. phi
-    is the inverse of phi^-1 as that is interpolated, on a grid about as fine as the image's (``onto``).
+    is the inverse of phi^-1 as that is interpolated, on a grid about as fine as the image's (``onto``)
+    that has all voxels of the momentum's: phi^-1 has its kinks there, and with samples beside them phi
+    would be half as exact.
     """
     momentum = energy.momentum(white)
     ending = _ending(energy.shooter.lattice).to(momentum)
     backward, forward = (ending * field for field in energy.shooter.maps(momentum))
     parts = [max(1, round(s / voxel)) for s, voxel in zip(grid.spacing, onto.spacing, strict=True)]
-    fine_grid = grid.with_spacing([s / n for s, n in zip(grid.spacing, parts, strict=True)])
+    fine_grid = Grid(
+        tuple(n * (count - 1) + 1 for n, count in zip(reversed(parts), grid.shape, strict=True)),
+        tuple(s / n for s, n in zip(grid.spacing, parts, strict=True)),
+        grid.origin,
+        grid.direction,
+    )
     fine = Lattice.of(fine_grid, grid)
     to_fine = Resampling(Lattice.of(grid), fine, white.dtype, white.device)
     inverse = inverted(to_fine(backward), to_fine(forward), fine, iterations=_NEWTON)
