@@ -13,6 +13,7 @@ from hybridreg.io.images import read_image
 from hybridreg.methods.elastix import Elastix
 from hybridreg.phantoms import head_case, head_grid
 from hybridreg.pipeline import run
+from hybridreg.preprocessing import foreground
 from hybridreg.quality import Intent, Verdict
 from hybridreg.quality.alternatives import Alignment, doubts
 from hybridreg.transforms import IDENTITY, compose, rigid
@@ -224,3 +225,16 @@ def test_a_chest_is_no_brain(data):
     chest = read_image(data / "lung_ct_elastix" / "3DCT_lung_baseline.mha")
     found = verdict(brain(data, 1000), chest, ONE_PERSON)
     assert found.status != "pass" and "little in common" in " ".join(found.reasons)
+
+
+def test_a_moving_mask_of_finer_voxels_than_are_looked_at_takes_part():
+    case = head_case(spacing_mm=1.5)
+    pair = replace(case.pair, moving_mask=foreground(case.pair.moving))
+    coarse = Alignment.of(pair, case.true_transform).pair
+    assert coarse.moving.grid.spacing[0] > 1.5
+    assert coarse.moving_mask.grid == coarse.moving.grid
+    inside = [(mask.data != 0).double().mean() for mask in (pair.moving_mask, coarse.moving_mask)]
+    assert abs(inside[0] - inside[1]) < 0.02
+    assert list(doubts(pair, case.true_transform, same_subject=True)) == []
+    aside = compose(case.true_transform, rigid([0.0] * 3, [30.0, 0.0, 0.0], [0.0] * 3))
+    assert list(doubts(pair, aside, same_subject=True)) != []

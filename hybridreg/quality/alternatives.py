@@ -74,9 +74,10 @@ class Alignment:
         step = (np.prod(pair.fixed.grid.extent) / _POINTS) ** (1 / pair.dimension)
         coarse = [max(s, step / 2) for s in pair.moving.grid.spacing]
         grid = pair.moving.grid.with_spacing(coarse)
-        background = pair.moving.data.min().item()
-        pair = replace(pair, moving=warp(pair.moving, IDENTITY, onto=grid, default=background))
-        mask = pair.fixed_mask
+        moving, mask = pair.moving, pair.moving_mask
+        moving = warp(moving, IDENTITY, onto=grid, default=moving.data.min().item())
+        mask = mask and warp(mask, IDENTITY, onto=grid)
+        pair, mask = replace(pair, moving=moving, moving_mask=mask), pair.fixed_mask
         share = 1.0 if mask is None else (mask.data != 0).double().mean().item()
         fixed = Lattice.over(pair, round(_POINTS / max(share, 0.05)))
         moving, covered = moving_at(pair, transform(fixed.points))
