@@ -23,10 +23,7 @@ _BRIGHTNESS = 40.0
 _INFORMATION = 8.0
 _EDGES = 32.0  # larger lets in more edges of the other image
 _STEEP = 0.04  # change of intensity per voxel below which an edge counts little
-# The difference of brightness, and the brightness, that keep edges out (MR's from bone, as dark spots),
-# and over how much below they are let in more and more.
-_APART, _LESS_APART = 0.5, 0.2
-_WHITE, _LESS_WHITE = 1.0, 0.1
+_APART = 3  # larger keeps edges out where one image is much brighter: MR's from bone, as dark spots
 _NOISE = 6 / 255**2  # variance
 _FLAT = 1e-8  # energy of noise far below one grey level of 256
 
@@ -167,13 +164,11 @@ def salience(fixed: Tensor, moved: Tensor, frame: Frame) -> Tensor:
     Three things count, by ``_BRIGHTNESS``, ``_INFORMATION`` and ``_EDGES``: which is brighter, so that
     bone stays solid; which tells more, as the information of its variance above noise (as in VIF),
     so that a region comes untouched from one image; which has the steeper edge, so that strong edges
-    of the other image are let in, but not where the two are far apart in brightness or one is white.
+    of the other image are let in, the less the further apart the two are in brightness.
     """
     brightness = smooth(fixed - moved, frame.steps[:2])
-    white = smooth(torch.maximum(fixed, moved), frame.steps[:1])
     evidence = _EDGES * (_edges(fixed, frame) - _edges(moved, frame))
-    evidence *= ((_APART - brightness.abs()) / _LESS_APART).clamp_(0, 1)
-    evidence *= ((_WHITE - white) / _LESS_WHITE).clamp_(0, 1)
+    evidence *= (1 - brightness.abs()) ** _APART
     evidence += _BRIGHTNESS * brightness
     evidence += _INFORMATION * (_information(fixed, frame) - _information(moved, frame))
     return evidence.sigmoid_()
