@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from skimage import io
 
 from hybridreg.fusion import FusionNetwork, fuse, network_arrays, network_from_arrays
-from hybridreg.fusion.network import weigh_slices, weigh_volume
+from hybridreg.fusion.network import pooled, weigh_slices, weigh_volume
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.progress import listening
@@ -59,6 +59,13 @@ def literal_weights(a: np.ndarray, b: np.ndarray, arrays: dict[str, np.ndarray])
             total[place] += scores[1] / scores.sum()
             count[place] += 1
     return total / count
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 16), (16, 19), (15, 21)])
+def test_pooling_is_that_of_torch_at_even_and_odd_ends(shape):
+    features = torch.rand(2, 3, *shape).contiguous(memory_format=torch.channels_last)
+    expected = torch.nn.functional.max_pool2d(features, 2, ceil_mode=True)
+    assert torch.equal(pooled(features), expected)
 
 
 KERNEL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256

@@ -12,7 +12,7 @@ patches   random 15^3 patches a second, from a store of 100 pairs of brains at 2
           kept in the scratch folder)
 
 killed needs no quiet machine; the others measure times and do: ``--times`` means these four. A part
-writes its row into scale.csv as it ends; the table is printed from that.
+writes its row into scale.csv as it ends; scale.md is made from that.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from sections import table, write_section
 
 from hybridreg.cluster import Ended, Local, run
 from hybridreg.io.tables import CaseRow
@@ -43,6 +44,7 @@ from hybridreg.targets import Recipe, load_kind, make_targets
 from hybridreg.targets.making import log_of, make_target
 
 TABLE = Path(__file__).with_suffix(".csv")
+HEAD = f"{__doc__.splitlines()[0]}\n\n`scale.py`, on 2 cores. What its parts do stands at its top."
 COLUMNS = ("part", "asked", "reached", "details")
 TIMED = ("tiny", "workers", "own", "patches")
 
@@ -74,11 +76,9 @@ def note(part: str, asked: str, reached: str, details: str):
     print(f"{part}: {reached} (asked: {asked}); {details}", flush=True)
 
 
-def table() -> str:
-    lines = ["| what | asked | reached | how |", "|---|---|---|---|"]
-    for row in csv.DictReader(TABLE.open(newline="")):
-        lines.append("| " + " | ".join(row[column] for column in COLUMNS) + " |")
-    return "\n".join(lines)
+def reached() -> str:
+    rows = list(csv.DictReader(TABLE.open(newline="")))
+    return table(["what", *COLUMNS[1:]], (row.values() for row in rows))
 
 
 def tiny_case(name: str, number: int) -> dict:
@@ -258,8 +258,7 @@ def main():
     options.scratch.mkdir(parents=True, exist_ok=True)
     for part in [*options.parts, *(TIMED if options.times else ())]:
         PARTS[part](options.scratch.absolute(), options.workers)
-    if TABLE.exists():
-        print(f"\n{table()}")
+    write_section(TABLE.with_suffix(".md"), "Reached", reached(), head=HEAD)
 
 
 if __name__ == "__main__":

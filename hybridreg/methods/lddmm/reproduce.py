@@ -59,7 +59,7 @@ def momentum_of(
     steps: int = 5,
     integrator: str = "euler",
     iterations: int = 60,
-    tolerance: float = 0.005,
+    tolerance: float = 0.01,
     band: float = 0.5,
 ) -> Reproduction:
     """The geodesic nearest to a transform over the mask, or the whole grid, in the least squares.
