@@ -81,7 +81,7 @@ def _threshold(data: np.ndarray) -> float:
     if data.min() < -500:
         return _CT_BODY_HU
     low, high = np.percentile(data, [1, 99])
-    return float(low + 0.5 * (threshold_otsu(np.clip(data, low, high)) - low))
+    return float(low + 0.5 * (threshold_otsu(np.clip(data, low, high).ravel()) - low))
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

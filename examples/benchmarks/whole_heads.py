@@ -22,6 +22,7 @@ from hybridreg.config import load_intent, load_method, with_settings
 from hybridreg.evaluation import dice
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import read_image, read_labels
+from hybridreg.methods.base import RegistrationError
 from hybridreg.pipeline import run
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import warp
@@ -71,17 +72,19 @@ def main():
     brain_mr = with_settings(load_method("brain-mr"), threads=threads)
     affine = with_settings(load_method("affine"), threads=threads)
     for name, pair in pairs.items():
-        values = []
-        for method in (None, affine, brain_mr):
-            transform = IDENTITY
-            if method is not None:
+        before = shared_dice(labels[0], warp(labels[1], IDENTITY, onto=labels[0].grid))
+        values, folding, verdict = [f"{before:.3f}"], 0.0, ""
+        for method in (affine, brain_mr):
+            try:
                 outcome = run(Case(pair), method, intent=load_intent("brain-mr"))
-                transform = outcome.result.transform
-            moved = warp(labels[1], transform, onto=labels[0].grid)
-            values.append(shared_dice(labels[0], moved))
-        folding = outcome.scores[1].jacobian.folding_percent
-        shown = [f"{value:.3f}" for value in (*values, folding)]
-        rows.append([name, *shown, outcome.verdict.status])
+            except RegistrationError as error:
+                values, verdict = [*values, "refused"], str(error).partition(": ")[2]
+                continue
+            moved = warp(labels[1], outcome.result.transform, onto=labels[0].grid)
+            values.append(f"{shared_dice(labels[0], moved):.3f}")
+            folding = outcome.scores[1].jacobian.folding_percent
+            verdict = outcome.verdict.status
+        rows.append([name, *values, f"{folding:.3f}", verdict])
         names = ["images", "Dice before", "affine", "brain-mr", "folded %", "verdict"]
         write_section(TABLE, "Pairs", table(names, rows), head=HEAD)
 

@@ -60,13 +60,14 @@ def momentum_of(
     integrator: str = "euler",
     iterations: int = 60,
     tolerance: float = 0.01,
-    band: float = 0.5,
+    band: float = 0.35,
 ) -> Reproduction:
     """The geodesic nearest to a transform over the mask, or the whole grid, in the least squares.
 
     transform: fixed -> moving, without folds. grid: of the fixed image. affine: what comes after the
     geodesic; by default the affine nearest to the transform over the grid. spacing_mm: of the
-    momentum. band: see ``Lddmm``. sigma_mm: what distance is worth its price in energy; smaller fits more closely.
+    momentum. band: see ``Lddmm``; with .5 strong deformations were missed by .9 mm instead of .5.
+    sigma_mm: what distance is worth its price in energy; smaller fits more closely.
 
     RegistrationError where no geodesic comes near it because those tried diverge.
     """
