@@ -8,8 +8,8 @@ killed    a run of field targets (2D brains, elastix) is killed (SIGKILL, all it
 tiny      2,000 tiny cases: seconds a case, and the memory of the caller and its workers as it goes
 workers   field targets of brains at 4 mm with one and with two workers: how much more two do
 own       what a case costs beyond its work: one worker against the same function called here
-patches   random 15^3 patches a second, from a store of 100 pairs of brains at 2 mm (made first, and
-          kept in the scratch folder)
+patches   random 15^3 patches a second, from a store of 100 (``--pairs``) pairs of brains at 2 mm
+          (made first, and kept in the scratch folder)
 
 killed needs no quiet machine; the others measure times and do: ``--times`` means these four. A part
 writes its row into scale.csv as it ends; scale.md is made from that.
@@ -142,14 +142,14 @@ def spread(rows: list[CaseRow], store: Path, recipe: Recipe, workers: int) -> fl
 
 
 def workers_part(scratch: Path, workers: int):
-    rows = pairs(subjects(5))
-    recipe = Recipe("field", load_kind("field", method="bspline"), spacing_mm=4.0)
+    rows = pairs(subjects(4))
+    recipe = Recipe("field", load_kind("field", method="rigid"), spacing_mm=4.0)
     one, two = (spread(rows, scratch / f"workers{n}.zarr", recipe, n) for n in (1, 2))
     note(
         "workers",
         "2 workers do at least 1.8 times the work of one",
         f"{one / two:.2f} times",
-        f"bspline at 4 mm, 20 pairs: {one:.2f} s a case with one worker, {two:.2f} s with two",
+        f"rigid at 4 mm, {len(rows)} pairs: {one:.2f} s a case with one worker, {two:.2f} s with two",
     )
 
 
@@ -174,29 +174,29 @@ def own(scratch: Path, workers: int):
     )
 
 
-def patches(scratch: Path, workers: int):
+def patches(scratch: Path, workers: int, count: int):
     """Reading alone: the store is made first, which takes a while, and kept."""
     from hybridreg.io.target_patches import TargetPatches
 
     store = scratch / "patches.zarr"
     rows = pairs(subjects())
-    rows = [*rows, *[CaseRow(f"{r.name}-2", r.fixed, r.moving) for r in rows]][:100]
+    rows = [*rows, *[CaseRow(f"{r.name}-2", r.fixed, r.moving) for r in rows]][:count]
     recipe = Recipe("known", load_kind("known"), spacing_mm=2.0)
     made = make_targets(rows, store, recipe, place=Local(workers))
     assert not made.failures, made.failures
     dataset = TargetPatches(store, arrays=("displacement",), patches_per_case=256)
-    count = 0
+    read = 0
     start = time.perf_counter()
     for _ in dataset:
-        count += 1
+        read += 1
         if time.perf_counter() - start > 60:
             break
-    rate = count / (time.perf_counter() - start)
+    rate = read / (time.perf_counter() - start)
     note(
         "patches",
         "at least 300 a second",
         f"{rate:.0f} a second",
-        f"15^3 of both images and the field, 100 pairs at 2 mm, 1 process, {count} patches, "
+        f"15^3 of both images and the field, {count} pairs at 2 mm, 1 process, {read} patches, "
         "8 cases in memory, 256 patches a case, filling the buffer included",
     )
 
@@ -253,11 +253,13 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--times", action="store_true", help="the parts that need a quiet machine")
     parser.add_argument("--scratch", type=Path, default=Path("scale_scratch"))
+    parser.add_argument("--pairs", type=int, default=100, help="in the store of patches")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
     for part in [*options.parts, *(TIMED if options.times else ())]:
-        PARTS[part](options.scratch.absolute(), options.workers)
+        more = {"count": options.pairs} if part == "patches" else {}
+        PARTS[part](options.scratch.absolute(), options.workers, **more)
     write_section(TABLE.with_suffix(".md"), "Reached", reached(), head=HEAD)
 
 
