@@ -64,6 +64,11 @@ def _table(name: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     return {"name": str(name)}
 
 
+def preset_of(method: object) -> str | None:
+    """The name, where a method is given by the name of a packaged preset."""
+    return str(method) if isinstance(method, str) and method in presets() else None
+
+
 def describe_method(method) -> dict[str, Any]:
     """The table that ``load_method`` would build this method from."""
     table: dict[str, Any] = {"name": _name_of(type(method))}

@@ -54,6 +54,7 @@ class Outcome:
     similarity and scores: before (through the initial transform) and after.
     verdict: whether the result looks sound, judged without labels, and why not.
     fused: fixed and moved in one image, where that was asked for.
+    preset: the name of the method's preset, where it is one.
     """
 
     case: Case
@@ -71,6 +72,7 @@ class Outcome:
     scores: tuple[Scores, Scores]
     times_s: Mapping[str, float]
     fused: Fusion | None = None
+    preset: str | None = None
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
@@ -158,6 +160,7 @@ class Outcome:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command,
             "versions": {name: version(name) for name in _LIBRARIES},
+            "preset": self.preset,
             "method": dict(self.method),
             "inputs": dict(self.inputs),
             "transform": self._motion(),

@@ -14,7 +14,7 @@ import torch
 
 from hybridreg import progress
 from hybridreg.cases import Case, ImagePair, check_pair, hints, overlap_of_fields
-from hybridreg.config import describe_method, load_intent, load_method, with_settings
+from hybridreg.config import describe_method, load_intent, load_method, preset_of, with_settings
 from hybridreg.decomposition import Decomposition, decompose, fitted_affine
 from hybridreg.evaluation import evaluate
 from hybridreg.fusing import Fusion, fuse_images, network_of
@@ -83,7 +83,7 @@ def register(
     ValueError or FileNotFoundError for bad input, before any long work; RegistrationError where the
     method fails.
     """
-    intent = Intent()
+    intent, preset = Intent(), preset_of(method)
     if isinstance(method, (str, Path, Mapping)):
         method, intent = load_method(method), load_intent(method)
     method = with_settings(method, threads=threads, seed=seed, device=device)
@@ -101,7 +101,16 @@ def register(
         }
         if keep_identifiers and isinstance(fixed, (str, Path)):
             case = replace(case, name=Path(fixed).name.split(".")[0])
-    return run(case, method, initial=start, intent=intent, inputs=inputs, record=record, fuse=fuse)
+    return run(
+        case,
+        method,
+        initial=start,
+        intent=intent,
+        preset=preset,
+        inputs=inputs,
+        record=record,
+        fuse=fuse,
+    )
 
 
 def read_case(
@@ -147,13 +156,15 @@ def run(
     *,
     initial: Transform = IDENTITY,
     intent: Intent = Intent(),
+    preset: str | None = None,
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     record: Record | None = None,
     fuse: str | None = None,
 ) -> Outcome:
     """Leads one case through a method and before its judges.
 
-    intent: what the method is meant for, against which its result is judged. fuse: a fusion rule.
+    intent: what the method is meant for, against which its result is judged. preset: the name that
+    the method is known by, for the record. fuse: a fusion rule.
     """
     record = record or Record()
     check_pair(case.pair, initial)
@@ -179,6 +190,7 @@ def run(
         **judged,
         times_s=record.times_s,
         fused=fused,
+        preset=preset,
         inputs=inputs or {},
         warnings=tuple(record.warnings),
         log=tuple(record.lines),

@@ -72,6 +72,7 @@ def test_register_writes_the_whole_folder_and_says_so_in_json(registered, case):
     assert answer["exit_code"] == 0 and answer["folder"] == str(out)
     stored = json.loads((out / "result.json").read_text())
     assert stored["scores"] == answer["scores"] and stored["trace"]
+    assert stored["preset"] == "rigid" and "preset rigid" in (out / "report.html").read_text()
     error = answer["scores"]["after"]["landmarks"]["mean_mm"]
     assert error < 0.5 < answer["scores"]["before"]["landmarks"]["mean_mm"]
     transform = read_transform(out / "transform.h5")
@@ -100,6 +101,7 @@ def test_own_elastix_files_run_as_stages_and_typing_errors_are_found_before(file
     second = own_file(tmp_path / "b.txt", Transform="AffineTransform", NumberOfResolutions="1")
     found = call(*pair, "-p", first, "-p", second, "-o", tmp_path / "out")
     assert found["method"]["schedule"] == "elastix"  # own files mean what they mean to elastix
+    assert found["preset"] is None
     trace = json.loads((tmp_path / "out" / "result.json").read_text())["trace"]
     assert [stage for stage, *_ in trace] == ["rigid"] * 120 + ["affine"] * 250
     wrong = own_file(tmp_path / "c.txt", MaximumNumberOfIteration="30")

@@ -94,9 +94,11 @@ def _page(result: Mapping[str, Any], views: figures.Views | None) -> str:
 def _facts(result: Mapping[str, Any]) -> list[str]:
     method, versions = result.get("method"), result.get("versions")
     name = method.get("name") if isinstance(method, Mapping) else method
+    preset = result.get("preset")
     version = versions.get("hybridreg") if isinstance(versions, Mapping) else None
     created = str(result.get("created") or "").replace("T", " ").replace("+00:00", " UTC")
     return [
+        *([f"preset {preset}"] if preset else []),
         *([f"method {name}"] if name else []),
         *([created] if created else []),
         f"hybridreg {version}" if version else "hybridreg",
