@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -73,6 +74,16 @@ class Case:
                 raise ValueError(f"{given} judge a registration only together with {missing}")
         if self.fixed_landmarks is not None:
             _check_correspondence("landmarks", self.fixed_landmarks, self.moving_landmarks)
+
+
+def compared_volumes(pair: ImagePair) -> tuple[float, float]:
+    """Of the fixed and the moving side in mm^dimension: the mask, or the field of view without."""
+    return _volume(pair.fixed, pair.fixed_mask), _volume(pair.moving, pair.moving_mask)
+
+
+def _volume(image: Image, mask: LabelMap | None) -> float:
+    voxel = math.prod(image.grid.spacing)
+    return voxel * (math.prod(image.grid.size) if mask is None else int((mask.data != 0).sum()))
 
 
 def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:

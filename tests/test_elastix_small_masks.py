@@ -1,12 +1,16 @@
 """Samplers that find their samples in small masks, and only there."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import oblique_grid
 
+from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
-from hybridreg.images import LabelMap
-from hybridreg.methods.elastix.small_masks import fitted_to_mask, share_of_box
+from hybridreg.images import Image, LabelMap
+from hybridreg.methods.elastix.small_masks import fitted_to_masks, share_of_box
 
 RANDOM = {"ImageSampler": ("RandomCoordinate",), "Metric": ("AdvancedMeanSquares",)}
 
@@ -17,6 +21,11 @@ def diagonal(grid: Grid, voxels: int = 1) -> LabelMap:
     for i in range(10):
         data[i, i, i : i + voxels] = 3
     return LabelMap(data, grid)
+
+
+def fitted_to_fixed(parameters: dict, mask: LabelMap) -> dict:
+    image = Image(torch.zeros(1, *mask.grid.shape), mask.grid)
+    return fitted_to_masks(parameters, ImagePair(image, image, fixed_mask=mask))
 
 
 def test_the_box_is_tight_along_the_patients_axes_and_the_whole_image_otherwise():
@@ -31,21 +40,38 @@ def test_the_box_is_tight_along_the_patients_axes_and_the_whole_image_otherwise(
 
 def test_a_small_mask_changes_the_sampler_and_a_large_one_nothing():
     grid = Grid((21, 31, 24))
-    found = fitted_to_mask(RANDOM, diagonal(grid))
+    found = fitted_to_fixed(RANDOM, diagonal(grid))
     assert found["ImageSampler"] == ("RandomSparseMask",)
     assert found["NumberOfJacobianMeasurements"] == ("100000",)
     assert found["Metric"] == RANDOM["Metric"]
     block = torch.zeros(grid.shape)
     block[3:6, 4:8, 5:9] = 1
-    assert fitted_to_mask(RANDOM, LabelMap(block, grid)) == RANDOM
+    assert fitted_to_fixed(RANDOM, LabelMap(block, grid)) == RANDOM
 
 
 def test_what_a_file_chose_with_open_eyes_stays():
     mask = diagonal(Grid((21, 31, 24)))
     for sampler in ("Grid", "Full", "RandomSparseMask"):
-        assert fitted_to_mask({"ImageSampler": (sampler,)}, mask) == {"ImageSampler": (sampler,)}
-    assert fitted_to_mask({}, mask) == {}
+        assert fitted_to_fixed({"ImageSampler": (sampler,)}, mask) == {"ImageSampler": (sampler,)}
+    assert fitted_to_fixed({}, mask) == {}
     given = {"ImageSampler": ("Random", "Grid"), "NumberOfJacobianMeasurements": ("7",)}
-    found = fitted_to_mask(given, mask)
+    found = fitted_to_fixed(given, mask)
     assert found["ImageSampler"] == ("RandomSparseMask", "Grid")
     assert found["NumberOfJacobianMeasurements"] == ("7",)
+
+
+def test_samples_are_asked_for_that_can_lie_in_the_moving_mask():
+    fixed_grid, grid = Grid((20, 30, 40), (2.0, 1.0, 1.0)), oblique_grid()
+    fixed, moving = (Image(torch.zeros(1, *g.shape), g) for g in (fixed_grid, grid))
+    mask = torch.zeros(grid.shape, dtype=torch.int32)
+    mask[4:20, 4:20, 4:20] = 2
+    pair = ImagePair(fixed, moving, moving_mask=LabelMap(mask, grid))
+    share = 16**3 * math.prod(grid.spacing) / (20 * 30 * 40 * 2)
+    (ratio,) = fitted_to_masks(RANDOM, pair)["RequiredRatioOfValidSamples"]
+    assert float(ratio) == pytest.approx(0.25 * share, abs=1e-4)
+    small = torch.zeros(fixed_grid.shape, dtype=torch.int32)
+    small[5:10, 5:10, 5:10] = 1
+    pair = replace(pair, fixed_mask=LabelMap(small, fixed_grid))
+    assert fitted_to_masks(RANDOM, pair)["RequiredRatioOfValidSamples"] == ("0.2500",)
+    given = {**RANDOM, "RequiredRatioOfValidSamples": ("0.1",)}
+    assert fitted_to_masks(given, pair)["RequiredRatioOfValidSamples"] == ("0.1",)

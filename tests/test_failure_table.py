@@ -237,6 +237,15 @@ def test_a_mask_of_one_percent_on_an_oblique_grid_registers(shape, sampler, head
     assert any("RandomSparseMask" in line for line in outcome.log)
 
 
+def test_a_moving_mask_much_smaller_than_the_fixed_image_registers(head):
+    grid = head.pair.moving.grid
+    ball = ((grid.points() - grid.center).norm(dim=-1) < 45).int()
+    assert ball.double().mean() < 0.15
+    outcome = hybridreg.register(*images(head), quick(), moving_mask=LabelMap(ball, grid))
+    assert error_mm(outcome.transform, head) < 1.0 < error_mm(IDENTITY, head)
+    assert not any("share only" in reason for reason in outcome.verdict.reasons)
+
+
 def test_a_mask_on_another_grid_than_its_image_is_resampled_onto_it_and_told(head, tmp_path):
     grid = head.pair.fixed.grid
     other = replace(head_grid(3.0), shape=(50, 60, 70))

@@ -188,6 +188,8 @@ def _method(method: str | None, parameters: list[str] | None) -> str | dict:
 
 def say_outcome(current, outcome, folder: Path):
     """The verdict and the few numbers a person wants at once."""
+    from hybridreg.io.output import REPORT
+
     current.say(f"verdict: {outcome.verdict.status}")
     for reason in outcome.verdict.reasons:
         current.say(f"  {reason}")
@@ -202,9 +204,8 @@ def say_outcome(current, outcome, folder: Path):
     current.show("", rows, ("", "before", "after"))
     if outcome.fused:
         show_fusion(current, outcome.fused)
-    for warning in outcome.warnings:
-        current.say(f"warning: {warning}")
-    current.say(f"wrote {folder}" + (f"; open {folder / 'report.html'}"))
+    page = folder / REPORT
+    current.say(f"wrote {folder}" + (f"; open {page}" if page.is_file() else ""))
 
 
 def headline(before: dict, after: dict) -> list[tuple[str, float | None, float | None]]:

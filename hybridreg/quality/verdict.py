@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from hybridreg.cases import ImagePair, different_extents
+from hybridreg.cases import ImagePair, compared_volumes, different_extents
 from hybridreg.decomposition import Decomposition
 from hybridreg.quality.alternatives import Finding, doubts
 from hybridreg.quality.similarity import Similarity
@@ -90,16 +89,20 @@ def _extents(pair: ImagePair) -> Findings:
 
 
 def _overlap(pair: ImagePair, after: Similarity) -> Findings:
-    """By the smaller field of view: a few slices may lie well inside a whole head."""
-    share = after.overlap
-    if pair.fixed_mask is None and pair.moving_mask is None:
-        fixed, moving = (math.prod(image.grid.extent) for image in (pair.fixed, pair.moving))
-        share = min(share * max(1.0, fixed / moving), 1.0)
-    if after.overlap < 0.5:
+    """By the smaller field of view or mask: a few slices may lie well inside a whole head."""
+    fixed, moving = compared_volumes(pair)
+    share = min(after.overlap * max(1.0, fixed / moving), 1.0)
+    if pair.moving_mask is None and after.overlap < 0.5:
         yield (
             "fail" if share < 0.2 else "warn",
             f"the moved image covers only {after.overlap:.0%} of the fixed one: start from "
             "--initial centers, or crop the fixed image to what both show",
+        )
+    elif share < 0.5:
+        yield (
+            "fail" if share < 0.2 else "warn",
+            f"the moved mask and what it is compared with share only {share:.0%} of the smaller of "
+            "them: start from --initial mass, or draw both masks around the same thing",
         )
 
 

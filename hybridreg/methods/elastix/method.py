@@ -13,7 +13,7 @@ from hybridreg.methods.elastix import parameter_maps
 from hybridreg.methods.elastix.job import initial_maps
 from hybridreg.methods.elastix.parameter_maps import Parameters
 from hybridreg.methods.elastix.run import run
-from hybridreg.methods.elastix.small_masks import fitted_to_mask
+from hybridreg.methods.elastix.small_masks import fitted_to_masks
 from hybridreg.methods.elastix.unused import check_after, check_before
 from hybridreg.preprocessing import clipped, foreground
 from hybridreg.transforms import IDENTITY, Transform, compose
@@ -109,8 +109,7 @@ class Elastix:
         masked = pair.fixed_mask is not None or pair.moving_mask is not None
         stage = parameter_maps.for_dimension({**parameters, **overrides}, pair.dimension)
         stage = parameter_maps.settled(stage, seed=self.seed, masked=masked)
-        if pair.fixed_mask is not None:
-            stage = fitted_to_mask(stage, pair.fixed_mask)
+        stage = fitted_to_masks(stage, pair)
         if self.schedule == "mm":
             fixed, moving = pair.fixed.grid, pair.moving.grid
             stage = parameter_maps.with_schedule(

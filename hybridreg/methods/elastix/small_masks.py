@@ -1,4 +1,4 @@
-"""Fixed masks that fill little of the box in which elastix looks for its samples."""
+"""Masks that fill little of what elastix takes its samples from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from hybridreg.cases import ImagePair, compared_volumes
 from hybridreg.images import LabelMap
 from hybridreg.methods.elastix.parameter_maps import Parameters
 
@@ -16,9 +17,20 @@ logger = logging.getLogger(__name__)
 _SMALL = 0.2  # elastix gives up after ten tries a sample, so below 0.1 and, by chance, above
 _MEASUREMENTS = 1000  # elastix's own number, which it spreads over the whole box
 _SPREAD = {"Random", "RandomCoordinate"}
+_RATIO = 0.25  # elastix's own: it gives up where fewer of its samples lie inside the moving mask
+_LEAST_RATIO = 0.02
 
 
-def fitted_to_mask(parameters: Parameters, mask: LabelMap) -> Parameters:
+def fitted_to_masks(parameters: Parameters, pair: ImagePair) -> Parameters:
+    """The map made fit for the pair's masks; what the file itself sets stays."""
+    if pair.fixed_mask is not None:
+        parameters = _fitted_to_fixed(parameters, pair.fixed_mask)
+    if pair.moving_mask is not None:
+        parameters = _fitted_to_moving(parameters, pair)
+    return parameters
+
+
+def _fitted_to_fixed(parameters: Parameters, mask: LabelMap) -> Parameters:
     """The map with a sampler that finds its samples in this mask, however small.
 
     RandomSparseMask draws from the voxels inside. The optimizer's parameters are estimated at more
@@ -37,6 +49,17 @@ def fitted_to_mask(parameters: Parameters, mask: LabelMap) -> Parameters:
         **parameters,
         "ImageSampler": tuple("RandomSparseMask" if s in _SPREAD else s for s in samplers),
     }
+
+
+def _fitted_to_moving(parameters: Parameters, pair: ImagePair) -> Parameters:
+    """The map asking for a quarter of what can lie in the moving mask, not of all samples.
+
+    Samples come from the whole fixed image (or its mask): a brain in the field of view of a head is
+    a fifth of it, and even perfectly aligned elastix would give up.
+    """
+    fixed, moving = compared_volumes(pair)
+    ratio = max(_LEAST_RATIO, _RATIO * min(1.0, moving / fixed))
+    return {"RequiredRatioOfValidSamples": (f"{ratio:.4f}",), **parameters}
 
 
 def share_of_box(mask: LabelMap) -> float:
