@@ -43,6 +43,7 @@ class Order:
     device: str = "cpu"
     keep_identifiers: bool = False
     fuse: str | None = None
+    interpolation: str = "linear"
     initial: str | Path | None = None
     report: bool = True
 
@@ -53,6 +54,7 @@ class Order:
         found = {
             "method": describe_method(method),
             "fuse": self.fuse,
+            "interpolation": self.interpolation,
             "initial": self.initial and str(self.initial),
         }
         return json.loads(json.dumps(found, default=str))
@@ -114,6 +116,7 @@ def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[s
         device=order.device,
         keep_identifiers=order.keep_identifiers,
         fuse=order.fuse,
+        interpolation=order.interpolation,
         **inputs,
     )
     outcome.save(folder / name, report=order.report)

@@ -48,6 +48,7 @@ class Outcome:
     """What came out of one case; ``save`` writes all of it.
 
     moved: the moving image on the fixed grid, resampled once through the total transform.
+    interpolation: how.
     displacement: of every fixed voxel. jacobian: det(dT/dx) there.
     affine: of the nearest affine, about the center of the fixed field of view.
     inverse: moving -> fixed, with its residual in mm.
@@ -71,6 +72,7 @@ class Outcome:
     verdict: Verdict
     scores: tuple[Scores, Scores]
     times_s: Mapping[str, float]
+    interpolation: str = "linear"
     fused: Fusion | None = None
     preset: str | None = None
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -163,6 +165,7 @@ class Outcome:
             "preset": self.preset,
             "method": dict(self.method),
             "inputs": dict(self.inputs),
+            "interpolation": self.interpolation,
             "transform": self._motion(),
             "inverse": {
                 "mean_residual_mm": self.inverse.mean_residual_mm,

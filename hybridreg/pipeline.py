@@ -32,7 +32,7 @@ from hybridreg.preprocessing import foreground
 from hybridreg.quality import Intent, judge, similarity
 from hybridreg.record import Record
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
-from hybridreg.warping import invert, jacobian_determinant, measured, warp
+from hybridreg.warping import check_interpolation, invert, jacobian_determinant, measured, warp
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def register(
     device: str | None = None,
     keep_identifiers: bool = False,
     fuse: str | None = None,
+    interpolation: str = "linear",
     fixed_frame: int | None = None,
     moving_frame: int | None = None,
     **more,
@@ -70,6 +71,7 @@ def register(
     threads, seed, device: set on the method wherever it has such a field.
     keep_identifiers: name the input files in the result; otherwise they appear by hash only.
     fuse: a fusion rule (a name in ``fusion.RULES``), by which fixed and moved become one image too.
+    interpolation: of the moved image, see ``warping.warp``; "cubic" keeps thick slices sharper.
     fixed_frame, moving_frame: which image to take of a file that holds several (a time series),
         counted from 0.
     more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare;
@@ -110,6 +112,7 @@ def register(
         inputs=inputs,
         record=record,
         fuse=fuse,
+        interpolation=interpolation,
     )
 
 
@@ -160,14 +163,16 @@ def run(
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     record: Record | None = None,
     fuse: str | None = None,
+    interpolation: str = "linear",
 ) -> Outcome:
     """Leads one case through a method and before its judges.
 
     intent: what the method is meant for, against which its result is judged. preset: the name that
-    the method is known by, for the record. fuse: a fusion rule.
+    the method is known by, for the record. fuse: a fusion rule. interpolation: of the moved image.
     """
     record = record or Record()
     check_pair(case.pair, initial)
+    check_interpolation(interpolation)
     network = None if fuse is None else _fusion_network(case.pair, fuse)
     with record.listening():
         for hint in hints(case.pair):
@@ -175,7 +180,7 @@ def run(
         with record.timing("register"), progress.within(0.0, 0.95):
             result = method.register(case.pair, initial)
         progress.report(0.95, "resampling")
-        moved = _resampled(case, result, record)
+        moved = _resampled(case, result, interpolation, record)
         judged = _judged(case, initial, result.transform, moved, intent=intent, record=record)
         fused = None
         if fuse is not None:
@@ -189,6 +194,7 @@ def run(
         **moved,
         **judged,
         times_s=record.times_s,
+        interpolation=interpolation,
         fused=fused,
         preset=preset,
         inputs=inputs or {},
@@ -197,13 +203,16 @@ def run(
     )
 
 
-def _resampled(case: Case, result: RegistrationResult, record: Record) -> dict[str, Any]:
+def _resampled(
+    case: Case, result: RegistrationResult, interpolation: str, record: Record
+) -> dict[str, Any]:
     """What an outcome holds of the moving image, and of the transform as samples."""
     transform = result.transform
     moving, onto = case.pair.moving, case.pair.fixed.grid
     with record.timing("resample"):
         displacement = DisplacementField.sampled(transform, onto)
-        moved = warp(moving, displacement, onto=onto, default=moving.data.min().item())
+        how = {"interpolation": interpolation, "default": moving.data.min().item()}
+        moved = warp(moving, displacement, onto=onto, **how)
         jacobian = jacobian_determinant(displacement, onto)
         labels = case.moving_labels
         moved_labels = None if labels is None else warp(labels, displacement, onto=onto)

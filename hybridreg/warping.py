@@ -41,8 +41,7 @@ def warp(
         warped by nearest neighbor, because of its type.
     default: the value where T(x) lies outside the moving image.
     """
-    if interpolation not in _SAMPLERS:
-        raise ValueError(f"interpolation is one of {', '.join(_SAMPLERS)}; found {interpolation!r}")
+    check_interpolation(interpolation)
     if moving.grid.dimension != onto.dimension:
         raise ValueError(
             f"a {moving.grid.dimension}D image cannot be warped onto {onto.dimension}D"
@@ -55,6 +54,12 @@ def warp(
         values, inside = sample(_mapped(transform, slab, onto, rows))
         out[:, rows] = torch.where(inside, values, default).to(out.dtype)
     return replace(moving, data=out[0] if labels else out, grid=onto)
+
+
+def check_interpolation(name: str):
+    """ValueError for one that ``warp`` does not know."""
+    if name not in _SAMPLERS:
+        raise ValueError(f"interpolation is one of {', '.join(_SAMPLERS)}; found {name!r}")
 
 
 def _mapped(transform: Transform, slab: Grid, grid: Grid, rows: slice) -> Tensor:

@@ -95,6 +95,20 @@ def own_file(path: Path, **changes: str) -> Path:
     return path
 
 
+def test_the_moved_image_is_resampled_as_asked_and_the_result_says_how(files, case, tmp_path):
+    quick = own_file(tmp_path / "quick.txt", MaximumNumberOfIterations="5")
+    out = tmp_path / "out"
+    found = call("register", "-f", files / "fixed.nii.gz", "-m", files / "moving.mha", "-p", quick,
+                 "-o", out, "--interpolation", "cubic", "--no-report", "--json")  # fmt: skip
+    assert found["interpolation"] == "cubic"
+    through = read_transform(out / "transform.h5")
+    how = {"onto": case.pair.fixed.grid, "default": case.pair.moving.data.min().item()}
+    linear, cubic = (warp(case.pair.moving, through, **how, interpolation=i) for i in ("linear", "cubic"))
+    moved = read_image(out / "moved.nii.gz").data
+    assert torch.allclose(moved, cubic.data, atol=1e-4)
+    assert not torch.allclose(moved, linear.data, atol=1e-2)
+
+
 def test_own_elastix_files_run_as_stages_and_typing_errors_are_found_before(files, tmp_path):
     pair = ("register", "-f", files / "fixed.nii.gz", "-m", files / "moving.mha", "--json")
     first = own_file(tmp_path / "a.txt", MaximumNumberOfIterations="30")

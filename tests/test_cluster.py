@@ -49,6 +49,8 @@ def compute(name: str, case) -> dict:
         case "threads":
             names = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
             return {name: os.environ[name] for name in names}
+        case "allocator":
+            return {"trims from": os.environ.get("MALLOC_TRIM_THRESHOLD_")}
     return {}
 
 
@@ -57,7 +59,7 @@ def ends(tmp_path_factory) -> tuple[dict[str, Ended], list[Ended]]:
     """How all of them ended, by name; and in the order in which they were heard of."""
     once = ("die once", tmp_path_factory.mktemp("once") / "died")
     ways = ["refuse", "break", "no json", "die", "crash", "hang", "fill", "kill the worker"]
-    cases = {"first": 1, **{way: way for way in (*ways, "threads")}, "die once": once}
+    cases = {"first": 1, **{way: way for way in (*ways, "threads", "allocator")}, "die once": once}
     cases |= {f"case {number}": number for number in range(20)}
     heard: list[Ended] = []
     limits = Limits(time_s=2.0, memory_bytes=250 * MEGABYTES)
@@ -104,6 +106,10 @@ def test_a_case_whose_process_died_once_is_computed_by_the_next_one(ends):
 
 def test_every_case_computes_with_one_thread(ends):
     assert set(ends[0]["threads"].result.values()) == {"1"}
+
+
+def test_cases_are_spared_the_allocator_that_dask_sets_for_its_workers(ends):
+    assert ends[0]["allocator"].result == {"trims from": None}
 
 
 def test_no_process_is_left_over(ends):

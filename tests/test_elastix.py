@@ -303,6 +303,12 @@ def test_typing_mistakes_are_found_before_the_long_work(wrong, right, tmp_path):
         elastix(str(path), overrides={}, timeout_s=60).register(blobs(dimension=2).pair)
 
 
+def test_our_own_parameter_files_need_no_trial(monkeypatch):
+    monkeypatch.setattr(unused, "run", lambda *_, **__: pytest.fail("there was a trial"))
+    for file in ("rigid.txt", "affine.txt", "bspline.txt", "brain-ct-mr.txt", "lung-ct.txt"):
+        elastix(file, overrides={"MaximumNumberOfIterations": 2}).register(blobs(dimension=3).pair)
+
+
 def test_a_mistake_that_a_trial_cannot_show_is_an_error_after_the_work(monkeypatch):
     def fail(*_, **__):
         raise RegistrationError("the trial failed")

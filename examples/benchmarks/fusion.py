@@ -227,12 +227,12 @@ def print_network(data: Path):
 def print_pipeline(data: Path, threads: int):
     """Scores after perturbation, registration and fusion, over those of the aligned stacks.
 
-    Run 0 is registered without perturbation: it is resampled as the others are, which smooths MR, so
-    the others are compared with it as well.
+    Run 0 is registered without perturbation: it is resampled as the others are, which smooths MR, the
+    more so by linear interpolation, so the others are compared with it as well.
     """
     method = with_settings(load_method("brain-ct-mr"), threads=threads)
     names = ("QABF", "VIF")
-    print(line(["case", "run", *names, *(f"{n} over {o}" for o in ("atlas", "run 0") for n in names)]))
+    print(line(["case", "run", "by", *names, *(f"{n} over {o}" for o in ("atlas", "run 0") for n in names)]))
     for case in STACKS:
         ct, mr = (
             read_image(data / f"harvard_aanlib/stacks_ct_mr/case{case}_{side}.nii.gz")
@@ -240,17 +240,18 @@ def print_pipeline(data: Path, threads: int):
         )
         aligned = stack_scores(ct, mr)
         center = mr.grid.points()[foreground(mr).data != 0].mean(0)
-        print(line([case, "atlas", *(f"{aligned[n]:.4f}" for n in names), *["-"] * 4]), flush=True)
+        print(line([case, "atlas", "-", *(f"{aligned[n]:.4f}" for n in names), *["-"] * 4]), flush=True)
         nothing = ([0.0] * 3, [0.0] * 3)
-        unperturbed = None
+        unperturbed: dict[str, dict[str, float]] = {}
         for number, (angles, shift) in enumerate([nothing, *perturbations(REPEATS, case)]):
             moving = placed(mr, rigid(angles, shift, center))
             found = method.register(ImagePair(ct, moving)).transform
-            scores = stack_scores(ct, warp(moving, found, onto=ct.grid))
-            unperturbed = unperturbed or scores
-            shown = [f"{scores[n]:.4f}" for n in names]
-            shown += [f"{scores[n] / o[n] - 1:+.1%}" for o in (aligned, unperturbed) for n in names]
-            print(line([case, number, *shown]), flush=True)
+            for how in ("linear", "cubic"):
+                scores = stack_scores(ct, warp(moving, found, onto=ct.grid, interpolation=how))
+                others = aligned, unperturbed.setdefault(how, scores)
+                shown = [f"{scores[n]:.4f}" for n in names]
+                shown += [f"{scores[n] / o[n] - 1:+.1%}" for o in others for n in names]
+                print(line([case, number, how, *shown]), flush=True)
 
 
 def stack_scores(ct: Image, mr: Image) -> dict[str, float]:

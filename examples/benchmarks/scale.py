@@ -142,7 +142,7 @@ def spread(rows: list[CaseRow], store: Path, recipe: Recipe, workers: int) -> fl
 
 
 def workers_part(scratch: Path, workers: int):
-    rows = pairs(subjects(4))
+    rows = pairs(subjects(5))
     recipe = Recipe("field", load_kind("field", method="rigid"), spacing_mm=4.0)
     one, two = (spread(rows, scratch / f"workers{n}.zarr", recipe, n) for n in (1, 2))
     note(
@@ -154,14 +154,21 @@ def workers_part(scratch: Path, workers: int):
 
 
 def own(scratch: Path, workers: int):
-    """The same targets made here, warm, and by one warm worker; the difference is what it adds."""
+    """The same targets made here, warm, and by one warm worker; the difference is what it adds.
+
+    Both compute with one thread.
+    """
+    import torch
+
+    from hybridreg.io.target_store import TargetStore
+
     rows = pairs(subjects(3))
     recipe = Recipe("field", load_kind("field", method="rigid"), spacing_mm=4.0)
     through = spread(rows, scratch / "own.zarr", recipe, 1)
-    from hybridreg.io.target_store import TargetStore
 
     shutil.rmtree(scratch / "here.zarr", ignore_errors=True)
     store = TargetStore.begin(scratch / "here.zarr", recipe.name, recipe.settings)
+    torch.set_num_threads(1)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     make = partial(make_target, store.path, recipe)
     here = [seconds_of(partial(make, row.name, row)) for row in rows]

@@ -43,7 +43,7 @@ def apply(
             help="Use the inverse: fixed images onto the moving grid, points moving to fixed.",
         ),
     ] = False,
-    interpolation: options.Interpolation = options.Interpolation.linear,
+    interpolation: options.Interpolated = options.Interpolation.linear,
     default_value: Annotated[
         float, typer.Option(help="Value where the moving image does not reach.")
     ] = 0.0,

@@ -44,3 +44,9 @@ class Interpolation(StrEnum):
     linear = "linear"
     nearest = "nearest"
     cubic = "cubic"
+
+
+Interpolated = Annotated[
+    Interpolation,
+    typer.Option(help="How the moved image is resampled: cubic keeps thick slices sharper."),
+]

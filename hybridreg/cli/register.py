@@ -70,6 +70,7 @@ def register(
             show_default="salience",
         ),
     ] = None,
+    interpolation: options.Interpolated = options.Interpolation.linear,
     report: Annotated[bool, typer.Option(help="Write report.html as well.")] = True,
     seed: options.Seed = None,
     workers: cases.Workers = None,
@@ -121,6 +122,7 @@ def register(
             "device": resolve_device(device),
             "keep_identifiers": keep_identifiers,
             "fuse": fusion_rule or (DEFAULT_RULE if fuse else None),
+            "interpolation": interpolation.value,
             "initial": _initial(initial),
         }
         chosen = _method(method, parameters)

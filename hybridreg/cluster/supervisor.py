@@ -29,6 +29,7 @@ import hybridreg
 HEADER = 8  # bytes that tell the length of a question
 CASES = 200  # then a fresh child takes over, so that nothing can pile up in the old one
 _POLL_S = 0.5  # a look at the memory takes 4 ms
+_OF_DASK = {"MALLOC_TRIM_THRESHOLD_"}  # what it sets for its workers: a case would take a third longer
 _STARTS = 3  # of a child that dies before it begins with the case
 
 
@@ -270,12 +271,13 @@ def _resident(process: psutil.Process) -> int:
 
 def _environment(threads: int) -> dict[str, str]:
     """One compute thread a case, or as many as it was given: in torch, NumPy and ITK alike."""
+    inherited = {k: v for k, v in os.environ.items() if k not in _OF_DASK}
     root = Path(hybridreg.__file__).parents[1]
     paths = [str(root)] if root.name not in ("site-packages", "dist-packages") else []
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     counts = ("OMP", "MKL", "OPENBLAS")
     return {
-        **os.environ,
+        **inherited,
         "PYTHONPATH": os.pathsep.join(paths),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
         **{f"{name}_NUM_THREADS": str(threads) for name in counts},

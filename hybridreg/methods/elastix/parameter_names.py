@@ -66,13 +66,14 @@ _OPTIMIZERS = """
     PositionToleranceMax RecombinationWeightsPreset NumberOfParents MaximumDeviation
     MinimumDeviation StepSizeStrategy ConjugateGradientType
 """
+_OUTPUT = "WriteResultImage"  # which we set; the others are left out of every map
 _INTERPOLATION = "BSplineInterpolationOrder FinalBSplineInterpolationOrder"
 
 KNOWN = frozenset(
     " ".join(
         (
             *(_COMPONENTS, _IMAGES, _LEVELS, _TRANSFORMS, _SAMPLERS, _METRICS, _OPTIMIZERS),
-            _INTERPOLATION,
+            *(_INTERPOLATION, _OUTPUT),
         )
     ).split()
 )
