@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hybridreg.cluster import Ended, Limits, Local, Place, run
 from hybridreg.config import describe_method, load_method, with_settings
 from hybridreg.io.files import errors_of, read_text, whole_file
 from hybridreg.io.output import RESULT, finite, write_json
-from hybridreg.io.tables import CaseRow, absolute
+from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.pipeline import LABELS, LANDMARKS, MASKS, POINTS
 
 BATCH, RECORDS = "batch.json", "records"
@@ -82,7 +82,8 @@ def register_table(
     """Writes one output folder a case into a folder, and records.csv and records.json over all.
 
     Cases that have their output are not registered again, so a run that was broken off is continued
-    by the same call; a folder that was begun with another method is refused (ValueError).
+    by the same call; a folder that was begun with another method is refused (ValueError). Reasons
+    call files by their columns, unless identifiers are kept.
     """
     folder = Path(folder)
     _begin(folder, order.settings)
@@ -91,6 +92,8 @@ def register_table(
     ends: list[Ended] = []
 
     def told(ended: Ended):
+        if not order.keep_identifiers:
+            ended = replace(ended, reason=without_files(ended.reason, todo[ended.name]))
         ends.append(ended)
         heard(ended)
 

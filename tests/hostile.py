@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def write(path: Path, picture: Picture):
         image.SetSpacing([float(s) for s in picture.spacing])
         image.SetOrigin(picture.origin.tolist())
         image.SetDirection(picture.axes.ravel().tolist())
-    plain = path.with_name("plain" + ending_of(path))  # SimpleITK takes no odd names
+    plain = path.with_name("written" + ending_of(path))  # SimpleITK takes no odd names
     sitk.WriteImage(image, str(plain))
     plain.replace(path)
 
@@ -314,12 +315,12 @@ def _renamed(ending: str, source: str) -> Spoil:
     return spoil
 
 
-def _as_nifti(name: str, change: Callable[[bytes], bytes]) -> Spoil:
+def _as_nifti(ending: str, change: Callable[[bytes], bytes]) -> Spoil:
     def spoil(path: Path, _) -> Path:
         plain = path.rename(path.with_name("plain" + ending_of(path)))
         image = sitk.ReadImage(str(plain))
         plain.unlink()
-        path = path.with_name(name)
+        path = path.with_name(f"plain{zlib.crc32(os.fsencode(path.name))}{ending}")
         sitk.WriteImage(image, str(path))
         path.write_bytes(change(path.read_bytes()))
         return path
@@ -378,8 +379,8 @@ FILES: Mapping[str, tuple[Says, Spoil]] = {
     "MetaImage named .nrrd": ("renamed", _renamed(".nrrd", ".mha")),
     "NIfTI named .png": ("renamed", _renamed(".png", ".nii")),
     "unknown ending": ("does not end like", _renamed(".xyz", ".mha")),
-    ".nii.gz that is not gzip": (None, _as_nifti("plain.nii.gz", gzip.decompress)),
-    ".nii that is gzip": (None, _as_nifti("plain.nii", gzip.compress)),
+    ".nii.gz that is not gzip": (None, _as_nifti(".nii.gz", gzip.decompress)),
+    ".nii that is gzip": (None, _as_nifti(".nii", gzip.compress)),
     "color picture": ("color", _color),
     "folder": ("folder|DICOM", _instead(Path.mkdir)),
     "link to nowhere": ("no such file", _instead(lambda p: p.symlink_to(p.parent / "nowhere"))),

@@ -12,7 +12,7 @@ from hybridreg.cli.cases import bytes_of
 from hybridreg.cluster import Ended
 from hybridreg.images import Image
 from hybridreg.io.images import write_image
-from hybridreg.io.tables import pairs_of_folder, write_landmarks
+from hybridreg.io.tables import CaseRow, pairs_of_folder, without_files, write_landmarks
 from hybridreg.io.target_store import TargetStore
 from hybridreg.phantoms import blobs
 
@@ -174,6 +174,38 @@ def test_targets_of_all_pairs_of_a_folder(cases, in_turn, tmp_path):
     assert "seed: 0 then, 1 now" in call(*make, "--seed", 1, code=2)["error"]
     assert "there is no kind" in call(*make, "--kind", "what", code=2)["error"]
     assert "have no method" in call(*make, "--method", "rigid", code=2)["error"]
+
+
+@pytest.fixture
+def unreadable(cases, tmp_path) -> Path:
+    """A table of one case whose moving file, named after a person, is no image."""
+    (tmp_path / "DOE^JANE.nii").write_bytes(b"no image" * 100)
+    table = tmp_path / "table.csv"
+    table.write_text(f"name,fixed,moving\none,{cases / 'fixed0.nii'},DOE^JANE.nii\n")
+    return table
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_names_of_files_reach_the_records_only_when_asked(kept, unreadable, in_turn, tmp_path):
+    out, more = tmp_path / "out", ["--keep-identifiers"] * kept
+    call("register", unreadable, "-o", out, "--workers", 1, "--json", *more, code=1)
+    reason = json.loads((out / "records.json").read_text())["records"][0]["reason"]
+    assert ("DOE^JANE" in reason) == kept and "not a NIfTI file" in reason
+    assert kept or (reason.startswith("moving: ") and str(tmp_path) not in reason)
+
+
+def test_names_of_files_do_not_reach_the_log_of_targets(unreadable, in_turn, tmp_path):
+    store = tmp_path / "t.zarr"
+    call("targets", unreadable, "-o", store, "--kind", "known", "--workers", 1, "--json", code=1)
+    line = json.loads((tmp_path / "t.zarr.log.jsonl").read_text())
+    assert line["reason"].startswith("moving: this is not a NIfTI file")
+    assert "DOE" not in json.dumps(line)
+
+
+def test_what_lies_in_a_folder_of_a_case_goes_by_the_name_of_its_column():
+    row = CaseRow("one", Path("/a/scan"), Path("/a/scan.nii"))
+    text = "/a/scan/IM1.dcm: damaged; '/a/scan.nii' too, but not /a/other"
+    assert without_files(text, row) == "fixed: damaged; 'moving' too, but not /a/other"
 
 
 def test_field_targets_of_a_table_tell_which_cases_failed(cases, quick, in_turn, tmp_path):

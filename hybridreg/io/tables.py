@@ -109,6 +109,14 @@ def absolute(case: CaseRow) -> CaseRow:
     return CaseRow(**{k: v.absolute() if isinstance(v, Path) else v for k, v in values.items()})
 
 
+def without_files(text: str, case: CaseRow) -> str:
+    """A text in which the files of a case, and what lies in its folders, go by their column's name."""
+    files = {str(v): f.name for f in fields(case) if isinstance(v := getattr(case, f.name), Path)}
+    for file in sorted(files, key=len, reverse=True):
+        text = re.sub(re.escape(file) + r"[^\s:;,'\"]*", files[file], text)
+    return text
+
+
 def pairs_of_folder(folder: str | Path) -> list[CaseRow]:
     """Every ordered pair of the images of a folder, named "fixed-moving" by their files.
 

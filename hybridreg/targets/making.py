@@ -20,7 +20,7 @@ from hybridreg.cases import ImagePair
 from hybridreg.cluster import Ended, Limits, Local, Place, run
 from hybridreg.io.files import sha256_of
 from hybridreg.io.images import read_image
-from hybridreg.io.tables import CaseRow, absolute
+from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.io.target_store import TargetStore
 from hybridreg.pipeline import MASKS, POINTS, read_case, start_of
 from hybridreg.preprocessing import coarser, smoothed_for
@@ -84,19 +84,25 @@ def make_targets(
 
     Killed at any moment and started again, it ends in the same arrays and attributes as if it had
     never been stopped. When, where and how long every case ran, and why it failed, is written to
-    ``<path>.log.jsonl``. Labels and landmarks of the rows are not looked at.
+    ``<path>.log.jsonl``, where files go by the names of their columns. Labels and landmarks of the
+    rows are not looked at.
     """
     store = TargetStore.begin(path, recipe.name, recipe.settings)
     with store.writing():
         done = set(store.finished())
         cases = {row.name: absolute(row) for row in rows if row.name not in done}
+        ends: list[Ended] = []
 
         def told(ended: Ended):
-            _log(store.path, ended)
-            heard(ended)
+            reason, details = (
+                without_files(text, cases[ended.name]) for text in (ended.reason, ended.details)
+            )
+            ends.append(replace(ended, reason=reason, details=details))
+            _log(store.path, ends[-1])
+            heard(ends[-1])
 
         make = partial(make_target, store.path.resolve(), recipe)
-        ends = run(make, cases, place=place, limits=limits, heard=told)
+        run(make, cases, place=place, limits=limits, heard=told)
     skipped = tuple(row.name for row in rows if row.name in done)
     return Made(store.path, skipped, tuple(ends))
 
