@@ -294,6 +294,8 @@ def _fused(
     grid = pair.moving.grid
     field = LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid)
     reached = warp(field, displacement, onto=pair.fixed.grid)
+    low, high = pair.moving.data.min(), pair.moving.data.max()
+    moved = replace(moved, data=moved.data.clamp(low, high))  # cubic interpolation goes beyond
     try:
         return fuse_images(
             pair.fixed, moved, rule=rule, network=network, moved_valid=reached, scored=True

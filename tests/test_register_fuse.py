@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hybridreg.cli.app import app
@@ -120,6 +121,22 @@ def test_a_registration_is_kept_when_its_result_cannot_be_fused(unnamed, monkeyp
     outcome = quick(head_case(dimension=2, spacing_mm=3.0), fuse="mean")
     assert outcome.fused is None
     assert any("could not be fused: there is nothing of both" in w for w in outcome.warnings)
+
+
+def test_what_cubic_interpolation_adds_beyond_the_source_is_not_fused(unnamed):
+    """An image of 8 bits stays one, though a spline through its edges goes beyond."""
+    case = head_case(dimension=2, spacing_mm=3.0)
+    moving = case.pair.moving
+    data = torch.where(moving.data > moving.data.mean(), 255.0, 0.0)
+    moving = replace(moving, data=data, dtype="uint8")
+    case = replace(case, pair=replace(case.pair, moving=moving))
+    outcome = quick(case, fuse="moved", interpolation="cubic")
+    assert outcome.moved.data.max() > 256 and outcome.moved.data.min() < -1
+    assert "8 bit" in outcome.fused.summary()["moved_scaling"]["text"]
+    expected = (outcome.moved.data / 255).clamp(0, 1)
+    there = outcome.fused.fused.weight.data == 0
+    assert there.double().mean() > 0.5
+    assert torch.allclose(outcome.fused.image.data[there], expected[there], atol=1e-5)
 
 
 def test_an_unknown_rule_ends_register_at_once(tmp_path):

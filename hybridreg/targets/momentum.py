@@ -118,7 +118,6 @@ def reproduced(transform: Transform, pair: ImagePair, shooting: Lddmm) -> Reprod
         spacing_mm=shooting.momentum_mm[-1],
         steps=shooting.steps,
         integrator=shooting.integrator,
-        band=shooting.band,
     )
 
 

@@ -59,7 +59,7 @@ class Lddmm:
     """
 
     kernel: Kernel = Kernel(a=16.0, b=16.0, c=1.0, power=2.0)
-    sigma: float = 0.035
+    sigma: float = 0.03
     similarity: Literal["ssd", "ncc", "lncc", "mi"] = "lncc"
     radius: int = 2
     image_mm: tuple[float, ...] = (4.0, 2.0, 1.0)

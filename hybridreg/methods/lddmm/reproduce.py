@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,19 +56,21 @@ def momentum_of(
     mask: LabelMap | None = None,
     affine: AffineTransform | None = None,
     spacing_mm: float = 2.0,
-    sigma_mm: float = 0.1,
+    sigma_mm: float = 0.05,
     steps: int = 5,
     integrator: str = "euler",
     iterations: int = 60,
-    tolerance: float = 0.01,
-    band: float = 0.35,
+    tolerance: float = 0.02,
+    bands: Sequence[float] = (0.35, 0.5),
 ) -> Reproduction:
     """The geodesic nearest to a transform over the mask, or the whole grid, in the least squares.
 
     transform: fixed -> moving, without folds. grid: of the fixed image. affine: what comes after the
     geodesic; by default the affine nearest to the transform over the grid. spacing_mm: of the
-    momentum. band: see ``Lddmm``; with .5 strong deformations were missed by .9 mm instead of .5.
-    sigma_mm: what distance is worth its price in energy; smaller fits more closely.
+    momentum. sigma_mm: what distance is worth its price in energy; smaller fits more closely (on a
+    pair of brains .1 left a median of .44 mm, .05 .28 mm, at the same cost). bands: see ``Lddmm``;
+    on the finest lattice one after the other, since a descent that begins with all of the last gets
+    stuck (measured: at .95 mm); on coarser ones the last.
 
     RegistrationError where no geodesic comes near it because those tried diverge.
     """
@@ -76,8 +79,8 @@ def momentum_of(
     rest = compose(affine.inverse(), transform)
     finest, joined = momentum_grid(grid, spacing_mm, _COARSEST_MM)
     trace: list[TraceEntry] = []
-    white, join, level = None, max(joined), 0
-    while join >= 1:
+    white = None
+    for level, (join, band) in enumerate(_stages(max(joined), bands)):
         at = coarser(finest, [min(join, most) for most in joined])
         operator = Operator(kernel, Lattice.of(at, grid))
         term = _term(rest, at, grid, mask)
@@ -93,11 +96,20 @@ def momentum_of(
             )
         except Diverged as error:
             raise RegistrationError(f"no geodesic comes near this transform: {error}") from error
-        join, level = join // 2, level + 1
     found = geodesic(energy, white, at, onto=grid)
     return Reproduction(
         affine, found, _residual(transform, compose(affine, found), grid), tuple(trace)
     )
+
+
+def _stages(coarsest: int, bands: Sequence[float]) -> Iterator[tuple[int, float]]:
+    """How many voxels are joined, and the band: halved lattices first, the whole ones last."""
+    join = coarsest
+    while join > 1:
+        yield join, bands[-1]
+        join //= 2
+    for band in bands:
+        yield 1, band
 
 
 def _term(rest: Transform, at: Grid, grid: Grid, mask: LabelMap | None) -> MapTerm:
