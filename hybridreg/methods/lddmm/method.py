@@ -59,13 +59,13 @@ class Lddmm:
     """
 
     kernel: Kernel = Kernel(a=16.0, b=16.0, c=1.0, power=2.0)
-    sigma: float = 0.03
+    sigma: float = 0.035
     similarity: Literal["ssd", "ncc", "lncc", "mi"] = "lncc"
     radius: int = 2
     image_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
     momentum_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
     iterations: tuple[int, ...] = (60, 40, 40)
-    tolerance: float = 0.005
+    tolerance: float = 0.003
     unfolding: float = 60.0
     band: float = 0.6
     steps: int = 5
