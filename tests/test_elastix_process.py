@@ -235,19 +235,23 @@ IDLE = """
     print(process.worker(1).pid, flush=True)
     time.sleep(60)
 """
-BUSY = """
+LOADING = """
     from hybridreg import progress
     from hybridreg.methods.elastix import Elastix, process
     from hybridreg.phantoms import blobs
 
+    def tell(fraction, doing):
+        print(process.worker(1).pid, flush=True)
+
     endless = Elastix(("rigid.txt",), {"MaximumNumberOfIterations": 10_000_000}, threads=1)
-    with progress.listening(lambda *_: print(process.worker(1).pid, flush=True)):
+    with progress.listening(tell):
         endless.register(blobs(dimension=2).pair)
 """
+BUSY = LOADING.replace("print", "fraction > 0 and print")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends after its work")
-@pytest.mark.parametrize("code", [IDLE, BUSY], ids=["idle", "busy"])
+@pytest.mark.parametrize("code", [IDLE, LOADING, BUSY], ids=["idle", "loading", "busy"])
 def test_the_child_does_not_outlive_a_parent_that_is_killed(code, tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],

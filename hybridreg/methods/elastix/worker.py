@@ -117,16 +117,22 @@ def _ending_with_the_parent() -> Iterator[None]:
     """Lets the kernel end this process when the other end of standard input closes.
 
     Python sees that end only between two registrations, since elastix holds the interpreter.
+    A parent that was gone before sends no signal any more, and is asked for.
     """
     if sys.platform != "linux":
         yield
         return
     import fcntl
+    import select
 
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     signal.signal(signal.SIGIO, signal.SIG_DFL)  # which is to end
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)
+    parent = select.poll()
+    parent.register(0, 0)  # that the other end is closed is told unasked
+    if parent.poll(0):
+        sys.exit()
     try:
         yield
     finally:
