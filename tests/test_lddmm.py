@@ -11,13 +11,13 @@ from hybridreg.config import describe_method, load_method
 from hybridreg.evaluation import target_registration_error
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.images import Image, LabelMap
-from hybridreg.lattice import Lattice
+from hybridreg.lattice import Lattice, determinant, jacobian
 from hybridreg.methods.base import RegistrationError
-from hybridreg.methods.lddmm import Lddmm, momentum_of
-from hybridreg.methods.lddmm.energy import refined
+from hybridreg.methods.lddmm import Lddmm, descent, momentum_of
+from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
 from hybridreg.methods.lddmm.levels import box_of, coarser, levels, momentum_grid
 from hybridreg.phantoms import blobs, smooth_deformation
-from hybridreg.shooting import Operator
+from hybridreg.shooting import Operator, Shooter
 from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -86,6 +86,32 @@ def test_quasi_newton_ends_lower_than_fifty_fixed_steps_in_fewer():
     ours = [entry.terms["energy"] for entry in one.register(case.pair).trace]
     assert min(published) < ours[0]  # the reference does go down
     assert min(ours[:26]) < min(published)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_no_step_of_the_descent_begins_a_fold(dimension):
+    """Not even straight towards a folded map that is to be reproduced."""
+    grid = oblique_grid(dimension)
+    lattice = Lattice.of(grid)
+    shooter = Shooter(Operator(KERNEL, lattice), steps=5)
+    rough = torch.randn(
+        dimension, *grid.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+
+    def energy(target):
+        everywhere = MapTerm(target, torch.ones_like(target[0]), lattice)
+        return Energy(shooter, everywhere, sigma=1e-3, unfolding=1e-9, band=0.6)
+
+    fastest = energy(rough).velocity(rough).norm(dim=0).max()
+    folded = rough * 5.0 / fastest  # mm in unit time
+    towards = energy(shooter.inverse_map(energy(rough).momentum(folded)))
+    assert descent.at(towards, folded).folds and descent.at(towards, folded, may_fold=False) is None
+    point = descent.at(towards, torch.zeros_like(rough), may_fold=False)
+    decrease = towards.product(descent.gradient(towards, point), folded).item()
+    assert descent.at(towards, folded).value < point.value + 1e-4 * decrease < point.value
+    found = descent._line_search(towards, point, folded, 1.0, decrease)
+    assert found.value < point.value and not found.folds
+    assert determinant(jacobian(towards.inverse_map(found.white), lattice.spacing)).min() > 0
 
 
 def test_it_continues_from_the_momentum_of_an_earlier_run():

@@ -137,7 +137,7 @@ def momenta():
         if known("lddmm_momenta.csv", fixed=fixed, moving=moving):
             continue
         pair = images(fixed, moving, spacing_mm=2.0)
-        found = with_settings(load_method("brain-mr"), threads=2).register(pair).transform
+        found = with_settings(load_method("brain-mr"), threads=THREADS).register(pair).transform
         inside = brain(pair.fixed)
         start = time.perf_counter()
         again = momentum_of(found, pair.fixed.grid, kernel=METHOD.kernel, mask=inside)

@@ -15,8 +15,7 @@ from hybridreg.methods.lddmm.levels import Level
 from hybridreg.shooting import Shooter
 from hybridreg.similarity import Measure
 
-
-_LEAST = 0.2  # determinant on the lattice of the momentum; between its voxels they are lower
+_LEAST = 0.4  # determinant on the lattice of the momentum; between its voxels they are lower
 
 
 class Term(Protocol):
@@ -38,7 +37,7 @@ class Energy:
 
     The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the second
     derivative of E by w is the identity and something smooth. sigma: smaller fits more closely.
-    F is 0 where determinants of phi^-1 stay above 0.2: geodesics never fold, but those of few steps
+    F is 0 where determinants of phi^-1 stay above 0.4: geodesics never fold, but those of few steps
     on a lattice would. unfolding: its weight; 0 leaves the published energy. band: the share of the
     lattice's frequencies that w has.
     """
@@ -49,18 +48,28 @@ class Energy:
     unfolding: float = 0.0
     band: float = 1.0
 
-    def __call__(self, white: Tensor) -> dict[str, Tensor]:
-        """The terms, with their factors, of w (D, *momentum shape)."""
-        inverse_map = self.shooter.inverse_map(self.momentum(white))
+    def inverse_map(self, white: Tensor) -> Tensor:
+        """The displacement of phi^-1 of w (D, *momentum shape), of the same shape, in mm."""
+        return self.shooter.inverse_map(self.momentum(white))
+
+    def terms(self, white: Tensor, inverse_map: Tensor) -> dict[str, Tensor]:
+        """The terms, with their factors, of w and its phi^-1."""
         terms = {
             "regularity": 0.5 * self.product(white, white),
             "dissimilarity": self.term(inverse_map) / self.sigma**2,
         }
         if self.unfolding:
-            determinants = determinant(jacobian(inverse_map, self.spacing))
-            low = (_LEAST - determinants).clamp(min=0)
+            low = (_LEAST - self._determinants(inverse_map)).clamp(min=0)
             terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
         return terms
+
+    @torch.no_grad()
+    def folds(self, inverse_map: Tensor) -> bool:
+        """Whether phi^-1 does, on the lattice of the momentum."""
+        return bool(self._determinants(inverse_map).min() <= 0)
+
+    def _determinants(self, inverse_map: Tensor) -> Tensor:
+        return determinant(jacobian(inverse_map, self.spacing))
 
     @property
     def spacing(self) -> tuple[float, ...]:
