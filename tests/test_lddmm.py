@@ -246,6 +246,17 @@ def test_the_momentum_that_is_found_is_the_one_that_was_shot():
     assert (a - b).norm(dim=-1).mean() < 0.1 * a.norm(dim=-1).mean()
 
 
+def test_sigma_shrinks_from_level_to_level_to_what_was_asked_for():
+    """A dissimilarity goes with 1 / sigma^2; the last level ends at the same minimum."""
+    pair = bent(2).pair
+    alike, looser = (
+        [entry.terms for entry in replace(SMALL, sigma_factor=factor).register(pair).trace]
+        for factor in (1.0, 2.0)
+    )
+    assert alike[0]["dissimilarity"] == pytest.approx(4**2 * looser[0]["dissimilarity"], rel=1e-4)
+    assert alike[-1]["energy"] == pytest.approx(looser[-1]["energy"], rel=0.02)
+
+
 def test_a_toml_table_and_the_method_are_one():
     table = {"name": "lddmm", "sigma": 0.1, "kernel": {"a": 4.0, "b": 1.0, "c": 0.5, "power": 1.0}}
     method = load_method(table)

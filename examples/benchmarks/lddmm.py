@@ -50,7 +50,9 @@ METHOD: Lddmm = load_method("brain-lddmm").stages[1]
 SHARED = Path(os.environ.get("HYBRIDREG_SCRATCH", "."))  # affines found once
 DESCENT_PAIRS = [(1015, 1017), (1017, 1036), (1036, 1128), (1128, 1015)]
 # The published energy (squared differences), our kernel: see the table's text for theirs.
-DESCENT: Lddmm = replace(METHOD, similarity="ssd", sigma=0.03, unfolding=0.0, scaled=False)
+DESCENT: Lddmm = replace(
+    METHOD, similarity="ssd", sigma=0.03, sigma_factor=1.0, unfolding=0.0, scaled=False
+)
 
 
 def folder() -> Path:

@@ -44,6 +44,8 @@ class Lddmm:
 
     kernel: what is smooth; see ``geodesics.Kernel``.
     sigma: of the images' dissimilarity; smaller fits them more closely, with a larger deformation.
+    sigma_factor: by which it is larger at each coarser level. At 1 the coarse levels fit all that they
+        can, and the next begins with rough momenta, from which the descent does not find back.
     similarity: "ssd", "ncc", "lncc" or "mi". radius: of the windows of lncc, in voxels of each level.
     image_mm, momentum_mm: voxels of images and momentum at each level, coarse to fine; never finer than
         the fixed image's. Where that is twice as coarse as asked for, so is the momentum.
@@ -59,7 +61,8 @@ class Lddmm:
     """
 
     kernel: Kernel = Kernel(a=16.0, b=16.0, c=1.0, power=2.0)
-    sigma: float = 0.035
+    sigma: float = 0.03
+    sigma_factor: float = 1.5
     similarity: Literal["ssd", "ncc", "lncc", "mi"] = "lncc"
     radius: int = 2
     image_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
@@ -87,7 +90,7 @@ class Lddmm:
             values = getattr(self, name)
             if min(values) <= 0 or list(values) != sorted(values, reverse=True):
                 raise ValueError(f"{name} goes from coarse to fine in mm, found {values}")
-        for name in ("sigma", "tolerance", "step", "band"):
+        for name in ("sigma", "sigma_factor", "tolerance", "step", "band"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
 
@@ -134,7 +137,8 @@ class Lddmm:
                 white = _first(shooter.operator, begun, level.grid)
             else:
                 white = refined(white, level.momentum.shape)
-            energy = self._energy(level, shooter, white)
+            sigma = self.sigma * self.sigma_factor ** (len(stages) - 1 - number)
+            energy = self._energy(level, shooter, white, sigma)
             teller = _Teller(number, len(stages), most, trace)
             white = self._descend(energy, white, most, teller)
         found = geodesic(energy, white, level.grid, onto=pair.fixed.grid)
@@ -169,7 +173,7 @@ class Lddmm:
         operator = Operator(self.kernel, level.momentum, level.fixed.dtype, self.device)
         return Shooter(operator, self.steps, self.integrator)
 
-    def _energy(self, level: Level, shooter: Shooter, white: Tensor) -> Energy:
+    def _energy(self, level: Level, shooter: Shooter, white: Tensor, sigma: float) -> Energy:
         """What is minimized at a level that begins with a white variable."""
         begins = torch.zeros_like(white)
         if level.seen is not None:
@@ -180,7 +184,7 @@ class Lddmm:
                 "less than a thousandth of the fixed image is seen by the moving one (and inside "
                 "both masks): begin with an affine registration, or give other masks"
             )
-        return Energy(shooter, term, self.sigma, self.unfolding, self.band)
+        return Energy(shooter, term, sigma, self.unfolding, self.band)
 
     @property
     def _measure(self) -> Measure:
