@@ -15,9 +15,6 @@ from hybridreg.methods.lddmm.levels import Level
 from hybridreg.shooting import Shooter
 from hybridreg.similarity import Measure
 
-_LEAST = 0.4  # determinant on the lattice of the momentum; between its voxels they are lower
-
-
 class Term(Protocol):
     """What the end of a geodesic is judged by."""
 
@@ -37,9 +34,10 @@ class Energy:
 
     The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the second
     derivative of E by w is the identity and something smooth. sigma: smaller fits more closely.
-    F is 0 where determinants of phi^-1 stay above 0.4: geodesics never fold, but those of few steps
-    on a lattice would. unfolding: its weight; 0 leaves the published energy. band: the share of the
-    lattice's frequencies that w has.
+    F is 0 where determinants of phi^-1 on the lattice of the momentum stay above ``least`` (between
+    its voxels they are lower): geodesics never fold, but those of few steps on a lattice would.
+    unfolding: its weight; 0 leaves the published energy. band: the share of the lattice's frequencies
+    that w has.
     """
 
     shooter: Shooter
@@ -47,6 +45,7 @@ class Energy:
     sigma: float
     unfolding: float = 0.0
     band: float = 1.0
+    least: float = 0.4
 
     def inverse_map(self, white: Tensor) -> Tensor:
         """The displacement of phi^-1 of w (D, *momentum shape), of the same shape, in mm."""
@@ -59,7 +58,7 @@ class Energy:
             "dissimilarity": self.term(inverse_map) / self.sigma**2,
         }
         if self.unfolding:
-            low = (_LEAST - self._determinants(inverse_map)).clamp(min=0)
+            low = (self.least - self._determinants(inverse_map)).clamp(min=0)
             terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
         return terms
 
