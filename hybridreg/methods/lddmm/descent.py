@@ -43,10 +43,11 @@ def at(energy: Energy, white: Tensor, *, may_fold: bool = True) -> Point | None:
         inverse_map = energy.inverse_map(white)
     except Diverged:
         return None
-    folds = energy.unfolding > 0 and energy.folds(inverse_map)
+    determinants = energy.determinants(inverse_map)
+    folds = determinants is not None and determinants.min().item() <= 0
     if folds and not may_fold:
         return None
-    terms = energy.terms(white, inverse_map)
+    terms = energy.terms(white, inverse_map, determinants)
     total = torch.stack(list(terms.values())).sum()
     values = {name: term.item() for name, term in terms.items()}
     values["energy"] = total.item()

@@ -15,6 +15,7 @@ from hybridreg.methods.lddmm.levels import Level
 from hybridreg.shooting import Shooter
 from hybridreg.similarity import Measure
 
+
 class Term(Protocol):
     """What the end of a geodesic is judged by."""
 
@@ -51,24 +52,22 @@ class Energy:
         """The displacement of phi^-1 of w (D, *momentum shape), of the same shape, in mm."""
         return self.shooter.inverse_map(self.momentum(white))
 
-    def terms(self, white: Tensor, inverse_map: Tensor) -> dict[str, Tensor]:
-        """The terms, with their factors, of w and its phi^-1."""
+    def determinants(self, inverse_map: Tensor) -> Tensor | None:
+        """Of phi^-1 on the lattice of the momentum; None where folds have no price."""
+        return determinant(jacobian(inverse_map, self.spacing)) if self.unfolding else None
+
+    def terms(
+        self, white: Tensor, inverse_map: Tensor, determinants: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The terms, with their factors, of w, its phi^-1 and the determinants of that."""
         terms = {
             "regularity": 0.5 * self.product(white, white),
             "dissimilarity": self.term(inverse_map) / self.sigma**2,
         }
-        if self.unfolding:
-            low = (self.least - self._determinants(inverse_map)).clamp(min=0)
+        if determinants is not None:
+            low = (self.least - determinants).clamp(min=0)
             terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
         return terms
-
-    @torch.no_grad()
-    def folds(self, inverse_map: Tensor) -> bool:
-        """Whether phi^-1 does, on the lattice of the momentum."""
-        return bool(self._determinants(inverse_map).min() <= 0)
-
-    def _determinants(self, inverse_map: Tensor) -> Tensor:
-        return determinant(jacobian(inverse_map, self.spacing))
 
     @property
     def spacing(self) -> tuple[float, ...]:

@@ -114,7 +114,8 @@ def _stages(
     """How many voxels are joined, the band, and sigma: on halved lattices first, on whole ones last."""
     joins = [2**halvings for halvings in range(coarsest.bit_length() - 1, 0, -1)]
     steps = [(join, bands[-1]) for join in joins] + [(1, band) for band in bands]
-    return [(*step, sigma * 2**left) for left, step in enumerate(reversed(steps))][::-1]
+    left = reversed(range(len(steps)))
+    return [(join, band, sigma * 2**n) for n, (join, band) in zip(left, steps)]
 
 
 def _term(rest: Transform, at: Grid, grid: Grid, mask: LabelMap | None) -> MapTerm:
