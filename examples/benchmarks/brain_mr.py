@@ -140,7 +140,7 @@ AFTER: dict[str, Arm] = {
     "elastix default": elastix_default,
     "greedy NCC": greedy,
     "ANTs SyN MI": ants_syn(syn_metric="mattes", reg_iterations=(40, 20, 0)),
-    "ANTs SyN CC": ants_syn(syn_metric="CC", syn_sampling=4, reg_iterations=(100, 70, 50, 20)),
+    "ANTs SyN CC": ants_syn(syn_metric="CC", syn_sampling=2, reg_iterations=(100, 70, 50, 20)),
 }
 DEFAULT_ARMS = ["rigid", "affine", "bspline", "brain-mr", "elastix default", "greedy NCC"]
 
