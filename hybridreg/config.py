@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
-from importlib import import_module
-from importlib.metadata import entry_points
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hybridreg.methods import METHODS
+from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.quality import Intent
+from hybridreg.registry import MEASURES, METHODS, Registry, unknown_name
+from hybridreg.similarity import Measure
+
+# The type of a field says in which table the name of its value stands.
+_REGISTRIES: dict[Any, Registry] = {RegistrationMethod: METHODS, Measure: MEASURES}
 
 
 def methods() -> dict[str, str]:
     """Every method class by name, with one line of help: ours and those of other packages."""
-    known = {name: help_line for name, (_, help_line) in METHODS.items()}
-    for point in entry_points(group="hybridreg.methods"):
-        known.setdefault(point.name, f"from {point.dist.name if point.dist else point.value}")
-    return known
+    return {name: METHODS.help(name) for name in METHODS}
 
 
 def presets() -> dict[str, str]:
@@ -49,7 +49,7 @@ def load_intent(name: str | Path | Mapping[str, Any]) -> Intent:
     valid = [field.name for field in fields(Intent)]
     for key in declared:
         if key not in valid:
-            raise ValueError(_unknown("an intent has no field", key, valid))
+            raise ValueError(unknown_name("an intent has no field", key, valid))
     return Intent(**declared)
 
 
@@ -69,12 +69,12 @@ def preset_of(method: object) -> str | None:
     return str(method) if isinstance(method, str) and method in presets() else None
 
 
-def describe_method(method) -> dict[str, Any]:
-    """The table that ``load_method`` would build this method from."""
-    table: dict[str, Any] = {"name": _name_of(type(method))}
-    for field in fields(method):
-        table[field.name] = _plain(getattr(method, field.name))
-    return table
+def describe_method(method: RegistrationMethod) -> dict[str, Any]:
+    """The table that ``load_method`` would build this method from.
+
+    A method in no table goes by its "module:qualname", which says what ran and builds nothing.
+    """
+    return _described(method, METHODS)
 
 
 def with_settings(method, **settings):
@@ -82,6 +82,8 @@ def with_settings(method, **settings):
 
     Settings that are None are left alone, and so are methods without such a field.
     """
+    if not is_dataclass(method):
+        return method
     changes = {}
     for field in fields(method):
         value = getattr(method, field.name)
@@ -89,7 +91,7 @@ def with_settings(method, **settings):
             changes[field.name] = settings[field.name]
         elif is_dataclass(value):
             changes[field.name] = with_settings(value, **settings)
-        elif isinstance(value, tuple) and value and all(is_dataclass(item) for item in value):
+        elif isinstance(value, tuple) and any(is_dataclass(item) for item in value):
             changes[field.name] = tuple(with_settings(item, **settings) for item in value)
     return replace(method, **changes)
 
@@ -103,10 +105,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
 
 
-def _build(table: Mapping[str, Any]):
+def _build(table: Mapping[str, Any], registry: Registry = METHODS):
+    kind = registry.kind
     if "name" not in table:
-        raise ValueError(f"a method table needs a name, found only {sorted(table)}")
-    cls = _class(str(table["name"]))
+        raise ValueError(f"a {kind} table needs a name, found only {sorted(table)}")
+    name = str(table["name"])
+    cls = registry.find(name, also=presets() if registry is METHODS else ())
     hints = get_type_hints(cls)
     valid = [field.name for field in fields(cls)]
     values = {}
@@ -114,24 +118,27 @@ def _build(table: Mapping[str, Any]):
         if key == "name":
             continue
         if key not in valid:
-            raise ValueError(_unknown(f"the method {table['name']!r} has no field", key, valid))
-        values[key] = _validated(f"{table['name']}.{key}", hints[key], _nested(value))
+            raise ValueError(unknown_name(f"the {kind} {name!r} has no field", key, valid))
+        values[key] = _validated(f"{name}.{key}", hints[key], _nested(hints[key], value))
     try:
         return cls(**values)
     except TypeError:
         missing = [f.name for f in fields(cls) if f.name not in values]
         raise ValueError(
-            f"the method {table['name']!r} needs more than was given; fields not set: "
-            f"{', '.join(missing)}"
+            f"the {kind} {name!r} needs more than was given; fields not set: {', '.join(missing)}"
         ) from None
 
 
-def _nested(value):
-    """Tables with a name, alone or in a list, become methods."""
-    if isinstance(value, Mapping) and "name" in value:
-        return _build(value)
-    if isinstance(value, list) and any(isinstance(v, Mapping) and "name" in v for v in value):
-        return tuple(_nested(item) for item in value)
+def _nested(hint, value):
+    """A field's value with its tables and names built, wherever the type asks for what has a table."""
+    if hint in _REGISTRIES and isinstance(value, (str, Mapping)):
+        table = {"name": value} if isinstance(value, str) else value
+        return _build(table, _REGISTRIES[hint])
+    inner = [part for part in get_args(hint) if part not in (Ellipsis, type(None))]
+    if get_origin(hint) in (Union, UnionType) and len(inner) == 1:
+        return _nested(inner[0], value)
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)) and len(inner) == 1:
+        return tuple(_nested(inner[0], item) for item in value)
     return value
 
 
@@ -145,34 +152,36 @@ def _validated(where: str, hint, value):
         raise ValueError(f"{where}: {problem['msg'].lower()}, found {value!r}") from None
 
 
-def _class(name: str) -> type:
-    if name in METHODS:
-        module, _, attribute = METHODS[name][0].partition(":")
-        return getattr(import_module(module), attribute)
-    for point in entry_points(group="hybridreg.methods", name=name):
-        return point.load()
-    raise ValueError(_unknown("there is no method", name, [*presets(), *methods()]))
-
-
-def _name_of(cls: type) -> str:
-    for name in methods():
-        if _class(name) is cls:
-            return name
-    raise ValueError(f"{cls.__qualname__} is not in the table of methods")
-
-
-def _unknown(what: str, found: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(found, valid, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{what} {found!r}{hint}; valid are: {', '.join(valid)}"
-
-
-def _plain(value):
-    if is_dataclass(value):
-        known = any(_class(name) is type(value) for name in methods())
-        return describe_method(value) if known else asdict(value)
+def _described(value, registry: Registry | None = None):
+    """A value as TOML and JSON have it; of a table, its name and fields."""
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [_described(item, registry) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+        return {str(key): _described(item) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    name = (registry or METHODS).name_of(type(value))
+    if not is_dataclass(value):
+        return name if registry is None else {"name": name}
+    hints = _hints(type(value))
+    own = {
+        field.name: _described(getattr(value, field.name), _registry_of(hints.get(field.name)))
+        for field in fields(value)
+    }
+    return own if registry is None else {"name": name, **own}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's fields; empty where they name what only a type checker imports."""
+    try:
+        return get_type_hints(cls)
+    except NameError:
+        return {}
+
+
+def _registry_of(hint) -> Registry | None:
+    """The table that a field's type, or what it is a tuple or option of, belongs to."""
+    if hint in _REGISTRIES:
+        return _REGISTRIES[hint]
+    found = (_registry_of(part) for part in get_args(hint))
+    return next((registry for registry in found if registry is not None), None)

@@ -62,7 +62,7 @@ class Fusion:
         steps = fused.flicker
         return {
             "rule": fused.rule,
-            "rule_does": RULES[fused.rule].help,
+            "rule_does": RULES.help(fused.rule),
             "slices": fused.plane or None,
             "levels": fused.levels,
             "values": UNIT,
@@ -169,6 +169,8 @@ def network_of(rule: str, weights: str | Path | None = None) -> WeightNetwork | 
         if weights is not None and rule in RULES:
             raise ValueError(f"the fusion rule {rule!r} needs no network: leave the weights out")
         return None
+    if rule not in _NETWORKS:
+        return None  # of another package: the caller brings its network
     network = _NETWORKS[rule]()
     return network() if weights is None else network(weights)
 

@@ -171,6 +171,7 @@ def run(
     the method is known by, for the record. fuse: a fusion rule. interpolation: of the moved image.
     """
     record = record or Record()
+    described = describe_method(method)
     check_pair(case.pair, initial)
     check_interpolation(interpolation)
     network = None if fuse is None else _fusion_network(case.pair, fuse)
@@ -188,7 +189,7 @@ def run(
                 fused = _fused(case.pair, moved["moved"], moved["displacement"], fuse, network)
     return Outcome(
         case=case,
-        method=describe_method(method),
+        method=described,
         initial=initial,
         result=result,
         **moved,
@@ -268,8 +269,7 @@ def _judged(
 
 def _fusion_network(pair: ImagePair, rule: str) -> WeightNetwork | None:
     """The network that a fusion rule needs, if any; refuses before any work what cannot be fused."""
-    if rule not in RULES:
-        raise ValueError(f"there is no fusion rule {rule!r}; known are {', '.join(RULES)}")
+    RULES.find(rule)
     for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
         if image.channels != 1:
             raise ValueError(

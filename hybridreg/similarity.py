@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class Measure(Protocol):
     """(fixed, moved, weight) -> how unlike they are."""
 
@@ -99,7 +100,7 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
 class MI:
     """log(bins) - mutual information in nats: for any two contrasts (Mattes 2003).
 
-    bins: of each image, from its lowest to its highest value. The fixed image falls into bins; the
+    bins: of each image, from its lowest to its highest value where weights are above 0. The fixed image falls into bins; the
     moved one is spread over four of them by cubic B-splines.
     """
 
@@ -115,9 +116,10 @@ class MI:
 
 
 def _mutual_information(fixed: Tensor, moved: Tensor, share: Tensor, bins: int) -> Tensor:
-    row = (_scaled(fixed, bins)).floor().long()
+    counted = share > 0
+    row = _scaled(fixed, counted, bins).floor().long()
     # Two empty bins on either side take what cubic splines reach beyond the ends.
-    place = _scaled(moved, bins) + 1
+    place = _scaled(moved, counted, bins) + 1
     left = place.detach().floor()
     columns, offset = bins + 3, place - left
     joint = moved.new_zeros(bins * columns)
@@ -129,8 +131,10 @@ def _mutual_information(fixed: Tensor, moved: Tensor, share: Tensor, bins: int) 
     return (joint[filled] * (joint[filled] / expected[filled]).log()).sum()
 
 
-def _scaled(values: Tensor, bins: int) -> Tensor:
-    low, high = values.detach().min(), values.detach().max()
+def _scaled(values: Tensor, counted: Tensor, bins: int) -> Tensor:
+    """Values in bins from the lowest to the highest that counts; others fall into the outer ones."""
+    inside = values.detach()[counted]
+    low, high = inside.min(), inside.max()
     return ((values - low) * (bins / (high - low).clamp(min=1e-12))).clamp(0, bins - 1e-3)
 
 
@@ -139,9 +143,6 @@ def _cubic(t: Tensor) -> list[Tensor]:
     s = 1 - t
     middle = [(4 - 6 * x.square() + 3 * x.square() * x) / 6 for x in (t, s)]
     return [s.square() * s / 6, *middle, t.square() * t / 6]
-
-
-MEASURES = {"ssd": SSD, "ncc": NCC, "lncc": LNCC, "mi": MI}
 
 
 def box_sum(values: Tensor, radius: int) -> Tensor:

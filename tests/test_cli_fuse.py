@@ -243,7 +243,7 @@ def test_other_grids_are_refused_with_the_way_out(files, tmp_path):
         (["-o", "fused.jpg"], "written as one of .nii.gz"),
         (["-o", "fused.png"], "PNG holds 2D images"),
         (["-o", "no/such/fused.nii.gz"], "no folder"),
-        (["-o", "a.nii.gz", "--rule", "wavelet"], "known are .*liu-2017"),
+        (["-o", "a.nii.gz", "--rule", "wavelet"], "valid are: .*liu-2017"),
         (["-o", "a.nii.gz", "--weights", "mine"], "needs no network"),
         (["-o", "a.nii.gz", "--rule", "liu-2017", "--weights", "none-such"], "none-such"),
         (["-o", "a.nii.gz", "--slices", "oblique"], "axial, coronal, sagittal"),

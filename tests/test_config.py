@@ -1,9 +1,14 @@
 """Methods and their TOML tables are two spellings of the same thing."""
 
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
 import pytest
 
 from hybridreg.config import describe_method, load_method, methods, presets, with_settings
-from hybridreg.methods.base import RegistrationMethod
+from hybridreg.methods.base import RegistrationMethod, RegistrationResult
+from hybridreg.registry import MEASURES, METHODS, RULES, Registry
+from hybridreg.similarity import LNCC, MI
 
 
 @pytest.mark.parametrize("name", sorted(presets()))
@@ -46,6 +51,11 @@ def test_settings_reach_nested_methods_and_leave_the_original_alone():
         ({"name": "elastix", "parameter_files": ["a"], "seed": "x"}, "elastix.seed"),
         ({"name": "chain"}, "stages"),
         ({"name": "chain", "stages": [3]}, "chain.stages"),
+        ({"name": "chain", "stages": [{"name": "lncc"}]}, "no method 'lncc'"),
+        ({"name": "lddmm", "similarity": "lnnc"}, "no measure 'lnnc'; did you mean 'lncc'"),
+        ({"name": "lddmm", "similarity": {"name": "lncc", "radios": 3}}, "did you mean 'radius'"),
+        ({"name": "lddmm", "similarity": {"name": "lncc", "radius": "x"}}, "lncc.radius"),
+        ({"name": "lddmm", "similarity": 3}, "lddmm.similarity"),
     ],
 )
 def test_mistakes_are_named_with_what_would_be_right(table, says):
@@ -64,3 +74,64 @@ def test_files_that_are_missing_or_no_toml_are_refused(tmp_path):
 def test_every_method_has_a_line_of_help():
     assert {"elastix", "chain"} <= set(methods())
     assert all(methods().values())
+
+
+def test_a_measure_brings_its_own_parameters():
+    table = {"name": "lddmm", "similarity": {"name": "lncc", "radius": 3}}
+    assert load_method(table).similarity == LNCC(3)
+    assert load_method({"name": "lddmm", "similarity": "mi"}).similarity == MI()
+    assert describe_method(load_method(table))["similarity"]["radius"] == 3
+
+
+@dataclass(frozen=True)
+class Mine:
+    """A method that stands in no table."""
+
+    transform: object
+
+    def register(self, pair, initial=None):
+        return RegistrationResult(self.transform)
+
+
+class Bare:
+    def register(self, pair, initial=None):
+        return RegistrationResult(initial)
+
+
+def test_a_method_in_no_table_is_described_by_its_place():
+    assert describe_method(Mine(Bare())) == {
+        "name": f"{__name__}:Mine",
+        "transform": f"{__name__}:Bare",
+    }
+    chain = type(load_method("brain-lddmm"))((Bare(), load_method("rigid")))
+    stages = describe_method(with_settings(chain, seed=3))["stages"]
+    assert stages[0] == {"name": f"{__name__}:Bare"} and stages[1]["seed"] == 3
+    with pytest.raises(ValueError, match="there is no method"):
+        load_method(describe_method(Bare()))
+
+
+def test_a_plugin_that_does_not_import_costs_only_itself(monkeypatch):
+    points = [
+        EntryPoint("broken", "no_such_module:Method", "hybridreg.methods"),
+        EntryPoint("mine", f"{__name__}:Mine", "hybridreg.methods"),
+        EntryPoint("elastix", "no_such_module:Elastix", "hybridreg.methods"),  # ours comes first
+    ]
+    monkeypatch.setattr(
+        "hybridreg.registry.entry_points",
+        lambda group: [point for point in points if point.group == group],
+    )
+    assert load_method(describe_method(load_method("rigid"))) == load_method("rigid")
+    assert load_method({"name": "mine", "transform": 3}) == Mine(3)
+    assert describe_method(Mine(3))["name"] == "mine"
+    assert "cannot be imported: ModuleNotFoundError" in methods()["broken"]
+    with pytest.raises(ValueError, match="'broken' of .* cannot be imported: .*no_such_module"):
+        load_method({"name": "broken"})
+
+
+@pytest.mark.parametrize("registry", [METHODS, MEASURES, RULES], ids=lambda table: table.kind)
+def test_every_name_of_a_table_loads_and_is_found_again(registry: Registry):
+    assert len(registry) > 2
+    for name in registry.own:
+        found = registry[name]
+        assert registry[registry.name_of(found)] is found
+        assert registry.help(name)

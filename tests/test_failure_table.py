@@ -74,13 +74,6 @@ class Gives:
         return RegistrationResult(self.transform)
 
 
-@pytest.fixture
-def gives(monkeypatch):
-    """``Gives``, which no method table describes."""
-    monkeypatch.setattr("hybridreg.pipeline.describe_method", lambda method: {"name": "given"})
-    return Gives
-
-
 def call(*arguments, code: int) -> dict:
     """The JSON answer of the command line, which must end with this exit code."""
     done = CliRunner().invoke(app, [str(argument) for argument in (*arguments, "--json")])
@@ -327,7 +320,7 @@ def test_4d_given_as_3d_asks_for_the_frame(tmp_path, head):
 # number types
 
 
-def test_int_overflow_is_clamped_where_values_leave_the_type(tmp_path, gives):
+def test_int_overflow_is_clamped_where_values_leave_the_type(tmp_path):
     """Cubic interpolation overshoots at edges; labels take the type that holds them all."""
     grid = oblique_grid()
     steps = torch.where(grid.points()[..., 0] > grid.center[0], 255.0, 0.0)
@@ -337,7 +330,7 @@ def test_int_overflow_is_clamped_where_values_leave_the_type(tmp_path, gives):
     blocks[4:12, 4:12, 4:12], blocks[12:18] = 70_000, -3
     write_image(tmp_path / "labels.nii.gz", LabelMap(blocks, grid))
     shift = AffineTransform.from_parts(torch.eye(3), [0.5, 0.4, 0.3])
-    outcome = hybridreg.register(path, path, gives(shift), moving_labels=tmp_path / "labels.nii.gz")
+    outcome = hybridreg.register(path, path, Gives(shift), moving_labels=tmp_path / "labels.nii.gz")
     folder = outcome.save(tmp_path / "out", report=False)
     assert nibabel.load(folder / "moved.nii.gz").get_data_dtype() == np.uint8
     assert set(read_labels(folder / "moved_labels.nii.gz").labels()) == {70_000, -3}
@@ -385,14 +378,14 @@ def test_an_initial_transform_that_leaves_no_overlap_is_refused(head):
         hybridreg.register(*images(head), initial=away)
 
 
-def test_an_fov_mismatch_is_told_by_its_overlap_and_never_as_an_error_without_advice(head, gives):
+def test_an_fov_mismatch_is_told_by_its_overlap_and_never_as_an_error_without_advice(head):
     """The moving image shows one corner of the head, and lies where it belongs."""
     moving = head.pair.moving
     shape = [n // 2 for n in moving.grid.shape]
     corner = Image(
         moving.data[:, : shape[0], : shape[1], : shape[2]], moving.grid.crop([0] * 3, shape)
     )
-    outcome = hybridreg.register(head.pair.fixed, corner, gives(head.true_transform))
+    outcome = hybridreg.register(head.pair.fixed, corner, Gives(head.true_transform))
     overlap = outcome.similarity[1].overlap
     assert 0.06 < overlap < 0.16  # about an eighth, less what the oblique field of view cuts off
     reasons = " ".join(outcome.verdict.reasons)
@@ -410,7 +403,7 @@ def test_an_fov_mismatch_is_told_by_its_overlap_and_never_as_an_error_without_ad
 
 @pytest.mark.parametrize("dimension", [2, 3])
 @pytest.mark.parametrize("masked", [False, True])
-def test_folding_is_counted_in_every_result(dimension, masked, tmp_path, gives):
+def test_folding_is_counted_in_every_result(dimension, masked, tmp_path):
     """A field that folds in one half of the image; the mask lies in the other one."""
     case = blobs(dimension=dimension)
     grid = case.pair.fixed.grid
@@ -420,7 +413,7 @@ def test_folding_is_counted_in_every_result(dimension, masked, tmp_path, gives):
     vectors[0] = torch.where(beside > 0, 6 * torch.sin(beside), torch.zeros(()).double())
     mask = LabelMap((beside < -4).int(), grid) if masked else None
     outcome = hybridreg.register(
-        *images(case), gives(DisplacementField(vectors, grid)), fixed_mask=mask
+        *images(case), Gives(DisplacementField(vectors, grid)), fixed_mask=mask
     )
     folder = outcome.save(tmp_path / "out")
     result = json.loads((folder / "result.json").read_text())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import oblique_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -11,7 +12,6 @@ from hybridreg.fusion import RULES, FusionNetwork, flicker, fuse
 from hybridreg.fusion.rules import neighborhood_sum
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
-from conftest import oblique_grid
 
 CLASSICAL = [name for name, rule in RULES.items() if rule.weigh is not None]
 SYMMETRIC = [name for name in CLASSICAL if name not in ("fixed", "moved")]
@@ -394,7 +394,7 @@ def test_unsound_input_is_refused_with_what_to_do():
 
 def test_options_that_mean_nothing_are_refused():
     fixed, moved = pair(Grid((16, 20, 24)))
-    with pytest.raises(ValueError, match="no fusion rule 'best'; known are .*maximum"):
+    with pytest.raises(ValueError, match="no fusion rule 'best'; valid are: .*maximum"):
         fuse(fixed, moved, rule="best")
     with pytest.raises(ValueError, match="'liu-2017' needs a network"):
         fuse(fixed, moved, rule="liu-2017")

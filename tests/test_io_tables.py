@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridreg.images import Image, LandmarkSet
-from hybridreg.io.images import read_image, to_sitk
 from hybridreg.io.files import whole_file
+from hybridreg.io.images import read_image, to_sitk
 from hybridreg.io.tables import CaseRow, read_case_table, read_landmarks, write_landmarks
 
 POINTS = [[1.5, -2.25, 1e-3], [-40.0, 0.1, 1204.5]]

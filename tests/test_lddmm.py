@@ -18,6 +18,7 @@ from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
 from hybridreg.methods.lddmm.levels import box_of, coarser, levels, momentum_grid
 from hybridreg.phantoms import blobs, smooth_deformation
 from hybridreg.shooting import Operator, Shooter
+from hybridreg.similarity import LNCC, MI, NCC, SSD
 from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -25,7 +26,7 @@ KERNEL = Kernel(a=9.0, b=0.0, c=1.0, power=2.0)
 SMALL = Lddmm(
     kernel=KERNEL,
     sigma=0.01,
-    similarity="ssd",
+    similarity=SSD(),
     image_mm=(4.0, 2.0, 1.0),
     momentum_mm=(8.0, 4.0, 2.0),
     iterations=(30, 30, 30),
@@ -44,10 +45,10 @@ def error_mm(case, transform):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-@pytest.mark.parametrize("similarity", ["ssd", "lncc"])
+@pytest.mark.parametrize("similarity", [SSD(), LNCC()], ids=["ssd", "lncc"])
 def test_a_known_deformation_is_recovered_on_oblique_grids(similarity, dimension):
     case = bent(dimension)
-    sigma = 0.01 if similarity == "ssd" else 0.05
+    sigma = 0.01 if similarity == SSD() else 0.05
     result = replace(SMALL, similarity=similarity, sigma=sigma).register(case.pair)
     before = error_mm(case, rigid([0.0] * (2 * dimension - 3), [0.0] * dimension, [0.0] * dimension))
     assert before.median() > 1.5
@@ -161,7 +162,7 @@ def test_two_channels_and_other_measures_are_compared_too():
         for i in (case.pair.fixed, case.pair.moving)
     ]
     before = error_mm(case, rigid([0.0], [0.0, 0.0], [0.0, 0.0])).median()
-    for similarity, sigma in (("ssd", 0.02), ("ncc", 0.05), ("mi", 0.05)):
+    for similarity, sigma in ((SSD(), 0.02), (NCC(), 0.05), (MI(), 0.05)):
         method = replace(SMALL, similarity=similarity, sigma=sigma)
         assert error_mm(case, method.register(ImagePair(*two)).transform).median() < 0.6 * before
 

@@ -128,21 +128,20 @@ def scaled(case, factors):
 
 
 @pytest.mark.parametrize(
-    ("make", "intent", "status", "says"),
+    ("make", "intent", "says"),
     [
-        (lambda c: scaled(c, [1.0, 1.0, 1.15]), Intent(True), "warn", "one person's"),
-        (lambda c: scaled(c, [1.5, 1.5, 1.5]), Intent(True), "fail", "one person's"),
-        (lambda c: scaled(c, [0.4, 1.0, 1.0]), Intent(False), "fail", "more than bodies"),
-        (lambda c: scaled(c, [-1.0, 1.0, 1.0]), Intent(), "fail", "mirrors"),
-        (lambda c: nudged(c, (0, 0, 170.0)), Intent(), "fail", "turns by"),
-        (lambda c: nudged(c, shift=(160.0, 0, 0)), Intent(), "fail", "covers only"),
-        (lambda c: nudged(c, shift=(900.0, 0, 0)), Intent(), "fail", "no longer overlap"),
+        (lambda c: scaled(c, [1.5, 1.5, 1.5]), Intent(True), "one person's"),
+        (lambda c: scaled(c, [0.4, 1.0, 1.0]), Intent(False), "more than bodies"),
+        (lambda c: scaled(c, [-1.0, 1.0, 1.0]), Intent(), "mirrors"),
+        (lambda c: nudged(c, (0, 0, 170.0)), Intent(), "turns by"),
+        (lambda c: nudged(c, shift=(160.0, 0, 0)), Intent(), "covers only"),
+        (lambda c: nudged(c, shift=(900.0, 0, 0)), Intent(), "no longer overlap"),
     ],
 )
-def test_implausible_results_are_told_with_what_to_try(case, make, intent, status, says):
+def test_implausible_results_are_told_with_what_to_try(case, make, intent, says):
     verdict = judged(case, make(case), intent)
     assert says in " ".join(verdict.reasons)
-    assert verdict.status == status or verdict.status == "fail"
+    assert verdict.status == "fail"
 
 
 def calm(case, **changes) -> Verdict:
@@ -156,6 +155,12 @@ def calm(case, **changes) -> Verdict:
 @pytest.mark.parametrize(("percent", "status"), [(0.0, "pass"), (0.05, "warn"), (3.0, "fail")])
 def test_folds_are_judged_by_their_share(case, percent, status):
     assert calm(case, folding_percent=percent).status == status
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.05, "pass"), (1.15, "warn"), (1.5, "fail")])
+def test_the_scale_of_one_persons_head_is_judged_by_its_size(case, factor, status):
+    affine = decompose(AffineTransform(torch.diag(torch.tensor([1.0, 1.0, factor, 1.0]))))
+    assert calm(case, affine=affine, intent=Intent(True)).status == status
 
 
 def test_a_fit_worse_than_the_start_and_a_lost_correlation_fail(case):

@@ -22,7 +22,7 @@ def lattice(dimension: int, scale: int = 1) -> Lattice:
 def bump(lattice: Lattice, largest_mm: float = 1.5, *, width: float = 1.0) -> torch.Tensor:
     """A smooth velocity (D, *shape), one and the same function on every lattice over one box."""
     parts = []
-    for axis, (count, spacing) in enumerate(zip(lattice.size, lattice.spacing, strict=True)):
+    for axis, count in enumerate(lattice.size):
         x = (torch.arange(count, dtype=torch.float64) + 0.5) / count  # of the box
         where = [1] * lattice.dimension
         where[lattice.dimension - 1 - axis] = -1

@@ -6,7 +6,8 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import mutual_info_score
 
-from hybridreg.similarity import LNCC, MEASURES, MI, NCC, SSD, box_sum
+from hybridreg.registry import MEASURES
+from hybridreg.similarity import LNCC, MI, NCC, SSD, box_sum
 
 
 def images(*shape, channels=2, seed=0):
@@ -93,7 +94,8 @@ def test_what_weighs_nothing_does_not_count():
     weight = torch.zeros(6, 7, 8, dtype=torch.float64)
     weight[1:4, 2:6, 1:7] = 1
     other = torch.where(weight.bool(), moved, 0.0)
-    for measure in (SSD(), NCC()):
+    other[:, 0, 0, 0], other[:, 0, 0, 1] = 50.0, -20.0  # no bins reach so far
+    for measure in (SSD(), NCC(), MI(8)):
         a, b = (measure(fixed, m, weight).item() for m in (moved, other))
         assert a == pytest.approx(b)
 

@@ -12,23 +12,17 @@ from hybridreg.methods.lddmm import Lddmm
 from hybridreg.phantoms import blobs
 from hybridreg.phantoms.deformation import smooth_deformation
 from hybridreg.shooting import Operator, Shooter
+from hybridreg.similarity import SSD
 from hybridreg.targets.making import Recipe, _images
 from hybridreg.targets.momentum import Momentum, MomentumFromField, _parts, shooting_stage
 from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
 
 QUICK = Lddmm(
-    similarity="ssd", image_mm=(2.0,), momentum_mm=(3.0,), iterations=(25,), sigma=0.01
+    similarity=SSD(), image_mm=(2.0,), momentum_mm=(3.0,), iterations=(25,), sigma=0.01
 )
 CASE = blobs(dimension=2, translation_mm=(2.0, -1.5))
 CENTER = CASE.pair.fixed.grid.center
 TURN = rigid([6.0], [1.0, -2.0], CENTER)
-
-
-@pytest.fixture(autouse=True)
-def _settings(monkeypatch):
-    """``Found`` has no settings to set."""
-    for place in ("momentum", "field"):
-        monkeypatch.setattr(f"hybridreg.targets.{place}.with_settings", lambda method, seed: method)
 
 
 def shot_again(target) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from conftest import oblique_grid
+
 from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.transforms import AffineTransform, BSplineTransform, DisplacementField, compose
 from hybridreg.unfolding import unfolded

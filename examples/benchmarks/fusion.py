@@ -43,7 +43,7 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.config import load_method, with_settings
 from hybridreg.fusing import BASELINES, DEFAULT_RULE, network_of
-from hybridreg.fusion import RULES, fuse
+from hybridreg.fusion import fuse
 from hybridreg.fusion.color import luminance
 from hybridreg.fusion.focus import accuracies, trained_network
 from hybridreg.fusion_scores import SCORES, edge_recall, fused_pair, fusion_scores

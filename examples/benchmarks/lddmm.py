@@ -41,6 +41,7 @@ from hybridreg.intensity import to_unit
 from hybridreg.io.images import read_image, read_labels
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.methods.lddmm import Lddmm, momentum_of
+from hybridreg.similarity import SSD
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -51,7 +52,7 @@ SHARED = Path(os.environ.get("HYBRIDREG_SCRATCH", "."))  # affines found once
 DESCENT_PAIRS = [(1015, 1017), (1017, 1036), (1036, 1128), (1128, 1015)]
 # The published energy (squared differences), our kernel: see the table's text for theirs.
 DESCENT: Lddmm = replace(
-    METHOD, similarity="ssd", sigma=0.03, sigma_factor=1.0, unfolding=0.0, scaled=False
+    METHOD, similarity=SSD(), sigma=0.03, sigma_factor=1.0, unfolding=0.0, scaled=False
 )
 
 

@@ -27,7 +27,6 @@ from hybridreg.pipeline import run
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import warp
 
-
 TABLE = Path(__file__).with_suffix(".md")
 HEAD = "\n\n".join(["`brain-mr` on stripped brains and whole heads", __doc__.split("\n\n")[1]])
 

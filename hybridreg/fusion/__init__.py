@@ -7,7 +7,8 @@ from hybridreg.fusion.network import (
     network_arrays,
     network_from_arrays,
 )
-from hybridreg.fusion.rules import RULES, Rule
+from hybridreg.fusion.rules import Rule
+from hybridreg.registry import RULES
 
 __all__ = [
     "RULES",

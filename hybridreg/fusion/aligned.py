@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hybridreg.fusion.coverage import coverage, extrapolate
 from hybridreg.fusion.network import WeightNetwork, weigh_slices, weigh_volume
-from hybridreg.fusion.rules import RULES, Frame, Rule
+from hybridreg.fusion.rules import Frame, Rule
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.pyramids import published_steps, steps_by_spacing
+from hybridreg.registry import RULES
 
 _PLANES = ("axial", "coronal", "sagittal")
 _SLACK = 1e-3  # beyond [0, 1]: rounding of a rescaling, no other scale
@@ -176,9 +177,7 @@ def _valid(mask: LabelMap | None, grid: Grid, side: str) -> Tensor:
 
 
 def _check_rule(rule: str, network: WeightNetwork | None):
-    if rule not in RULES:
-        raise ValueError(f"there is no fusion rule {rule!r}; known are {', '.join(RULES)}")
-    if RULES[rule].weigh is None and network is None:
+    if RULES.find(rule).weigh is None and network is None:
         raise ValueError(f"the fusion rule {rule!r} needs a network: give one, or another rule")
 
 

@@ -48,7 +48,6 @@ class Rule:
     blend: (fixed, moved, weight, frame) -> fused.
     """
 
-    help: str
     weigh: Weigh | None
     blend: Blend
 
@@ -184,34 +183,12 @@ def _edges(image: Tensor, frame: Frame) -> Tensor:
     return steepness(image, frame).square_().add_(_STEEP**4).log_().div_(2)
 
 
-RULES = {
-    "salience": Rule(
-        "each region from the image that shows more, with the strong edges of the other",
-        salience,
-        weighted_mean,
-    ),
-    "liu-2017": Rule(
-        "published CNN rule: network weights where sources match, else larger local energy",
-        None,
-        by_pyramid(average_or_stronger),
-    ),
-    "liu-2017-fast": Rule(
-        "the published rule with a small network that imitates the published one's weights",
-        None,
-        by_pyramid(average_or_stronger),
-    ),
-    "energy": Rule(
-        "the published rule with local energy in place of the network",
-        energy_share,
-        by_pyramid(average_or_stronger),
-    ),
-    "laplacian": Rule(
-        "the stronger detail at every scale, the mean of what remains",
-        constant(1 / 2),
-        by_pyramid(stronger_detail),
-    ),
-    "maximum": Rule("the brighter of the two, voxel by voxel", brighter, weighted_mean),
-    "mean": Rule("the mean of the two", constant(1 / 2), weighted_mean),
-    "fixed": Rule("a copy of the fixed image", constant(1), weighted_mean),
-    "moved": Rule("a copy of the moved image", constant(0), weighted_mean),
-}
+# Their names and what they are for stand in ``registry.RULES``.
+SALIENCE = Rule(salience, weighted_mean)
+LIU_2017 = Rule(None, by_pyramid(average_or_stronger))
+ENERGY = Rule(energy_share, by_pyramid(average_or_stronger))
+LAPLACIAN = Rule(constant(1 / 2), by_pyramid(stronger_detail))
+MAXIMUM = Rule(brighter, weighted_mean)
+MEAN = Rule(constant(1 / 2), weighted_mean)
+FIXED = Rule(constant(1), weighted_mean)
+MOVED = Rule(constant(0), weighted_mean)

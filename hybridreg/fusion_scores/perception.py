@@ -101,6 +101,7 @@ def contrast_map(fused: np.ndarray, fixed: np.ndarray, moved: np.ndarray) -> np.
 
 
 def masked_contrast(contrast: np.ndarray) -> np.ndarray:
+    """|C|^3 / (C^2 + Z): a contrast as it is perceived, small ones suppressed."""
     size = np.abs(contrast)
     return size**3 / (size**2 + _SATURATION)
 

@@ -143,7 +143,7 @@ def correlation(fused, fixed, moved):
 
 
 def sum_of_correlations_of_differences(fused, fixed, moved):
-    """SCD, background included. (Code that subtracts 8-bit numbers gives other values still.)"""
+    """SCD, background included; code that subtracts 8-bit numbers gives other values still."""
     ours, first, second = (image.ravel() for image in (fused, fixed, moved))
     return structure.pearson(
         ours - second, first, "difference of the fused and the moved", "fixed"

@@ -94,6 +94,7 @@ def to_sheets(points: Points, wavelength_mm: float, count: int) -> Tensor:
 
 
 def joined(shapes: Shapes, points: Points) -> Tensor:
+    """The depth in mm inside the union of shapes, with sharp seams."""
     depth = shapes[0].depth(points)
     for shape in shapes[1:]:
         depth = torch.maximum(depth, shape.depth(points))
@@ -101,6 +102,7 @@ def joined(shapes: Shapes, points: Points) -> Tensor:
 
 
 def merged(shapes: Shapes, points: Points, width_mm: float) -> Tensor:
+    """As ``joined``, with seams rounded over a width."""
     depth = shapes[0].depth(points)
     for shape in shapes[1:]:
         depth = merge(depth, shape.depth(points), width_mm)

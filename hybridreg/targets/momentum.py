@@ -141,8 +141,7 @@ def _target(
     total = DisplacementField.sampled(transform, pair.fixed.grid)
     field = DisplacementField.sampled(geodesic, geodesic.grid)
     arrays = {"momentum": geodesic.momentum, "displacement": field.vectors}
-    kernel: Kernel = geodesic.kernel
-    more = {"kernel": asdict(kernel), **judged(pair, initial, total, intent)}
+    more = {"kernel": asdict(geodesic.kernel), **judged(pair, initial, total, intent)}
     return Target(pair, geodesic.grid, affine, arrays, {**facts, **more})
 
 

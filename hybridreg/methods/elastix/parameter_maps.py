@@ -126,6 +126,7 @@ def starting_there(parameters: Parameters) -> Parameters:
 
 
 def levels(parameters: Parameters) -> int:
+    """How many resolutions a map has; elastix takes 3 where it does not say."""
     return _whole_numbers(parameters, "NumberOfResolutions", "3")[0]
 
 
@@ -195,6 +196,7 @@ def looks_at_images(metric: str) -> bool:
 
 
 def has_penalty(parameters: Parameters) -> bool:
+    """Whether one of its metrics is a penalty on the transform."""
     return any(metric.endswith("Penalty") for metric in parameters.get("Metric", ()))
 
 
@@ -270,6 +272,7 @@ def _weight(parameters: Parameters) -> str:
 
 
 def stage_name(parameters: Parameters) -> str:
+    """The plain name of its transform, such as "rigid"."""
     return TRANSFORMS[parameters["Transform"][0]]
 
 

@@ -22,7 +22,7 @@ from hybridreg.methods.lddmm.descent import fixed_step, quasi_newton
 from hybridreg.methods.lddmm.energy import Energy, ImageTerm, refined
 from hybridreg.methods.lddmm.levels import MARGIN_MM, Level, levels
 from hybridreg.shooting import Diverged, Operator, Shooter
-from hybridreg.similarity import LNCC, MEASURES, Measure
+from hybridreg.similarity import LNCC, Measure
 from hybridreg.transforms import (
     IDENTITY,
     CompositeTransform,
@@ -46,7 +46,7 @@ class Lddmm:
     sigma: of the images' dissimilarity; smaller fits them more closely, with a larger deformation.
     sigma_factor: by which it is larger at each coarser level. At 1 the coarse levels fit all that they
         can, and the next begins with rough momenta, from which the descent does not find back.
-    similarity: "ssd", "ncc", "lncc" or "mi". radius: of the windows of lncc, in voxels of each level.
+    similarity: a measure, such as LNCC(radius=2) with its radius in voxels of each level.
     image_mm, momentum_mm: voxels of images and momentum at each level, coarse to fine; never finer than
         the fixed image's. Where that is twice as coarse as asked for, so is the momentum.
     iterations: at most, at each level; a level ends before where it gains no more than ``tolerance``
@@ -63,8 +63,7 @@ class Lddmm:
     kernel: Kernel = Kernel(a=16.0, b=16.0, c=1.0, power=2.0)
     sigma: float = 0.03
     sigma_factor: float = 1.5
-    similarity: Literal["ssd", "ncc", "lncc", "mi"] = "lncc"
-    radius: int = 2
+    similarity: Measure = LNCC(2)
     image_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
     momentum_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
     iterations: tuple[int, ...] = (60, 40, 40)
@@ -178,19 +177,13 @@ class Lddmm:
         begins = torch.zeros_like(white)
         if level.seen is not None:
             begins, _ = shooter.maps(shooter.operator.power(white, 0.5))
-        term = ImageTerm.seen_from(level, self._measure, begins)
+        term = ImageTerm.seen_from(level, self.similarity, begins)
         if not term.volume > 1e-3 * math.prod(level.at.shape) * math.prod(level.at.spacing):
             raise RegistrationError(
                 "less than a thousandth of the fixed image is seen by the moving one (and inside "
                 "both masks): begin with an affine registration, or give other masks"
             )
         return Energy(shooter, term, sigma, self.unfolding, self.band)
-
-    @property
-    def _measure(self) -> Measure:
-        if self.similarity == "lncc":
-            return LNCC(self.radius)
-        return MEASURES[self.similarity]()
 
     def _descend(self, energy: Energy, white: Tensor, most: int, tell: _Teller) -> Tensor:
         if self.optimizer == "fixed":

@@ -1,0 +1,163 @@
+"""One table for each protocol: names of methods, measures, descriptors, fusion rules and training tasks.
+
+Nothing is imported before a name is looked up. Other packages add to a table through the entry point
+group of its name, such as ``hybridreg.methods``; our own names come first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+
+class Registry(Mapping[str, Any]):
+    """The implementations of one protocol by name, imported on first use.
+
+    kind: what one of them is called in messages, such as "method". group: of entry points, from which
+    other packages' come. own: name -> ("module:attribute", one line of help).
+    """
+
+    def __init__(self, kind: str, group: str, own: Mapping[str, tuple[str, str]]):
+        self.kind, self.group, self.own = kind, group, own
+
+    def __getitem__(self, name: str) -> Any:
+        """The implementation itself.
+
+        KeyError for a name that nobody has (see ``find``); ValueError for one of another package
+        that cannot be imported, with the reason.
+        """
+        if name in self.own:
+            return _loaded(self.own[name][0])
+        point = self._plugins()[name]
+        try:
+            return point.load()
+        except Exception as error:  # whatever a plug-in raises at import costs only itself
+            raise ValueError(f"the {self.kind} {name!r} {_failed(point, error)}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.own, *(name for name in self._plugins() if name not in self.own)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self._plugins()
+
+    def find(self, name: str, *, also: Iterable[str] = ()) -> Any:
+        """As ``table[name]``, with a ValueError that lists the valid names, and ``also`` others."""
+        if name not in self:
+            raise ValueError(unknown_name(f"there is no {self.kind}", name, [*also, *self]))
+        return self[name]
+
+    def help(self, name: str) -> str:
+        """One line on what a name stands for; for a plug-in, its package, or why it does not load."""
+        if name in self.own:
+            return self.own[name][1]
+        point = self._plugins()[name]
+        try:
+            point.load()
+        except Exception as error:
+            return _failed(point, error)
+        return f"from {_package(point)}"
+
+    def name_of(self, implementation: Any) -> str:
+        """Its name in the table, or "module:qualname" of what is not in it. Imports nothing."""
+        for name in self:
+            target = self.own[name][0] if name in self.own else self._plugins()[name].value
+            module, _, attribute = target.partition(":")
+            if getattr(sys.modules.get(module), attribute, None) is implementation:
+                return name
+        return f"{implementation.__module__}:{implementation.__qualname__}"
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+
+def unknown_name(what: str, found: str, valid: Iterable[str]) -> str:
+    """A message that names what was found, the nearest valid name and all valid ones."""
+    valid = list(valid)
+    near = difflib.get_close_matches(found, valid, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{what} {found!r}{hint}; valid are: {', '.join(valid)}"
+
+
+def _loaded(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _failed(point: EntryPoint, error: Exception) -> str:
+    return f"of {_package(point)} cannot be imported: {type(error).__name__}: {error}"
+
+
+METHODS = Registry(
+    "method",
+    "hybridreg.methods",
+    {
+        "elastix": (
+            "hybridreg.methods.elastix.method:Elastix",
+            "any elastix parameter files: rigid, affine, B-spline, multi-channel",
+        ),
+        "lddmm": (
+            "hybridreg.methods.lddmm.method:Lddmm",
+            "geodesic shooting from the moving to the fixed image (LDDMM), by its momentum",
+        ),
+        "chain": (
+            "hybridreg.methods.combine:Chain",
+            "stages in turn, each started from the last one's transform",
+        ),
+    },
+)
+
+MEASURES = Registry(
+    "measure",
+    "hybridreg.measures",
+    {
+        "ssd": ("hybridreg.similarity:SSD", "half the mean squared difference"),
+        "ncc": ("hybridreg.similarity:NCC", "1 - correlation over all voxels"),
+        "lncc": ("hybridreg.similarity:LNCC", "1 - mean squared local correlation"),
+        "mi": ("hybridreg.similarity:MI", "mutual information, for any two contrasts"),
+    },
+)
+
+RULES = Registry(
+    "fusion rule",
+    "hybridreg.rules",
+    {
+        "salience": (
+            "hybridreg.fusion.rules:SALIENCE",
+            "each region from the image that shows more, with the strong edges of the other",
+        ),
+        "liu-2017": (
+            "hybridreg.fusion.rules:LIU_2017",
+            "published CNN rule: network weights where sources match, else larger local energy",
+        ),
+        "liu-2017-fast": (
+            "hybridreg.fusion.rules:LIU_2017",
+            "the published rule with a small network that imitates the published one's weights",
+        ),
+        "energy": (
+            "hybridreg.fusion.rules:ENERGY",
+            "the published rule with local energy in place of the network",
+        ),
+        "laplacian": (
+            "hybridreg.fusion.rules:LAPLACIAN",
+            "the stronger detail at every scale, the mean of what remains",
+        ),
+        "maximum": (
+            "hybridreg.fusion.rules:MAXIMUM",
+            "the brighter of the two, voxel by voxel",
+        ),
+        "mean": ("hybridreg.fusion.rules:MEAN", "the mean of the two"),
+        "fixed": ("hybridreg.fusion.rules:FIXED", "a copy of the fixed image"),
+        "moved": ("hybridreg.fusion.rules:MOVED", "a copy of the moved image"),
+    },
+)
