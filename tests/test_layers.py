@@ -13,7 +13,7 @@ LAYERS = [
     ["geometry"],
     ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
     + ["cases"],
-    ["lattice", "similarity", "shooting"]
+    ["lattice", "similarity", "shooting", "momentum"]
     + ["io", "phantoms", "initialization", "preprocessing", "intensity", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],

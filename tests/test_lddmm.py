@@ -15,7 +15,8 @@ from hybridreg.lattice import Lattice, determinant, jacobian
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.lddmm import Lddmm, descent, momentum_of
 from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
-from hybridreg.methods.lddmm.levels import box_of, coarser, levels, momentum_grid
+from hybridreg.methods.lddmm.levels import box_of, levels
+from hybridreg.momentum import coarser, momentum_grid
 from hybridreg.phantoms import blobs, smooth_deformation
 from hybridreg.shooting import Operator, Shooter
 from hybridreg.similarity import LNCC, MI, NCC, SSD

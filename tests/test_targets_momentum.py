@@ -6,12 +6,11 @@ from test_targets import Found
 
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.io.target_store import TargetStore
-from hybridreg.lattice import Lattice
 from hybridreg.methods.combine import Chain
 from hybridreg.methods.lddmm import Lddmm
+from hybridreg.momentum import shot
 from hybridreg.phantoms import blobs
 from hybridreg.phantoms.deformation import smooth_deformation
-from hybridreg.shooting import Operator, Shooter
 from hybridreg.similarity import SSD
 from hybridreg.targets.making import Recipe, _images
 from hybridreg.targets.momentum import Momentum, MomentumFromField, _parts, shooting_stage
@@ -27,18 +26,26 @@ TURN = rigid([6.0], [1.0, -2.0], CENTER)
 
 def shot_again(target) -> torch.Tensor:
     """phi^-1 - x where the fixed image shows something, from the stored momentum alone."""
-    grid, momentum = target.grid, target.arrays["momentum"]
-    operator = Operator(Kernel(**target.facts["kernel"]), Lattice.of(grid))
-    shooter = Shooter(operator, **target.facts["shooting"])
-    axes = torch.tensor(grid.direction, dtype=torch.float64).to(momentum)
-    backward, _ = shooter.maps(torch.einsum("ca,c...->a...", axes, momentum))
-    return at_voxels(torch.einsum("ca,a...->c...", axes, backward), grid)
+    kernel, grid = Kernel(**target.facts["kernel"]), target.grid
+    again = shot(
+        target.arrays["momentum"],
+        kernel,
+        grid,
+        onto=CASE.pair.fixed.grid,
+        **target.facts["shooting"],
+    )
+    x = shown_voxels()
+    return again(x) - x
+
+
+def shown_voxels() -> torch.Tensor:
+    """Where the fixed image shows something: in the margin around that, fields fade."""
+    fixed = CASE.pair.fixed
+    return fixed.grid.points()[fixed.data[0] > 0.1 * fixed.data.max()]
 
 
 def at_voxels(vectors: torch.Tensor, grid) -> torch.Tensor:
-    """Where the fixed image shows something: in the margin around that, fields fade."""
-    fixed = CASE.pair.fixed
-    x = fixed.grid.points()[fixed.data[0] > 0.1 * fixed.data.max()]
+    x = shown_voxels()
     return DisplacementField(vectors, grid)(x) - x
 
 

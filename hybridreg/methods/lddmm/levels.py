@@ -13,8 +13,8 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.lattice import Lattice, Resampling
+from hybridreg.momentum import coarser, momentum_grid
 
-MARGIN_MM = 12.0  # around what the images show: maps end there, and the other side begins
 _SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
 
 
@@ -66,45 +66,6 @@ def box_of(pair: ImagePair) -> tuple[tuple[int, ...], tuple[int, ...]]:
         start.append(int(places[0]))
         stop.append(int(places[-1]) + 1)
     return tuple(start), tuple(stop)
-
-
-def momentum_grid(box: Grid, spacing_mm: float, coarsest_mm: float) -> tuple[Grid, tuple[int, ...]]:
-    """The finest grid of the momentum, over a box and its margin, and by how much it can be halved.
-
-    Along each axis as fine as asked for, or as the image is; the second value says how many voxels
-    of it, along each axis (array order), the coarsest one joins.
-    """
-    spacing, count, joined = [], [], []
-    for voxel, extent in zip(box.spacing, box.extent, strict=True):
-        fine = max(spacing_mm, voxel)
-        halvings = max(0, math.floor(math.log2(max(coarsest_mm / fine, 1.0)) + 1e-6))
-        join = 2**halvings
-        cells = math.ceil((extent + 2 * MARGIN_MM) / (fine * join))
-        spacing.append(fine)
-        joined.append(join)
-        count.append(_fit_for_fourier(max(cells, 4)) * join)
-    half = (torch.tensor(count, dtype=torch.float64) - 1) / 2 * torch.tensor(spacing).double()
-    origin = box.center - torch.tensor(box.direction, dtype=torch.float64) @ half
-    grid = Grid(tuple(count[::-1]), tuple(spacing), tuple(origin.tolist()), box.direction)
-    return grid, tuple(joined[::-1])
-
-
-def _fit_for_fourier(count: int) -> int:
-    """The next even number without a prime factor above 13: transforms of that are as fast."""
-    while True:
-        rest = count
-        for prime in (2, 3, 5, 7, 11, 13):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and count % 2 == 0:
-            return count
-        count += 1
-
-
-def coarser(grid: Grid, factors: Sequence[int]) -> Grid:
-    """The grid over the same box with so many voxels (array order) made one."""
-    spacing = [s * f for s, f in zip(grid.spacing, reversed(factors), strict=True)]
-    return grid.with_spacing(spacing)
 
 
 def levels(

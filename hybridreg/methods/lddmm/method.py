@@ -16,11 +16,12 @@ from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.geometry import Grid
 from hybridreg.images import LabelMap
 from hybridreg.intensity import to_unit
-from hybridreg.lattice import Lattice, Resampling, inverted
+from hybridreg.lattice import Lattice
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
 from hybridreg.methods.lddmm.descent import fixed_step, quasi_newton
 from hybridreg.methods.lddmm.energy import Energy, ImageTerm, refined
-from hybridreg.methods.lddmm.levels import MARGIN_MM, Level, levels
+from hybridreg.methods.lddmm.levels import Level, levels
+from hybridreg.momentum import along_axes, geodesic
 from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.similarity import LNCC, Measure
 from hybridreg.transforms import (
@@ -35,7 +36,6 @@ from hybridreg.warping import jacobian_determinant
 log = logging.getLogger(__name__)
 
 _ROUNDS, _A_FEW = 4, 8
-_NEWTON = 4
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Lddmm:
             energy = self._energy(level, shooter, white, sigma)
             teller = _Teller(number, len(stages), most, trace)
             white = self._descend(energy, white, most, teller)
-        found = geodesic(energy, white, level.grid, onto=pair.fixed.grid)
+        found = geodesic(shooter, energy.momentum(white), level.grid, onto=pair.fixed.grid)
         if self.unfolding:
             found = self._unfolded(found, energy, white, level.grid, pair.fixed.grid, teller)
         return found
@@ -162,7 +162,7 @@ class Lddmm:
             white = quasi_newton(
                 energy, white, iterations=_A_FEW, tolerance=self.tolerance, tell=tell.again()
             )
-            found = geodesic(energy, white, grid, onto=onto)
+            found = geodesic(energy.shooter, energy.momentum(white), grid, onto=onto)
         folded = int((jacobian_determinant(found, onto).data <= 0).sum())
         if folded:
             log.warning("%d voxels of the fixed image remain folded", folded)
@@ -212,48 +212,6 @@ class _Teller:
         progress.report(done, f"level {self.level + 1} of {self.levels}")
 
 
-def geodesic(energy: Energy, white: Tensor, grid: Grid, *, onto: Grid) -> GeodesicTransform:
-    """The transform of a white variable on the lattice of a grid, with its components in LPS.
-
-    Its maps end smoothly within the margin around what the images show, as fields that stop must. phi
-    is the inverse of phi^-1 as that is interpolated, on a grid about as fine as the image's (``onto``)
-    that has all voxels of the momentum's: phi^-1 has its kinks there, and with samples beside them phi
-    would be half as exact.
-    """
-    momentum = energy.momentum(white)
-    ending = _ending(energy.shooter.lattice).to(momentum)
-    backward, forward = (ending * field for field in energy.shooter.maps(momentum))
-    parts = [max(1, round(s / voxel)) for s, voxel in zip(grid.spacing, onto.spacing, strict=True)]
-    fine_grid = Grid(
-        tuple(n * (count - 1) + 1 for n, count in zip(reversed(parts), grid.shape, strict=True)),
-        tuple(s / n for s, n in zip(grid.spacing, parts, strict=True)),
-        grid.origin,
-        grid.direction,
-    )
-    fine = Lattice.of(fine_grid, grid)
-    to_fine = Resampling(Lattice.of(grid), fine, white.dtype, white.device)
-    inverse = inverted(to_fine(backward), to_fine(forward), fine, iterations=_NEWTON)
-    axes = torch.tensor(grid.direction, dtype=torch.float64).to(momentum)
-    m0, backward, inverse = (
-        torch.einsum("ca,a...->c...", axes, v).cpu() for v in (momentum, backward, inverse)
-    )
-    fields = DisplacementField(backward, grid), DisplacementField(inverse, fine_grid)
-    return GeodesicTransform(m0, energy.shooter.operator.kernel, grid, *fields)
-
-
-def _ending(lattice: Lattice) -> Tensor:
-    """1 inside, falling to 0 at the border over most of the margin, shape (*shape)."""
-    share = torch.ones(lattice.shape, dtype=torch.float64)
-    for axis, (count, spacing) in enumerate(zip(lattice.size, lattice.spacing, strict=True)):
-        place = torch.arange(count, dtype=torch.float64)
-        depth = spacing * torch.minimum(place, count - 1 - place)
-        ramp = (math.pi / 2 * (depth / (0.8 * MARGIN_MM)).clamp(max=1)).sin().square()
-        where = [1] * lattice.dimension
-        where[lattice.dimension - 1 - axis] = -1
-        share = share * ramp.reshape(where)
-    return share
-
-
 def _first(operator: Operator, begun: GeodesicTransform | None, grid: Grid) -> Tensor:
     """The white variable on a grid to start from: zero, or that of a geodesic."""
     like = torch.zeros(grid.dimension, *grid.shape, dtype=operator.dtype, device=operator.device)
@@ -264,9 +222,7 @@ def _first(operator: Operator, begun: GeodesicTransform | None, grid: Grid) -> T
     if begun.grid != grid:
         # Velocities are smooth, so they can be interpolated; momenta are not.
         velocity = DisplacementField.sampled(DisplacementField(velocity, begun.grid), grid).vectors
-    axes = torch.tensor(grid.direction, dtype=torch.float64).to(like)
-    along = torch.einsum("ca,c...->a...", axes, velocity.to(like))
-    return operator.power(along, 0.5)
+    return operator.power(along_axes(velocity.to(like), grid), 0.5)
 
 
 def _continued(initial: Transform, kernel: Kernel) -> tuple[Transform, GeodesicTransform | None]:

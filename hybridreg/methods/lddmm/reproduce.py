@@ -16,8 +16,7 @@ from hybridreg.lattice import Lattice
 from hybridreg.methods.base import RegistrationError, TraceEntry
 from hybridreg.methods.lddmm.descent import quasi_newton
 from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
-from hybridreg.methods.lddmm.levels import coarser, momentum_grid
-from hybridreg.methods.lddmm.method import geodesic
+from hybridreg.momentum import coarser, geodesic, momentum_grid
 from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.transforms import (
     IDENTITY,
@@ -102,7 +101,7 @@ def momentum_of(
             )
         except Diverged as error:
             raise RegistrationError(f"no geodesic comes near this transform: {error}") from error
-    found = geodesic(energy, white, at, onto=grid)
+    found = geodesic(shooter, energy.momentum(white), at, onto=grid)
     return Reproduction(
         affine, found, _residual(transform, compose(affine, found), grid), tuple(trace)
     )

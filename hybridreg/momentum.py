@@ -1,0 +1,127 @@
+"""From a momentum to its map: the grid that a momentum lies on, and the geodesic that it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hybridreg.geodesics import GeodesicTransform, Kernel
+from hybridreg.geometry import Grid
+from hybridreg.lattice import Lattice, Resampling, inverted
+from hybridreg.shooting import Operator, Shooter
+from hybridreg.transforms import DisplacementField
+
+MARGIN_MM = 12.0  # around what the images show: maps end there, and the periodic domain starts again
+_NEWTON = 4
+
+
+def shot(
+    momentum: Tensor,
+    kernel: Kernel,
+    grid: Grid,
+    *,
+    onto: Grid,
+    steps: int = 5,
+    integrator: str = "euler",
+    device: str = "cpu",
+) -> GeodesicTransform:
+    """The transform of an initial momentum, such as a network predicts.
+
+    momentum: its LPS components on the grid, shape (D, *grid.shape), as in ``GeodesicTransform``.
+    onto: the grid of the fixed image, which says how fine the inverse is. steps, integrator: see
+    ``shooting.Shooter``. Raises ``shooting.Diverged`` where the geodesic overflows.
+    """
+    shooter = Shooter(Operator(kernel, Lattice.of(grid), device=device), steps, integrator)
+    return geodesic(shooter, along_axes(momentum.to(device), grid), grid, onto=onto)
+
+
+def geodesic(shooter: Shooter, momentum: Tensor, grid: Grid, *, onto: Grid) -> GeodesicTransform:
+    """The transform of a momentum whose components go along the axes of its grid.
+
+    Its maps end smoothly within the margin around what the images show, as fields that stop must. phi
+    is the inverse of phi^-1 as that is interpolated, on a grid about as fine as the image's (``onto``)
+    that has all voxels of the momentum's: phi^-1 has its kinks there, and with samples beside them phi
+    would be half as exact.
+    """
+    ending = _ending(shooter.lattice).to(momentum)
+    backward, forward = (ending * field for field in shooter.maps(momentum))
+    parts = [max(1, round(s / voxel)) for s, voxel in zip(grid.spacing, onto.spacing, strict=True)]
+    fine_grid = Grid(
+        tuple(n * (count - 1) + 1 for n, count in zip(reversed(parts), grid.shape, strict=True)),
+        tuple(s / n for s, n in zip(grid.spacing, parts, strict=True)),
+        grid.origin,
+        grid.direction,
+    )
+    fine = Lattice.of(fine_grid, grid)
+    to_fine = Resampling(Lattice.of(grid), fine, momentum.dtype, momentum.device)
+    inverse = inverted(to_fine(backward), to_fine(forward), fine, iterations=_NEWTON)
+    m0, backward, inverse = (to_lps(v, grid).cpu() for v in (momentum, backward, inverse))
+    fields = DisplacementField(backward, grid), DisplacementField(inverse, fine_grid)
+    return GeodesicTransform(m0, shooter.operator.kernel, grid, *fields)
+
+
+def along_axes(vectors: Tensor, grid: Grid) -> Tensor:
+    """LPS components (D, ...) as components along the axes of a grid, (x, y, z) order."""
+    axes = torch.tensor(grid.direction, dtype=torch.float64).to(vectors)
+    return torch.einsum("ca,c...->a...", axes, vectors)
+
+
+def to_lps(vectors: Tensor, grid: Grid) -> Tensor:
+    """Components along the axes of a grid (D, ...) as LPS components."""
+    axes = torch.tensor(grid.direction, dtype=torch.float64).to(vectors)
+    return torch.einsum("ca,a...->c...", axes, vectors)
+
+
+def _ending(lattice: Lattice) -> Tensor:
+    """1 inside, falling to 0 at the border over most of the margin, shape (*shape)."""
+    share = torch.ones(lattice.shape, dtype=torch.float64)
+    for axis, (count, spacing) in enumerate(zip(lattice.size, lattice.spacing, strict=True)):
+        place = torch.arange(count, dtype=torch.float64)
+        depth = spacing * torch.minimum(place, count - 1 - place)
+        ramp = (math.pi / 2 * (depth / (0.8 * MARGIN_MM)).clamp(max=1)).sin().square()
+        where = [1] * lattice.dimension
+        where[lattice.dimension - 1 - axis] = -1
+        share = share * ramp.reshape(where)
+    return share
+
+
+def momentum_grid(box: Grid, spacing_mm: float, coarsest_mm: float) -> tuple[Grid, tuple[int, ...]]:
+    """The finest grid of the momentum, over a box and its margin, and by how much it can be halved.
+
+    Along each axis as fine as asked for, or as the image is; the second value says how many voxels
+    of it, along each axis (array order), the coarsest one joins.
+    """
+    spacing, count, joined = [], [], []
+    for voxel, extent in zip(box.spacing, box.extent, strict=True):
+        fine = max(spacing_mm, voxel)
+        halvings = max(0, math.floor(math.log2(max(coarsest_mm / fine, 1.0)) + 1e-6))
+        join = 2**halvings
+        cells = math.ceil((extent + 2 * MARGIN_MM) / (fine * join))
+        spacing.append(fine)
+        joined.append(join)
+        count.append(_fit_for_fourier(max(cells, 4)) * join)
+    half = (torch.tensor(count, dtype=torch.float64) - 1) / 2 * torch.tensor(spacing).double()
+    origin = box.center - torch.tensor(box.direction, dtype=torch.float64) @ half
+    grid = Grid(tuple(count[::-1]), tuple(spacing), tuple(origin.tolist()), box.direction)
+    return grid, tuple(joined[::-1])
+
+
+def _fit_for_fourier(count: int) -> int:
+    """The next even number without a prime factor above 13: transforms of that are as fast."""
+    while True:
+        rest = count
+        for prime in (2, 3, 5, 7, 11, 13):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and count % 2 == 0:
+            return count
+        count += 1
+
+
+def coarser(grid: Grid, factors: Sequence[int]) -> Grid:
+    """The grid over the same box with so many voxels (array order) made one."""
+    spacing = [s * f for s, f in zip(grid.spacing, reversed(factors), strict=True)]
+    return grid.with_spacing(spacing)
