@@ -14,7 +14,8 @@ LAYERS = [
     ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
     + ["cases"],
     ["lattice", "similarity", "shooting", "momentum"]
-    + ["io", "phantoms", "initialization", "preprocessing", "intensity", "pyramids"]
+    + ["io", "phantoms", "initialization", "preprocessing", "intensity"]
+    + ["network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
     ["record", "evaluation", "quality", "config", "training", "views", "cluster"],

@@ -1,14 +1,13 @@
-"""Patches for training: cut where they say, seeded, shared out among workers, mixed over cases."""
+"""Patches for training: cut where they say, and drawn from seed and step alone."""
 
-from collections import Counter
+import pickle
 
 import pytest
 import torch
 from test_target_store import parts
-from torch.utils.data import DataLoader
 
-from hybridreg.io.target_patches import TargetPatches
 from hybridreg.io.target_store import TargetStore
+from hybridreg.target_patches import IMAGES, TargetPatches
 
 
 @pytest.fixture(scope="module")
@@ -22,67 +21,64 @@ def store(tmp_path_factory) -> TargetStore:
     return store
 
 
+def step(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_a_patch_is_what_the_store_holds_at_its_place(store):
-    patches = list(TargetPatches(store, size=7, patches_per_case=6, cases_in_memory=2))
-    assert Counter(p["case"] for p in patches) == {str(n): 6 for n in range(5)}
-    for patch in patches:
-        case = store.read(patch["case"])
-        place = tuple(slice(c, c + 7) for c in patch["corner"].tolist())
-        roles = {"fixed": "fixed_on_grid", "moving": "moving_on_grid"}
-        whole = {what: store.image(case.images[role]).data for what, role in roles.items()}
-        whole["displacement"] = store.array(patch["case"], "displacement")
+    batch = TargetPatches(store, size=7, intensity=None).draw(20, step(0))
+    assert batch["fixed"].shape == (20, 1, 7, 7, 7)
+    assert batch["displacement"].shape == (20, 3, 7, 7, 7)
+    for number, name in enumerate(str(n) for n in batch["case"].tolist()):
+        case = store.read(name)
+        place = tuple(slice(c, c + 7) for c in batch["corner"][number].tolist())
+        whole = {what: store.image(case.images[role]).data for what, role in IMAGES.items()}
+        whole["displacement"] = store.array(name, "displacement")
         for what, values in whole.items():
-            assert torch.equal(patch[what], values[(slice(None), *place)])
+            assert torch.equal(batch[what][number], values[(slice(None), *place)])
 
 
-def corners(dataset) -> list:
-    return [(p["case"], *p["corner"].tolist()) for p in dataset]
+def test_a_batch_depends_on_its_generator_alone(store):
+    """Not on what was drawn before, on the size of the cache, or on the process."""
+    patches = TargetPatches(store, size=5)
+    third = [patches.draw(6, step(n)) for n in (1, 2, 3)][-1]
+    small = TargetPatches(store, size=5, cases_in_memory=1)
+    sent = pickle.loads(pickle.dumps(patches))
+    assert not sent._cache
+    assert all(same(third, other.draw(6, step(3))) for other in (patches, small, sent))
+    assert not torch.equal(third["corner"], patches.draw(6, step(4))["corner"])
 
 
-def test_the_same_seed_and_epoch_draw_the_same_patches_and_no_others(store):
-    def drawn(seed: int, epoch: int) -> list:
-        dataset = TargetPatches(store, size=5, patches_per_case=8, cases_in_memory=3, seed=seed)
-        dataset.epoch = epoch
-        return corners(dataset)
-
-    assert drawn(1, 0) == drawn(1, 0)
-    assert len({tuple(drawn(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
-
-
-def test_cases_are_mixed_through_the_buffer(store):
-    """Neighbours come from all the cases in memory: none are drawn out one after another."""
-    dataset = TargetPatches(store, size=5, patches_per_case=40, cases_in_memory=5)
-    first = Counter(case for case, *_ in corners(dataset)[:50])
-    assert len(first) == 5 and max(first.values()) < 25
-    one_by_one = TargetPatches(store, size=5, patches_per_case=40, cases_in_memory=1)
-    assert len({case for case, *_ in corners(one_by_one)[:40]}) == 1
+def test_a_batch_mixes_cases_and_its_cache_keeps_the_last_ones(store):
+    patches = TargetPatches(store, size=5, cases_per_draw=3, cases_in_memory=2)
+    batch = patches.draw(60, step(0))
+    counts = torch.bincount(batch["case"], minlength=5)
+    assert (counts > 0).sum() == 3 and counts.max() < 35
+    assert len(patches._cache) == 2
+    assert len({n for s in range(20) for n in patches.draw(4, step(s))["case"].tolist()}) == 5
 
 
-def test_workers_share_the_cases_out(store):
-    dataset = TargetPatches(store, size=5, patches_per_case=4, arrays=("displacement",))
-    loader = DataLoader(dataset, batch_size=None, num_workers=2)
-    found = corners(loader)
-    assert Counter(case for case, *_ in found) == {str(n): 4 for n in range(5)}
-    assert len(set(found)) > 15 and found == corners(loader)
+def test_images_are_scaled_by_the_rule_of_the_network(store):
+    raw = TargetPatches(store, size=5, intensity=None).draw(4, step(0))
+    window = TargetPatches(store, size=5, intensity="0..2").draw(4, step(0))
+    assert torch.allclose(window["fixed"], raw["fixed"] / 2)
+    assert torch.equal(window["displacement"], raw["displacement"])
 
 
-def test_patches_come_in_batches(store):
-    batch = next(iter(DataLoader(TargetPatches(store, size=5, cases=["1", "3"]), batch_size=8)))
-    assert batch["fixed"].shape == (8, 1, 5, 5, 5)
-    assert batch["displacement"].shape == (8, 3, 5, 5, 5)
-    assert set(batch["case"]) <= {"1", "3"}
-
-
-def test_the_middle_of_a_patch_shows_something(tmp_path):
+def test_the_center_of_a_patch_shows_something(tmp_path):
     """Of an image that is empty but for a corner of 1 in 8."""
     given = parts()
     image = given["images"]["fixed"]
     image.data[:, 10:] = image.data[:, :, 15:] = image.data[:, :, :, 12:] = 0
     store = TargetStore.begin(tmp_path / "t.zarr", "known", {})
     store.write("a", **{**given, "images": {"fixed_on_grid": image, "moving_on_grid": image}})
-    found = TargetPatches(store, size=5, patches_per_case=100)
-    inside = [bool(image.data[(0, *[c + 2 for c in p["corner"].tolist()])] > 0) for p in found]
-    assert sum(inside) > 85  # 20 draws of 1 in 5 or so; by chance alone it would be 20
+    corners = TargetPatches(store, size=5, intensity=None).draw(100, step(0))["corner"]
+    inside = [bool(image.data[(0, *[c + 2 for c in corner])] > 0) for corner in corners.tolist()]
+    assert sum(inside) > 85  # 20 tries of 1 in 5 or so; without them about 20
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from hybridreg.io.files import sha256_of
 from hybridreg.io.images import read_image
 from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.io.target_store import TargetStore
+from hybridreg.network_inputs import on_grid
 from hybridreg.pipeline import MASKS, POINTS, read_case, start_of
-from hybridreg.preprocessing import coarser, smoothed_for
+from hybridreg.preprocessing import coarser
 from hybridreg.targets.target import Kind, Target
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import warp
@@ -153,17 +154,12 @@ def _pair(row: CaseRow, recipe: Recipe) -> ImagePair:
 
 def _images(target: Target) -> dict[str, Any]:
     """The images as they were registered, and both on the grid of the target."""
-    fixed, moving = target.pair.fixed, target.pair.moving
-    onto, spacing = target.grid, min(target.grid.spacing)
-    shown = {
-        side: warp(smoothed_for(image, spacing), by, onto=onto, default=image.data.min().item())
-        for side, image, by in (("fixed", fixed, IDENTITY), ("moving", moving, target.affine))
-    }
+    shown = on_grid(target.pair, target.affine, target.grid)
     return {
-        "fixed": fixed,
-        "moving": moving,
-        "fixed_on_grid": fixed if fixed.grid == onto else shown["fixed"],
-        "moving_on_grid": shown["moving"],
+        "fixed": target.pair.fixed,
+        "moving": target.pair.moving,
+        "fixed_on_grid": shown.fixed,
+        "moving_on_grid": shown.moving,
     }
 
 

@@ -14,8 +14,7 @@ from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.lattice import Lattice, Resampling
 from hybridreg.momentum import coarser, momentum_grid
-
-_SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
+from hybridreg.network_inputs import shown_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,29 +44,6 @@ class Level:
         return replace(self, **moved)
 
 
-def box_of(pair: ImagePair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The voxels, from and to, of the fixed grid outside of which neither image shows anything.
-
-    Both images on one grid.
-    """
-    shown = torch.zeros(pair.fixed.grid.shape, dtype=torch.bool)
-    for image in (pair.fixed, pair.moving):
-        for channel in image.data:
-            border = channel.flatten()[0]
-            span = channel.max() - channel.min()
-            shown |= (channel - border).abs() > _SHOWN * span
-    if not shown.any():
-        shown[:] = True
-    start, stop = [], []
-    for axis in range(shown.ndim):
-        others = tuple(a for a in range(shown.ndim) if a != axis)
-        places = shown.any(others[0]) if len(others) == 1 else shown.amax(others)
-        places = places.nonzero().flatten()
-        start.append(int(places[0]))
-        stop.append(int(places[-1]) + 1)
-    return tuple(start), tuple(stop)
-
-
 def levels(
     pair: ImagePair, image_mm: Sequence[float], momentum_mm: Sequence[float]
 ) -> Iterator[Level]:
@@ -77,8 +53,7 @@ def levels(
     so is the momentum, and so on.
     """
     zero = pair.fixed.grid
-    start, stop = box_of(pair)
-    box = zero.crop(start, stop)
+    box = shown_box(pair)
     voxel = min(zero.spacing)
     momentum_mm = [
         momentum * 2.0 ** math.floor(math.log2(max(1.0, voxel / image)) + 1e-6)

@@ -1,0 +1,85 @@
+"""What a network is shown of a pair: the grid, the smoothing and the scale of intensities.
+
+Methods, targets and training all take it from here, so that a network sees in use what it saw in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from hybridreg.cases import ImagePair
+from hybridreg.geometry import Grid
+from hybridreg.images import Image
+from hybridreg.intensity import to_unit
+from hybridreg.momentum import momentum_grid
+from hybridreg.preprocessing import smoothed_for
+from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.warping import warp
+
+_SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """How pairs are shown to a network; what its card says of them.
+
+    spacing_mm: of the voxels along every axis; as the fixed image's where that is coarser.
+    intensity: a rule of ``intensity.to_unit``, or None for values as they are.
+    """
+
+    spacing_mm: float
+    intensity: str | None = "percentiles"
+
+    def grid(self, pair: ImagePair) -> Grid:
+        """Where the images are shown: over all that they show and a margin (``momentum_grid``).
+
+        pair: both images on the fixed grid.
+        """
+        return momentum_grid(shown_box(pair), self.spacing_mm, self.spacing_mm)[0]
+
+    def __call__(self, pair: ImagePair, initial: Transform, onto: Grid) -> ImagePair:
+        """Both images on a grid, the moving one through ``initial`` (fixed -> moving), scaled."""
+        shown = on_grid(pair, initial, onto)
+        return replace(
+            pair, fixed=scaled(shown.fixed, self.intensity), moving=scaled(shown.moving, self.intensity)
+        )
+
+
+def on_grid(pair: ImagePair, initial: Transform, onto: Grid) -> ImagePair:
+    """Both images smoothed for the voxels of a grid and sampled there, the moving one through ``initial``.
+
+    Masks and points are left out. A fixed image that lies on the grid stays as it is.
+    """
+    spacing = min(onto.spacing)
+    fixed, moving = (
+        warp(smoothed_for(image, spacing), by, onto=onto, default=image.data.min().item())
+        for image, by in ((pair.fixed, IDENTITY), (pair.moving, initial))
+    )
+    return ImagePair(pair.fixed if pair.fixed.grid == onto else fixed, moving)
+
+
+def scaled(image: Image, rule: str | None) -> Image:
+    """The image in [0, 1] by a rule of ``intensity.to_unit``; None leaves it as it is."""
+    return image if rule is None else to_unit(image, rule)[0]
+
+
+def shown_box(pair: ImagePair) -> Grid:
+    """The part of the fixed grid outside of which neither image shows anything; both lie on that grid."""
+    shown = torch.zeros(pair.fixed.grid.shape, dtype=torch.bool)
+    for image in (pair.fixed, pair.moving):
+        for channel in image.data:
+            border = channel.flatten()[0]
+            span = channel.max() - channel.min()
+            shown |= (channel - border).abs() > _SHOWN * span
+    if not shown.any():
+        shown[:] = True
+    start, stop = [], []
+    for axis in range(shown.ndim):
+        others = tuple(a for a in range(shown.ndim) if a != axis)
+        places = shown.any(others[0]) if len(others) == 1 else shown.amax(others)
+        places = places.nonzero().flatten()
+        start.append(int(places[0]))
+        stop.append(int(places[-1]) + 1)
+    return pair.fixed.grid.crop(start, stop)
