@@ -19,7 +19,7 @@ LAYERS = [
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
     ["record", "evaluation", "quality", "config", "training", "views", "cluster"],
-    ["report", "outcome", "pipeline", "batch", "targets"],
+    ["report", "outcome", "pipeline", "batch", "targets", "testing"],
     ["cli"],
 ]
 ONLY_IN = {
