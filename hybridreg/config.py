@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.quality import Intent
-from hybridreg.registry import MEASURES, METHODS, Registry, unknown_name
+from hybridreg.registry import MEASURES, METHODS, TASKS, Registry, unknown_name
 from hybridreg.similarity import Measure
 
 # The type of a field says in which table the name of its value stands.
@@ -40,7 +40,7 @@ def load_method(name: str | Path | Mapping[str, Any]):
 
     Raises ValueError with the list of valid names or fields for anything unknown.
     """
-    return _build({key: value for key, value in _table(name).items() if key != "intent"})
+    return build({key: value for key, value in _table(name).items() if key != "intent"})
 
 
 def load_intent(name: str | Path | Mapping[str, Any]) -> Intent:
@@ -100,12 +100,36 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"there is no method file {path}") from None
+        raise ValueError(f"there is no file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
 
 
-def _build(table: Mapping[str, Any], registry: Registry = METHODS):
+def load_training(name: str, path: str | Path):
+    """The settings of a training task (a name in ``registry.TASKS``) from a TOML file.
+
+    Files and folders that it names without a full path lie beside it. ValueError for anything unknown.
+    """
+    TASKS.find(name)
+    path = Path(path)
+    settings = build({**_read_toml(path), "name": name}, TASKS)
+    return replace(settings, **_beside(settings, path.parent))
+
+
+def _beside(settings, folder: Path) -> dict[str, Any]:
+    """The fields that hold paths, seen from a folder."""
+    found = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Path):
+            found[field.name] = folder / value
+        elif isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            found[field.name] = tuple(folder / item for item in value)
+    return found
+
+
+def build(table: Mapping[str, Any], registry: Registry = METHODS):
+    """The object that a table with a name and fields describes (ValueError for anything unknown)."""
     kind = registry.kind
     if "name" not in table:
         raise ValueError(f"a {kind} table needs a name, found only {sorted(table)}")
@@ -133,7 +157,7 @@ def _nested(hint, value):
     """A field's value with its tables and names built, wherever the type asks for what has a table."""
     if hint in _REGISTRIES and isinstance(value, (str, Mapping)):
         table = {"name": value} if isinstance(value, str) else value
-        return _build(table, _REGISTRIES[hint])
+        return build(table, _REGISTRIES[hint])
     inner = [part for part in get_args(hint) if part not in (Ellipsis, type(None))]
     if get_origin(hint) in (Union, UnionType) and len(inner) == 1:
         return _nested(inner[0], value)

@@ -161,3 +161,20 @@ RULES = Registry(
         "moved": ("hybridreg.fusion.rules:MOVED", "a copy of the moved image"),
     },
 )
+
+TASKS = Registry(
+    "training task",
+    "hybridreg.tasks",
+    {
+        "fusion": (
+            "hybridreg.fusion.training:FusionTraining",
+            "the published fusion network, from photographs",
+        ),
+        "fusion-fast": (
+            "hybridreg.fusion.training:FastFusionTraining",
+            "a small network that imitates the published fusion network",
+        ),
+    },
+)
+
+REGISTRIES = (METHODS, MEASURES, RULES, TASKS)

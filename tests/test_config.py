@@ -7,7 +7,7 @@ import pytest
 
 from hybridreg.config import describe_method, load_method, methods, presets, with_settings
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
-from hybridreg.registry import MEASURES, METHODS, RULES, Registry
+from hybridreg.registry import REGISTRIES, Registry
 from hybridreg.similarity import LNCC, MI
 
 
@@ -64,7 +64,7 @@ def test_mistakes_are_named_with_what_would_be_right(table, says):
 
 
 def test_files_that_are_missing_or_no_toml_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no method file"):
+    with pytest.raises(ValueError, match="there is no file .*none.toml"):
         load_method(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(ValueError, match="not valid TOML"):
@@ -128,9 +128,9 @@ def test_a_plugin_that_does_not_import_costs_only_itself(monkeypatch):
         load_method({"name": "broken"})
 
 
-@pytest.mark.parametrize("registry", [METHODS, MEASURES, RULES], ids=lambda table: table.kind)
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda table: table.kind)
 def test_every_name_of_a_table_loads_and_is_found_again(registry: Registry):
-    assert len(registry) > 2
+    assert len(registry) > 1
     for name in registry.own:
         found = registry[name]
         assert registry[registry.name_of(found)] is found

@@ -10,7 +10,8 @@ from scipy.ndimage import correlate
 from torch import Generator
 from typer.testing import CliRunner
 
-from hybridreg.cli.train import app, seconds
+from hybridreg.cli.app import app
+from hybridreg.cli.train import seconds
 from hybridreg.fusion.focus import FocusTask, Patches, accuracies, trained_network
 from hybridreg.io.photographs import read_photographs
 
@@ -169,8 +170,9 @@ def test_the_command_trains_from_a_folder_and_tells_what_came_out(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(3):
         Image.fromarray(photograph(number).numpy()).save(tmp_path / f"photos/{number}.png")
-    run = ["fusion", "--images", str(tmp_path / "photos"), "-o", str(tmp_path / "run")]
-    run += ["--batch-size", "4", "--json", "--weights-licence", "CC0"]
+    config = tmp_path / "config.toml"
+    config.write_text('images = ["photos"]\nbatch_size = 4\nweights_licence = "CC0"\n')
+    run = ["train", "fusion", str(config), "-o", str(tmp_path / "run"), "--json"]
     done = CliRunner().invoke(app, [*run, "--max-time", "1s"])
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
@@ -185,16 +187,24 @@ def test_the_command_trains_from_a_folder_and_tells_what_came_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("task", "line", "arguments", "message"),
     [
-        (["--max-time", "soon"], "30m, 2h or 00:30:00"),
-        (["--validation", "nowhere.png"], "nowhere.png: there is no such file"),
+        ("fusion", "", ["--max-time", "soon"], "30m, 2h or 00:30:00"),
+        ("fusion", 'validation = ["no.png"]', [], "no.png: there is no such file"),
+        ("fusion", "batch = 3", [], "no field 'batch'; did you mean 'batch_size'"),
+        ("fusion", "batch_size = 'x'", [], "fusion.batch_size"),
+        ("fusion", "learning_rate =", [], "not valid TOML"),
+        ("fusions", "", [], "no training task 'fusions'; did you mean 'fusion'"),
+        ("fusion-fast", 'teacher = "nobody"', [], "no weights 'nobody'"),
     ],
 )
-def test_wrong_options_of_the_command_end_in_words_before_any_work(tmp_path, arguments, message):
+def test_wrong_settings_end_in_words_before_any_work(tmp_path, task, line, arguments, message):
     pytest.importorskip("lightning")
-    Image.fromarray(photograph().numpy()).save(tmp_path / "photo.png")
-    run = ["fusion", "--images", str(tmp_path), "-o", str(tmp_path / "run"), "--json"]
+    for number in range(2):
+        Image.fromarray(photograph(number).numpy()).save(tmp_path / f"{number}.png")
+    config = tmp_path / "config.toml"
+    config.write_text(f'images = ["."]\n{line}\n')
+    run = ["train", task, str(config), "-o", str(tmp_path / "run"), "--json"]
     done = CliRunner().invoke(app, run + arguments)
     assert done.exit_code == 2 and message in json.loads(done.stdout)["error"]
     assert not (tmp_path / "run").exists()

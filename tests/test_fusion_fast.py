@@ -1,14 +1,10 @@
 """The fast fusion network: what it computes, and that it learns the weights of another."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, nn
-from typer.testing import CliRunner
 
-from hybridreg.cli.train import app
 from hybridreg.fusion import FusionNetwork
 from hybridreg.fusion.distillation import FastTask, draw_pictures
 from hybridreg.fusion.fast import FastNetwork, fast_network
@@ -126,18 +122,6 @@ def test_a_run_leaves_weights_that_say_who_taught_them(tmp_path):
 def test_photographs_too_small_for_a_picture_are_refused_at_once():
     with pytest.raises(ValueError, match="photographs need 190 x 190 at least"):
         FastTask({"a": photograph(size=(100, 200))}, {"b": photograph(1)}, teacher=Energy())
-
-
-def test_the_command_refuses_a_teacher_that_is_none(tmp_path):
-    pytest.importorskip("lightning")
-    from PIL import Image
-
-    for number in range(2):
-        Image.fromarray(photograph(number).numpy()).save(tmp_path / f"{number}.png")
-    run = ["fusion-fast", "--images", str(tmp_path), "-o", str(tmp_path / "run"), "--json"]
-    done = CliRunner().invoke(app, [*run, "--teacher", "nobody"])
-    assert done.exit_code == 2 and "no weights 'nobody'" in json.loads(done.stdout)["error"]
-    assert not (tmp_path / "run").exists()
 
 
 def test_our_weights_are_those_of_the_published_network_on_photographs_they_never_saw(data):

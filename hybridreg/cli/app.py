@@ -22,10 +22,10 @@ for command in (
     fuse.fuse,
     evaluate.evaluate,
     targets.targets,
+    train.train,
     inspect.info,
     inspect.methods,
     inspect.report,
     dicom.dicom,
 ):
     app.command()(command)
-app.add_typer(train.app, name="train")

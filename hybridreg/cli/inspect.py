@@ -30,12 +30,14 @@ def info(
 
 
 def methods(json: options.Json = False):
-    """List the presets and methods that --method takes."""
+    """List the presets and methods that --method takes, and what else has a name."""
     with session(as_json=json) as current:
-        from hybridreg.config import methods as known_methods
         from hybridreg.config import presets
+        from hybridreg.registry import REGISTRIES
 
-        current.answer = {"presets": presets(), "methods": known_methods()}
+        current.answer = {"presets": presets()} | {
+            f"{table.kind}s": {name: table.help(name) for name in table} for table in REGISTRIES
+        }
         for kind, names in current.answer.items():
             current.show(kind, list(names.items()))
             current.say()
