@@ -1,5 +1,6 @@
 import logging
 import os
+import struct
 import warnings
 from io import BytesIO
 
@@ -620,6 +621,35 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path, fields,
 def test_native_pixels_fewer_than_the_header_says_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\(126 of 8000000 bytes of pixels\)"):
         read_dicom(save(stack(3, Rows=2000, Columns=2000), tmp_path / "ct"))
+
+
+def with_text(slices, folder, keyword, text, vr):
+    """Writes slices whose field is this text, as a kind of value that pydicom might not write."""
+    for one in slices:
+        one[keyword] = pydicom.DataElement(keyword, "OB", text.encode() + b" " * (len(text) % 2))
+    tag = int(pydicom.tag.Tag(keyword))
+    mark = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    for file in save(slices, folder).iterdir():
+        before, after = file.read_bytes().split(mark + b"OB\0\0")
+        short = vr in ("LO", "IS", "DS")  # whose length has two bytes, not four
+        after = after[:2] + after[4:] if short else b"\0\0" + after
+        file.write_bytes(before + mark + vr.encode() + after)
+    return folder
+
+
+@pytest.mark.parametrize("vr", ["UT", "LO", "OB", "IS", "UN"])
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "RescaleSlope"])
+def test_numbers_of_the_wrong_kind_of_value_are_read(tmp_path, vr, keyword):
+    slices = stack()
+    text = "\\".join(map(str, np.ravel(slices[0][keyword].value)))
+    assert_true_values(read_dicom(with_text(slices, tmp_path / "ct", keyword, text, vr)))
+
+
+@pytest.mark.parametrize("vr", ["DS", "LO", "UT"])
+def test_decimal_commas_are_named(tmp_path, vr):
+    folder = with_text(stack(), tmp_path / "ct", "PixelSpacing", "1,4\\0,9", vr)
+    with pytest.raises(ValueError, match="PixelSpacing is written with commas"):
+        read_dicom(folder)
 
 
 def test_unknown_compression_is_named(tmp_path):

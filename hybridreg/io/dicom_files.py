@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -264,11 +265,18 @@ def _fields(dataset: Dataset) -> dict[str, Any]:
         try:
             value = dataset[tag].value
         except _STUMBLES:
-            value = "not readable"  # and so no number, where one is needed
+            value = _raw_numbers(dataset.get_item(tag).value)
+        value = _raw_numbers(value) if isinstance(value, bytes) else value
         value = list(value) if isinstance(value, MultiValue) else value
         if value not in (None, "", []):
             fields[keyword] = value
     return fields
+
+
+def _raw_numbers(value: Any) -> str:
+    """The bytes of a field that pydicom cannot convert, or may not, if they are of numbers."""
+    text = value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
+    return text if re.fullmatch(r"[-+0-9.,eE\\ ]+", text) else "not readable"
 
 
 def _group_fields(item: Dataset) -> dict[str, Any]:

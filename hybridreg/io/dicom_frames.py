@@ -79,9 +79,15 @@ class Frame:
         return _clean(self.fields.get(keyword, ""))
 
     def numbers(self, keyword: str, count: int) -> np.ndarray:
-        """So many finite numbers, or ValueError."""
+        """So many finite numbers, or ValueError; text is taken too, divided at backslashes."""
+        value = self.fields.get(keyword, [])
+        parts = value.split("\\") if isinstance(value, str) else value
+        if isinstance(parts, list) and any("," in str(part) for part in parts):
+            raise ValueError(
+                f"{keyword} is written with commas, where DICOM has decimal points: export it again"
+            )
         try:
-            values = np.array(self.fields.get(keyword, ()), dtype=np.float64).reshape(-1)
+            values = np.array(parts, dtype=np.float64).reshape(-1)
         except (TypeError, ValueError):
             values = np.empty(0)
         if len(values) != count or not np.isfinite(values).all():
@@ -183,7 +189,7 @@ def _no_slice(frame: Frame) -> str:
     if "Rows" not in frame.fields or "Columns" not in frame.fields:
         return "it holds no image (no Rows and Columns)"
     colors = frame.text("PhotometricInterpretation")
-    if frame.fields.get("SamplesPerPixel", 1) != 1 or colors == "PALETTE COLOR":
+    if frame.whole("SamplesPerPixel", 1) != 1 or colors == "PALETTE COLOR":
         return f"it is a color image ({colors}), not a slice with one number per pixel"
     if "MOSAIC" in _items(frame.fields.get("ImageType")):
         return "it is a mosaic, many slices in one picture: convert it with dcm2niix first"
