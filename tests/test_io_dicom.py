@@ -1,5 +1,8 @@
+import gzip
 import logging
 import os
+import re
+import struct
 import warnings
 from io import BytesIO
 
@@ -13,10 +16,14 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
+from typer.testing import CliRunner
 
+from hybridreg.cli.app import app
 from hybridreg.geometry import apply_matrix
 from hybridreg.io import dicom_files
 from hybridreg.io.dicom import is_dicom, list_series, read_dicom
+from hybridreg.io.images import read_image
+from hybridreg.progress import listening
 from hybridreg.transforms import interpolate, rigid
 
 # Rows of AXES are unit vectors along a row of pixels, along a column, and the normal.
@@ -326,23 +333,223 @@ def test_volumes_at_one_place_are_told_apart_and_chosen_by_frame(tmp_path, keywo
         read_dicom(folder, frame=2)
 
 
+def echoes_and_parts(echoes=(4.6, 30.0), parts=("M", "P"), count=5):
+    """Volumes of each echo time and image type, each 1000 above the one before."""
+    kinds = [(echo, part) for echo in echoes for part in parts]
+    return [
+        dataset(p, EchoTime=echo, ImageType=["ORIGINAL", "PRIMARY", part],
+                RescaleIntercept=-50 + 1000 * k)
+        for k, (echo, part) in enumerate(kinds) for p in positions(count)
+    ]  # fmt: skip
+
+
+def test_two_header_fields_together_tell_volumes_apart_and_are_listed(tmp_path):
+    folder = save(echoes_and_parts(), tmp_path / "mr")
+    with pytest.raises(ValueError, match="4 volumes that differ in") as refused:
+        read_dicom(folder)
+    for words in (
+        "in echo time (4.6, 30.0) and image type (ORIGINAL/PRIMARY/M, ORIGINAL/PRIMARY/P): choose",
+        "frame=0 to frame=3", "`hybridreg dicom FOLDER -o image.nii.gz --frame N`",
+        "\n  frame 2: echo time 30.0, image type ORIGINAL/PRIMARY/M\n",
+    ):  # fmt: skip
+        assert words in str(refused.value)
+    (listed,) = list_series(folder)
+    assert listed.volumes[1] == "echo time 4.6, image type ORIGINAL/PRIMARY/P"
+    assert listed.size == (*SIZE, 5) and len(listed.volumes) == 4
+    base = read_dicom(folder, frame=0)
+    assert_true_values(base)
+    for k in (1, 2, 3):
+        image = read_dicom(folder, frame=k)
+        assert image.grid == base.grid
+        assert torch.allclose(image.data, base.data + 1000 * k, atol=1e-3)
+    theirs = gdcm_stack(save(echoes_and_parts()[10:15], tmp_path / "alone"))
+    assert np.array_equal(sitk.GetArrayFromImage(theirs), read_dicom(folder, frame=2).data[0])
+
+
+def test_the_fewest_fields_are_taken_even_where_more_differ(tmp_path):
+    slices = echoes_and_parts()
+    for k, one in enumerate(slices):
+        one.TriggerTime = k % 5  # by place
+        one.AcquisitionNumber = 4 - k // 5  # by volume
+    (listed,) = list_series(save(slices, tmp_path / "mr"))
+    assert listed.volumes == tuple(f"acquisition number {k}.0" for k in (1, 2, 3, 4))
+
+
+def test_three_fields_tell_volumes_apart_but_not_where_one_volume_lacks_a_slice(tmp_path):
+    slices = []
+    for b in (0, 700):
+        some = echoes_and_parts(count=3)
+        for one in some:
+            one.DiffusionBValue = float(b)
+        slices += some
+    folder = save(slices, tmp_path / "whole")
+    assert len(list_series(folder)[0].volumes) == 8
+    folder = save(slices[1:], tmp_path / "part")
+    with pytest.raises(ValueError, match="7 to 8 at a place, so some volume is incomplete"):
+        read_dicom(folder)
+    with pytest.raises(ValueError, match="there are several slices that differ.*up to 3 header"):
+        read_dicom(folder)
+
+
+def test_acquisition_times_order_volumes_and_are_not_told(tmp_path):
+    times = ("101500.5", "101459", "101530")
+    slices = [
+        dataset(p, AcquisitionTime=time, InstanceNumber=1, RescaleIntercept=100 * k)
+        for k, time in enumerate(times) for p in positions()
+    ]  # fmt: skip
+    folder = save(slices, tmp_path / "mr")
+    (listed,) = list_series(folder)
+    assert listed.volumes == tuple(f"acquisition time {k} of 3" for k in (1, 2, 3))
+    first, second = read_dicom(folder, frame=0), read_dicom(folder, frame=1)
+    assert torch.allclose(first.data, second.data + 100, atol=1e-3)
+    assert "1015" not in repr(listed) and "1014" not in repr(listed)
+
+
+def test_volumes_numbered_one_after_the_other_are_chosen_by_frame(tmp_path):
+    slices = [
+        dataset(p, number=100 - 6 * t - k, RescaleIntercept=100 * t)
+        for t in range(3) for k, p in enumerate(positions())
+    ]  # fmt: skip
+    for one in slices[5::6]:
+        one.PixelData, one.RescaleIntercept = bytes(2 * SIZE[0] * SIZE[1]), 0  # blank, and so alike
+    folder = save(slices, tmp_path / "mr")
+    (listed,) = list_series(folder)
+    assert listed.volumes == tuple(f"image numbers {k} to {k + 5}" for k in (83, 89, 95))
+    late, early = read_dicom(folder, frame=0), read_dicom(folder, frame=2)
+    assert torch.allclose(late.data[:, :5], early.data[:, :5] + 200, atol=1e-3)
+    assert (late.data[:, 5] == 0).all() and (early.data[:, 5] == 0).all()
+
+
+def test_a_whole_volume_that_is_there_twice_is_taken_once(tmp_path, caplog):
+    slices = [*stack(), *stack()]
+    for k, one in enumerate(slices):
+        one.InstanceNumber = k
+    assert_true_values(read_dicom(save(slices, tmp_path / "ct")))
+    assert "6 slice(s) repeat another one" in caplog.text
+
+
+@pytest.mark.parametrize("sorted_by_field", [True, False])
+def test_slices_are_read_once_to_compare_and_once_to_keep(tmp_path, monkeypatch, sorted_by_field):
+    read = []
+    pixels = dicom_files._pixel_dataset
+    monkeypatch.setattr(dicom_files, "_pixel_dataset", lambda f: read.append(f.name) or pixels(f))
+    slices = [
+        dataset(p, number=6 * t + k, RescaleIntercept=t,
+                **({"TemporalPositionIdentifier": t} if sorted_by_field else {}))
+        for t in range(8) for k, p in enumerate(positions())
+    ]  # fmt: skip
+    told = []
+    with listening(lambda *progress: told.append(progress)):
+        read_dicom(save(slices, tmp_path / "mr"), frame=3)
+    assert len(read) == (0 if sorted_by_field else 48) + 6
+    comparing = set() if sorted_by_field else {"comparing slices"}
+    fractions, doing = zip(*told, strict=True)
+    assert set(doing) == {"reading DICOM headers", "reading slices"} | comparing
+    assert list(fractions) == sorted(fractions)
+
+
+def tilted_stack():
+    return stack(step=tilted_step())
+
+
+def other_series():
+    return [*stack(), *stack(4, SeriesInstanceUID="1.2.5", SeriesNumber=4)]
+
+
+@pytest.mark.parametrize("made", [other_series, echoes_and_parts, tilted_stack])
+def test_the_advice_of_an_error_can_be_followed(tmp_path, made):
+    folder, out = save(made(), tmp_path / "dicom"), tmp_path / "image.nii.gz"
+    with pytest.raises(ValueError) as refused:
+        read_image(folder)
+    command = re.search("`hybridreg (.*?)`", str(refused.value))[1]
+    named = {"FOLDER": str(folder), "image.nii.gz": str(out), "N": "3"}
+    done = CliRunner().invoke(app, [named.get(word, word) for word in command.split()])
+    assert done.exit_code == 0, done.output
+    assert read_image(out).grid.size[0] == SIZE[0]
+
+
 # Slices that do not belong together
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"size": (8, 7)}, r"not of one size: 9 x 7 pixels \(5 slices\), 8 x 7 pixels \(1 slices"),
-        ({"PixelSpacing": [1.4, 0.91]}, r"not of one spacing: 0\.9 x 1\.4 mm \(5 slices\)"),
-        ({"axes": AXES[[0, 2, 1]] * [[1], [1], [-1]]}, "do not lie in parallel: [15] of 6"),
+        ({"size": (8, 7)}, r"not of one size: 9 x 7 pixels \(4 slices\), 8 x 7 pixels \(2 slices"),
+        ({"PixelSpacing": [1.4, 0.91]}, r"not of one spacing: 0\.9 x 1\.4 mm \(4 slices\)"),
+        ({"axes": AXES[[0, 2, 1]] * [[1], [1], [-1]]}, "do not lie in parallel: [24] of 6"),
         ({"FrameOfReferenceUID": "1.2.4"}, "more than one frame of reference"),
     ],
 )
-def test_a_slice_of_another_kind_is_refused(tmp_path, change, words):
+def test_slices_of_another_kind_are_refused(tmp_path, change, words):
     slices = stack()
-    slices[4] = dataset(positions()[4], **change)
+    slices[3:5] = [dataset(p, **change) for p in positions()[3:5]]
     with pytest.raises(ValueError, match=words):
         read_dicom(save(slices, tmp_path / "ct"))
+
+
+REPORT = {"SOPClassUID": uid.BasicTextSRStorage, "Rows": None, "Columns": None, "PixelData": None}
+SECONDARY = {"ImageType": ["DERIVED", "SECONDARY"]}
+SCREENSHOT = {"SOPClassUID": uid.SecondaryCaptureImageStorage, **SECONDARY}
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, r"a color image \(RGB\)"),
+        ({**SCREENSHOT, "ImagePositionPatient": None}, "does not say where it lies"),
+        ({**SCREENSHOT, "RescaleIntercept": None}, "a screenshot"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "a screenshot"),
+        (SECONDARY, "it is derived"),
+        ({**REPORT, "Modality": "SR"}, r"a report \(SR\)"),
+        ({**REPORT, "Modality": "KO"}, r"key images \(KO\)"),
+        ({**REPORT, "Modality": "PR"}, r"a presentation state \(PR\)"),
+        ({**REPORT, "Modality": "CT"}, "it holds no image"),
+        ({"PixelData": None}, "it holds no pixels"),
+        ({"NumberOfFrames": 5}, "many frames without a place"),
+        ({"size": (12, 20)}, "it has 12 x 20 pixels, the others 9 x 7"),
+        ({"PixelSpacing": [0.5, 0.5]}, "its pixels are 0.5 x 0.5 mm"),
+        ({"axes": AXES[[0, 2, 1]] * [[1], [1], [-1]]}, "it is turned"),
+        ({"FrameOfReferenceUID": "1.2.4"}, "its frame of reference"),
+    ],
+)
+def test_one_image_that_is_no_slice_is_left_out_and_named(tmp_path, caplog, odd, words):
+    other = dataset(positions()[2], intercept=-90.0, **odd)
+    if "RescaleIntercept" in other:
+        other.RescaleIntercept = 0  # so that it shows something else
+    folder = save([other, *stack()], tmp_path / "ct", names=["0 odd", *"abcdef"])
+    image = read_dicom(folder)
+    assert image.grid.size == (*SIZE, 6)
+    assert_true_values(image)
+    said = f"left out 1 image that is no slice of the volume: 0 odd: .*{words}"
+    (listed,) = list_series(folder)
+    assert re.search(said, caplog.text) and re.search(said, listed.notes[0])
+    assert listed.size == (*SIZE, 6) and listed.problem == ""
+
+
+def test_a_slice_left_out_of_the_middle_leaves_a_hole_that_is_refused(tmp_path, caplog):
+    slices = stack()
+    slices[3] = dataset(positions()[3], size=(8, 7))
+    with pytest.raises(ValueError, match="are missing: 1 between c and e"):
+        read_dicom(save(slices, tmp_path / "ct", names=list("abcdef")))
+    assert "d: it has 8 x 7 pixels" in caplog.text
+
+
+def test_a_series_of_screen_captures_that_say_where_they_lie_is_read(tmp_path, caplog):
+    assert_true_values(read_dicom(save(stack(**SCREENSHOT), tmp_path / "mpr")))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("number", [7, None])
+def test_series_without_uid_are_told_apart_by_their_number(tmp_path, number):
+    one = stack(4, SeriesInstanceUID=None, SeriesNumber=5)
+    other = stack(SeriesInstanceUID=None, SeriesNumber=number)
+    folder = save([*one, *other], tmp_path / "ct")
+    first, second = list_series(folder)
+    assert (first.number, second.number) == (5, number)
+    assert (first.slices, second.slices) == (4, 6)
+    assert first.id != second.id
+    assert read_dicom(folder, series="5").grid.size == (*SIZE, 4)
+    assert read_dicom(folder, series=second.id).grid.size == (*SIZE, 6)
 
 
 def localizer(**fields):
@@ -622,6 +829,54 @@ def test_native_pixels_fewer_than_the_header_says_are_refused(tmp_path):
         read_dicom(save(stack(3, Rows=2000, Columns=2000), tmp_path / "ct"))
 
 
+def with_text(slices, folder, keyword, text, vr):
+    """Writes slices whose field is this text, as a kind of value that pydicom might not write."""
+    for one in slices:
+        one[keyword] = pydicom.DataElement(keyword, "OB", text.encode() + b" " * (len(text) % 2))
+    tag = int(pydicom.tag.Tag(keyword))
+    mark = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    for file in save(slices, folder).iterdir():
+        before, after = file.read_bytes().split(mark + b"OB\0\0")
+        short = vr in ("LO", "IS", "DS")  # whose length has two bytes, not four
+        after = after[:2] + after[4:] if short else b"\0\0" + after
+        file.write_bytes(before + mark + vr.encode() + after)
+    return folder
+
+
+@pytest.mark.parametrize("vr", ["UT", "LO", "OB", "IS", "UN"])
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "RescaleSlope"])
+def test_numbers_of_the_wrong_kind_of_value_are_read(tmp_path, vr, keyword):
+    slices = stack()
+    text = "\\".join(map(str, np.ravel(slices[0][keyword].value)))
+    assert_true_values(read_dicom(with_text(slices, tmp_path / "ct", keyword, text, vr)))
+
+
+@pytest.mark.parametrize("vr", ["DS", "LO", "UT"])
+def test_decimal_commas_are_named(tmp_path, vr):
+    folder = with_text(stack(), tmp_path / "ct", "PixelSpacing", "1,4\\0,9", vr)
+    with pytest.raises(ValueError, match="PixelSpacing is written with commas"):
+        read_dicom(folder)
+
+
+def test_packed_files_are_named(tmp_path, caplog):
+    folder = save(stack(), tmp_path / "ct", names=[f"{k}.dcm" for k in range(6)])
+    (folder / "ct.zip").write_bytes(b"PK")
+    assert_true_values(read_dicom(folder))
+    assert not caplog.records
+    for k in range(5, -1, -1):
+        file = folder / f"{k}.dcm"
+        (folder / f"{k}.dcm.GZ").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+        if k == 5:
+            assert read_dicom(folder).grid.size == (*SIZE, 5)
+            assert "left out as packed: 1 file(s), 5.dcm.GZ" in caplog.text
+    assert is_dicom(folder)
+    with pytest.raises(ValueError, match=r"only packed files \(0.dcm.GZ, .*\): unpack them first"):
+        read_dicom(folder)
+    with pytest.raises(ValueError, match="it is packed: unpack it"):
+        read_dicom(folder / "5.dcm.GZ")
+
+
 def test_unknown_compression_is_named(tmp_path):
     slices = stack(3)
     for one in slices:
@@ -700,6 +955,22 @@ def test_time_points_of_an_enhanced_file_are_chosen_by_frame(tmp_path):
     late, early = read_dicom(path, frame=1), read_dicom(path, frame=0)
     assert_true_values(late, tolerance=0.35)
     assert torch.allclose(early.data, late.data + 1000, atol=1e-3)
+
+
+def test_two_fields_together_tell_the_volumes_of_an_enhanced_file_apart(tmp_path):
+    file = enhanced(order=(0, 1, 2) * 4)
+    for k, frame in enumerate(file.PerFrameFunctionalGroupsSequence):
+        echo, part = divmod(k // 3, 2)
+        frame.update(item("MREchoSequence", EffectiveEchoTime=10.0 * (echo + 1)))
+        frame.update(item("MRImageFrameTypeSequence", ComplexImageComponent=("M", "P")[part]))
+        frame.PixelValueTransformationSequence[0].RescaleIntercept = 100 * (k // 3) - 50
+    path = save([file], tmp_path, names=["all.dcm"]) / "all.dcm"
+    (listed,) = list_series(path)
+    labels = ("echo time 10.0, image component P", "echo time 20.0, image component M")
+    assert listed.volumes[1:3] == labels
+    base = read_dicom(path, frame=0)
+    assert_true_values(base, tolerance=0.35)
+    assert torch.allclose(read_dicom(path, frame=2).data, base.data + 200, atol=1)
 
 
 def test_an_enhanced_file_of_several_stacks_is_refused(tmp_path):

@@ -70,6 +70,8 @@ def list_dicom(current: Session, folder: Path):
                 "size": one.size,
                 "spacing_mm": one.spacing,
                 "problem": one.problem,
+                "volumes": one.volumes,
+                "notes": one.notes,
             }
             for one in found
         ]
@@ -78,6 +80,10 @@ def list_dicom(current: Session, folder: Path):
         current.say(str(one))
         if one.problem:
             current.say(f"  {one.problem}")
-        elif one.size and one.spacing:
+        if one.size and one.spacing and (one.volumes or not one.problem):
             spacing = " x ".join(f"{s:.4g}" for s in one.spacing)
             current.say(f"  {' x '.join(map(str, one.size))} voxels of {spacing} mm")
+        for note in one.notes:
+            current.say(f"  {note}")
+        for number, label in enumerate(one.volumes):
+            current.say(f"  frame {number}: {label}")

@@ -8,9 +8,10 @@ read soundly is refused in one ValueError that begins with the path as it was gi
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +23,26 @@ from hybridreg.io.dicom_files import (
     LOSSY,
     files_in,
     frames_in,
+    is_archive,
+    is_packed_dicom,
     quiet_pydicom,
     starts_like_dicom,
     stored_pixels,
 )
 from hybridreg.io.dicom_frames import Frame, Slice, placed
 from hybridreg.io.dicom_geometry import resampled
-from hybridreg.io.dicom_series import Series, chosen, grouped, volume
+from hybridreg.io.dicom_series import Series, chosen, grouped
+from hybridreg.io.dicom_volumes import (
+    Volume,
+    as_file,
+    chosen_volume,
+    labels,
+    several,
+    slices_of,
+    split,
+)
 from hybridreg.io.files import naming
+from hybridreg.progress import report, within
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +68,19 @@ def read_dicom(
         such a stack is refused.
     """
     with naming(path), quiet_pydicom():
-        found = _series_in(Path(path))
+        with within(0.0, 0.5):
+            found = _series_in(Path(path))
         taken = chosen(found, series)
         if len(found) > 1:
             log.info("%s: of %d series, %s was taken", path, len(found), taken)
-        image, notes = _image(taken, frame, resample=resample)
-    for note in notes:
+        slices, left_out = _slices(taken)
+        for note in left_out:  # before what is left may be refused
+            log.warning("%s: %s", path, note)
+        with within(0.5, 0.8):
+            volumes, copies = split(slices, _digests)
+        with within(0.8, 1.0):
+            image, notes = _image(chosen_volume(volumes, frame), resample=resample)
+    for note in copies + notes:
         log.warning("%s: %s", path, note)
     return image
 
@@ -68,14 +88,20 @@ def read_dicom(
 def list_series(path: str | os.PathLike) -> list[Series]:
     """The series of a folder or file, each with its size or why it cannot be read as it is."""
     with naming(path), quiet_pydicom():
-        return [_examined(one) for one in _series_in(Path(path), parts=True)]
+        with within(0.0, 0.5):
+            found = _series_in(Path(path), parts=True)
+        examined = []
+        for k, one in enumerate(found):
+            with within(0.5 + 0.5 * k / len(found), 0.5 + 0.5 * (k + 1) / len(found)):
+                examined.append(_examined(one))
+        return examined
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """True for a DICOM file, and for a folder that holds one; only the first bytes are read."""
+    """True for a DICOM file, packed or not, and for a folder that holds one, by the first bytes."""
     path = Path(path)
     files = files_in(path) if path.is_dir() else [path] if path.is_file() else []
-    return any(starts_like_dicom(file) for file in files)
+    return any(is_packed_dicom(file) or starts_like_dicom(file) for file in files)
 
 
 def _series_in(path: Path, *, parts: bool = False) -> list[Series]:
@@ -83,6 +109,8 @@ def _series_in(path: Path, *, parts: bool = False) -> list[Series]:
     if path.is_dir():
         return grouped(_frames_in_folder(path))
     if not starts_like_dicom(path):
+        if is_archive(path):
+            raise ValueError("it is packed: unpack it, and give the folder of the DICOM series")
         raise ValueError("it is not a DICOM file: give the folder of a DICOM series")
     frames = frames_in(path, name="")
     if not frames:
@@ -97,64 +125,89 @@ def _series_in(path: Path, *, parts: bool = False) -> list[Series]:
 
 
 def _frames_in_folder(folder: Path) -> list[Frame]:
-    frames, damaged = [], []
-    for file in filter(starts_like_dicom, files_in(folder)):
+    frames, damaged, others = [], [], []
+    files = list(files_in(folder))
+    for k, file in enumerate(files):
+        report(k / len(files), "reading DICOM headers")
+        if not starts_like_dicom(file):
+            others.append(file)
+            continue
         name = file.relative_to(folder).as_posix()
         try:
             frames += frames_in(file, name)
         except ValueError:
             damaged.append(name)
-    if damaged:
-        shown = ", ".join(damaged[:3]) + (", ..." if damaged[3:] else "")
-        log.warning("%s: left out as damaged: %d DICOM file(s), %s", folder, len(damaged), shown)
+    packed = [f.name for f in others if (is_packed_dicom if frames else is_archive)(f)]
+    if not frames and packed:
+        raise ValueError(f"the folder holds only packed files ({_few(packed)}): unpack them first")
+    for names, what in ((damaged, "damaged"), (packed, "packed")):
+        if names:
+            count = len(names)
+            log.warning("%s: left out as %s: %d file(s), %s", folder, what, count, _few(names))
     if not frames:
         raise ValueError("the folder holds no DICOM images: give the one with the series")
     return frames
 
 
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if names[3:] else "")
+
+
 def _examined(series: Series) -> Series:
+    found = series
     try:
-        slices, stack, _ = volume(series, None, _same_pixels)
+        slices, notes = _slices(series)
+        found = replace(found, notes=tuple(notes))
+        volumes, copies = split(slices, _digests)
+        found = replace(found, notes=(*notes, *copies), volumes=labels(volumes))
+        stack = volumes[0].stack()
     except ValueError as error:
-        return replace(series, problem=str(error))
+        return replace(found, problem=str(error))
     return replace(
-        series,
-        size=(*stack.size, len(slices)),
+        found,
+        size=(*stack.size, len(stack.positions)),
         spacing=(*stack.spacing, float(np.median(stack.gaps))),
-        problem=stack.problem(),
+        problem="; ".join(filter(None, (stack.problem(), several(volumes)))),
     )
 
 
-def _image(series: Series, frame: int | None, *, resample: bool) -> tuple[Image, list[str]]:
-    """The volume of a series, and what to know about it, in words."""
-    slices, stack, notes = volume(series, frame, _same_pixels)
+def _slices(series: Series) -> tuple[list[Slice], list[str]]:
+    if series.is_localizer:
+        raise ValueError("it is a localizer: single views to plan the scan on, not a volume")
+    return slices_of(series.frames)
+
+
+def _image(volume: Volume, *, resample: bool) -> tuple[Image, list[str]]:
+    """A volume as an image, and what to know about it, in words."""
+    stack = volume.stack()
     problem = stack.problem()
     if problem and not resample:
         raise ValueError(
-            f"{problem}; `hybridreg dicom --resample` (resample=True) interpolates it onto a "
-            "right-angled grid"
+            f"{problem}; {as_file('--resample')}, interpolated onto a right-angled grid "
+            "(resample=True)"
         )
-    values, more = _measured(slices)
-    dtype = _number_type(values, [one.frame for one in slices])
+    values, notes = _measured(volume.slices)
+    dtype = _number_type(values, [one.frame for one in volume.slices])
     if not problem:
-        return Image(torch.from_numpy(values), stack.grid(), dtype), notes + more
+        return Image(torch.from_numpy(values), stack.grid(), dtype), notes
     values, grid = resampled(stack, values, outside=min(0.0, float(values.min())))
     told = f"{problem}; it was interpolated onto a right-angled grid"
-    return Image(torch.from_numpy(values), grid, dtype), [*notes, *more, told]
+    return Image(torch.from_numpy(values), grid, dtype), [*notes, told]
 
 
-def _same_pixels(one: Slice, other: Slice) -> bool:
-    values, _ = _measured([one, other])
-    return np.array_equal(values[0], values[1])
+def _digests(slices: Sequence[Slice]) -> list[bytes]:
+    """What is equal where all the numbers of two slices are."""
+    found = [b""] * len(slices)
+    for k, values in _numbers(slices, "comparing slices"):
+        found[k] = hashlib.sha256(values.tobytes()).digest()
+    return found
 
 
 def _measured(slices: Sequence[Slice]) -> tuple[np.ndarray, list[str]]:
     """What was measured, float32 of shape (n, y, x), and what to know about it, in words."""
     values = np.empty((len(slices), *slices[0].size[::-1]), dtype=np.float32)
-    for k, stored in stored_pixels([one.frame for one in slices]):
-        if stored.shape != values.shape[1:]:
-            raise ValueError(f"{slices[k].frame.where}its pixels are not of the size it says")
-        values[k] = _rescaled(slices[k].frame, stored)
+    for k, numbers in _numbers(slices, "reading slices"):
+        values[k] = numbers
     padded = np.isnan(values)
     if padded.any():
         fill = float(min(0.0, values[~padded].min(initial=np.inf)))
@@ -172,9 +225,19 @@ def _measured(slices: Sequence[Slice]) -> tuple[np.ndarray, list[str]]:
     return values, notes
 
 
+def _numbers(slices: Sequence[Slice], doing: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Each slice's number in the sequence and what it measured, float32 of shape (y, x)."""
+    frames = [one.frame for one in slices]
+    for done, (k, stored) in enumerate(stored_pixels(frames)):
+        report(done / len(frames), doing)
+        if stored.shape != slices[k].size[::-1]:
+            raise ValueError(f"{frames[k].where}its pixels are not of the size it says")
+        yield k, _rescaled(frames[k], stored).astype(np.float32)
+
+
 def _rescaled(frame: Frame, stored: np.ndarray) -> np.ndarray:
     """Stored pixels in units of the modality; NaN where they are padding."""
-    values = stored * frame.slope + frame.intercept
+    values = stored * frame.slope + frame.intercept + 0.0  # 0 has one sign only
     if "PixelPaddingValue" in frame.fields:
         first = _as_stored(frame.whole("PixelPaddingValue"), stored.dtype)
         last = _as_stored(frame.whole("PixelPaddingRangeLimit", first), stored.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -31,8 +32,10 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels
+from pydicom.tag import BaseTag, Tag
 
 from hybridreg.io.dicom_frames import FIELDS, Frame
 
@@ -46,6 +49,8 @@ _PIXEL_FIELDS = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "PixelData",
 )  # fmt: skip
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # the tags of pixels of any kind of number
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".tar.gz", ".tar.bz2", ".tar.xz")
 _BY_PYDICOM = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
@@ -107,6 +112,16 @@ def files_in(folder: Path) -> Iterator[Path]:
             yield file
 
 
+def is_packed_dicom(path: Path) -> bool:
+    """Whether by its name it is a compressed DICOM file, such as a.dcm.gz."""
+    return ".dcm" in path.suffixes[:-1]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether by its name it is one that may hold DICOM files."""
+    return is_packed_dicom(path) or path.name.lower().endswith(_ARCHIVES)
+
+
 def starts_like_dicom(path: Path) -> bool:
     """Whether it has DICOM's mark, or starts with an element of group 2 or 8 without preamble."""
     with path.open("rb") as file:
@@ -121,14 +136,14 @@ def frames_in(path: Path, name: str) -> list[Frame]:
     name: what the file is called in messages; "" where it needs no name.
     """
     where = f"{name}: " if name else ""
-    header = _dataset(path, where, FIELDS, stop_before_pixels=True)
+    header, has_pixels = _header(path, where)
     with _damaged(where):
         top = _fields(header)
         shared = _group_fields((header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
         own = [_group_fields(item) for item in header.get("PerFrameFunctionalGroupsSequence") or ()]
     if not {"SOPClassUID", "Modality", "Rows"} & set(top):
         return []
-    frame = Frame(path, name, top, None, _syntax(header), path.stat().st_size)
+    frame = Frame(path, name, top, None, _syntax(header), path.stat().st_size, has_pixels)
     if not own or str(len(own)) != (frame.text("NumberOfFrames") or "1"):
         return [frame]
     return [
@@ -228,14 +243,33 @@ def _unpacked(
             yield k, pixels.astype(f"{sign}{bare.BitsAllocated // 8}")
 
 
-def _dataset(path: Path, where: str, keywords: Sequence[str], **options: Any) -> Dataset:
+def _header(path: Path, where: str) -> tuple[Dataset, bool]:
+    """The fields that are looked at, and whether pixels follow them."""
+    found: list[BaseTag] = []
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in _PIXELS:
+            found.append(tag)
+        return bool(found)
+
+    _refuse_large_deflated(path, where)
+    with path.open("rb") as file, _damaged(where):
+        tags = [Tag(keyword) for keyword in FIELDS]
+        return read_partial(file, at_pixels, force=True, specific_tags=tags), bool(found)
+
+
+def _dataset(path: Path, where: str, keywords: Sequence[str]) -> Dataset:
+    _refuse_large_deflated(path, where)
+    with _damaged(where):
+        return pydicom.dcmread(path, force=True, specific_tags=list(keywords))
+
+
+def _refuse_large_deflated(path: Path, where: str):
+    """Deflated files are unpacked as a whole before the first field can be read."""
     with path.open("rb") as file:
-        # Deflated files are unpacked as a whole before the first field can be read.
         deflated = uid.DeflatedExplicitVRLittleEndian.encode() + b"\0" in file.read(2048)
     if deflated and path.stat().st_size > _DEFLATED_BYTES:
         raise ValueError(f"{where}it is a large deflated file: unpack it with dcmconv first")
-    with _damaged(where):
-        return pydicom.dcmread(path, force=True, specific_tags=list(keywords), **options)
 
 
 @contextmanager
@@ -264,11 +298,18 @@ def _fields(dataset: Dataset) -> dict[str, Any]:
         try:
             value = dataset[tag].value
         except _STUMBLES:
-            value = "not readable"  # and so no number, where one is needed
+            value = _raw_numbers(dataset.get_item(tag).value)
+        value = _raw_numbers(value) if isinstance(value, bytes) else value
         value = list(value) if isinstance(value, MultiValue) else value
         if value not in (None, "", []):
             fields[keyword] = value
     return fields
+
+
+def _raw_numbers(value: Any) -> str:
+    """The bytes of a field that pydicom cannot convert, or may not, if they are of numbers."""
+    text = value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
+    return text if re.fullmatch(r"[-+0-9.,eE\\ ]+", text) else "not readable"
 
 
 def _group_fields(item: Dataset) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from hybridreg.io.dicom_geometry import MOST_VOXELS
 
 _RIGHT_ANGLE = 1e-3  # of products of cosines that are rounded to 4 digits
 _FAR_MM = 1e5
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and of many frames: .1 to .4
 _PIXELS_PER_BYTE = 10_000  # more than any codec saves, even on an empty image
 
-# What may tell volumes at the same place from each other, and how to call it.
+# What may tell volumes at the same place from each other, and how to call it; the first that does
+# is taken, so that an addition at the end renumbers no volumes.
 CRITERIA = {
     "EchoTime": "echo time",
     "EffectiveEchoTime": "echo time",
@@ -35,6 +37,14 @@ CRITERIA = {
     "FrameType": "image type",
     "AcquisitionNumber": "acquisition number",
     "FrameAcquisitionNumber": "acquisition number",
+    "FrameReferenceTime": "frame reference time",
+    "NominalPercentageOfCardiacPhase": "cardiac phase",
+    "DiffusionGradientOrientation": "diffusion gradient",
+    "FlipAngle": "flip angle",
+    "RepetitionTime": "repetition time",
+    "ComplexImageComponent": "image component",
+    "SequenceName": "sequence",
+    "AcquisitionTime": "acquisition time",
 }
 FIELDS = (
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
@@ -43,7 +53,7 @@ FIELDS = (
     "PixelPaddingValue", "PixelPaddingRangeLimit", "ImagePositionPatient", "PixelSpacing",
     "ImageOrientationPatient", "ImagerPixelSpacing", "RescaleSlope", "RescaleIntercept",
     "RescaleType", "ModalityLUTSequence", "StackID", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", *CRITERIA,
+    "PerFrameFunctionalGroupsSequence", "InstanceNumber", *CRITERIA,
 )  # fmt: skip
 
 _KINDS_WITHOUT_VOLUME = {
@@ -54,6 +64,7 @@ _KINDS_WITHOUT_VOLUME = {
     "SR": "a report (SR)",
     "REG": "a registration (REG)",
     "PR": "a presentation state (PR)",
+    "KO": "a selection of key images (KO)",
     "ECG": "an electrocardiogram (ECG)",
 }
 
@@ -66,6 +77,7 @@ class Frame:
     index: its number in the file, from 0; None where the file is a single image.
     fields: keyword -> value, absent where missing or empty.
     syntax: the transfer syntax UID, "" where the file does not say. size_bytes: of the file.
+    has_pixels: whether any follow the header.
     """
 
     path: Path
@@ -74,14 +86,21 @@ class Frame:
     index: int | None = None
     syntax: str = ""
     size_bytes: int = 0
+    has_pixels: bool = True
 
     def text(self, keyword: str) -> str:
         return _clean(self.fields.get(keyword, ""))
 
     def numbers(self, keyword: str, count: int) -> np.ndarray:
-        """So many finite numbers, or ValueError."""
+        """So many finite numbers, or ValueError; text is taken too, divided at backslashes."""
+        value = self.fields.get(keyword, [])
+        parts = value.split("\\") if isinstance(value, str) else value
+        if isinstance(parts, list) and any("," in str(part) for part in parts):
+            raise ValueError(
+                f"{keyword} is written with commas, where DICOM has decimal points: export it again"
+            )
         try:
-            values = np.array(self.fields.get(keyword, ()), dtype=np.float64).reshape(-1)
+            values = np.array(parts, dtype=np.float64).reshape(-1)
         except (TypeError, ValueError):
             values = np.empty(0)
         if len(values) != count or not np.isfinite(values).all():
@@ -105,6 +124,17 @@ class Frame:
     @property
     def is_localizer(self) -> bool:
         return "LOCALIZER" in _items(self.fields.get("ImageType"))
+
+    @property
+    def is_capture(self) -> bool:
+        """Whether it is a screenshot, by its SOP class or image type."""
+        kind = self.text("SOPClassUID")
+        by_class = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
+        return by_class or "SCREEN SAVE" in _items(self.fields.get("ImageType"))
+
+    @property
+    def is_derived(self) -> bool:
+        return "DERIVED" in _items(self.fields.get("ImageType"))
 
     @property
     def label(self) -> str:
@@ -168,22 +198,22 @@ def _axes(cosines: np.ndarray) -> np.ndarray:
     return np.stack([row, column, np.cross(row, column)])
 
 
-def is_slice(frame: Frame) -> bool:
+def why_no_slice(frame: Frame) -> str:
+    """Why an image or object is not a slice of a volume at all; "" where it may be one."""
     try:
-        return not _no_slice(frame)
+        return _no_slice(frame)
     except ValueError:
-        return True  # a damaged header is a reason to refuse, not to look elsewhere
+        return ""  # a damaged header is a reason to refuse, not to look elsewhere
 
 
 def _no_slice(frame: Frame) -> str:
-    """Why this object is not a slice of a volume at all; "" where it may be one."""
     modality = frame.text("Modality")
     if modality in _KINDS_WITHOUT_VOLUME:
         return f"it holds {_KINDS_WITHOUT_VOLUME[modality]}, not an image series"
     if "Rows" not in frame.fields or "Columns" not in frame.fields:
         return "it holds no image (no Rows and Columns)"
     colors = frame.text("PhotometricInterpretation")
-    if frame.fields.get("SamplesPerPixel", 1) != 1 or colors == "PALETTE COLOR":
+    if frame.whole("SamplesPerPixel", 1) != 1 or colors == "PALETTE COLOR":
         return f"it is a color image ({colors}), not a slice with one number per pixel"
     if "MOSAIC" in _items(frame.fields.get("ImageType")):
         return "it is a mosaic, many slices in one picture: convert it with dcm2niix first"
@@ -203,7 +233,7 @@ def _no_slice(frame: Frame) -> str:
             if "ImagerPixelSpacing" in frame.fields
             else ""
         )
-    return ""
+    return "" if frame.has_pixels else "it holds no pixels"
 
 
 def _unreadable(frame: Frame) -> str:
