@@ -8,8 +8,6 @@ from pathlib import Path
 def parameter_folder() -> Path:
     """The folder of elastix parameter files and method presets.
 
-    Installed, it lies inside the package; in a checkout of the repository, beside it.
+    In a checkout it is a link to the folder at its top.
     """
-    package = Path(__file__).parent
-    installed = package / "parameter_files"
-    return installed if installed.is_dir() else package.parent / "parameter_files"
+    return Path(__file__).parent / "parameter_files"

@@ -105,6 +105,54 @@ def test_a_card_that_is_not_complete_is_refused(written, change, message):
         read_checkpoint(written, kind="test")
 
 
+def layers(width: int, depth: int = 2) -> nn.Module:
+    return network(width) if depth == 2 else nn.Linear(3, width)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 5}, None),
+        ({"width": "wide"}, r"net\.json: arguments\.width: .*integer"),
+        ({"width": 5, "heads": 3}, r"net\.json: arguments\.heads: unexpected"),
+        ({}, r"net\.json: arguments\.width: missing"),
+        ({"width": 6}, r"0\.weight has shape \(5, 3\) instead of \(6, 3\)"),
+    ],
+)
+def test_a_network_is_built_again_from_its_card(tmp_path, arguments, message):
+    card = replace(CARD, arguments=arguments)
+    path = write_checkpoint(tmp_path / "net.safetensors", network(5).state_dict(), card=card)
+    checkpoint = read_checkpoint(path, kind="test")
+    if message is None:
+        assert torch.equal(checkpoint.built(layers)[0].weight, network(5)[0].weight)
+        return
+    with pytest.raises(ValueError, match=message):
+        checkpoint.built(layers)
+
+
+def test_weights_of_another_spacing_or_kernel_are_refused(tmp_path):
+    kernel = {"a": 16.0, "b": 16.0, "c": 1.0, "power": 2.0}
+    card = replace(CARD, spacing_mm=2.0, kernel=kernel)
+    path = write_checkpoint(tmp_path / "net.safetensors", network().state_dict(), card=card)
+    checkpoint = read_checkpoint(path, kind="test")
+    checkpoint.require(spacing_mm=2.0, kernel=kernel)
+    with pytest.raises(ValueError, match="trained with spacing_mm 2.0, and 1.0 is asked for"):
+        checkpoint.require(spacing_mm=1.0)
+    with pytest.raises(ValueError, match="trained with kernel .*'a': 16.0.*'a': 4.0"):
+        checkpoint.require(kernel={**kernel, "a": 4.0})
+
+
+def test_cards_of_the_first_schema_are_read_and_those_of_the_future_refused(written):
+    path = card_path(written)
+    card = json.loads(path.read_text())
+    new = ("schema", "arguments", "spacing_mm", "kernel", "shooting")
+    path.write_text(json.dumps({name: card[name] for name in card if name not in new}))
+    assert read_checkpoint(written, kind="test").card.schema == 1
+    path.write_text(json.dumps({**card, "schema": 99}))
+    with pytest.raises(ValueError, match="schema 99, and this version of hybridreg reads up to 2"):
+        read_checkpoint(written, kind="test")
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", "\0\1\2", "[" * 100_000])
 def test_a_card_that_is_no_card_is_refused(written, text):
     card_path(written).write_text(text)

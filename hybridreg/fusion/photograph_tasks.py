@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybridreg.io.checkpoints import Card
 
-INTENSITY_RULE = "grey values in [0, 1]"
+INTENSITY_RULE = "unit"
 
 
 class PhotographTask(Protocol):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
@@ -24,6 +24,7 @@ from hybridreg.io.files import errors_of, naming, read_text, whole_file
 from hybridreg.io.output import write_json
 
 ENDING = ".safetensors"
+SCHEMA = 2  # of cards; those of schema 1 lack the arguments, spacing, kernel and shooting
 _PACKAGED = Path(__file__).parents[1] / "weights"
 _COPY_BOTH = "copy both files again from where they came"
 
@@ -35,11 +36,15 @@ class Card:
     """What one must know of weights before using them.
 
     kind: what they are for, such as "fusion"; they are read only where this kind is asked for.
-    architecture: the network that they fill. training_grid: size and spacing of what it was shown.
-    intensity_rule: how intensities must be scaled. data_licence, weights_licence: "not stated" where
-    nobody said. split: the names of what was trained on, chosen by and tested on.
+    architecture: the network in words. arguments: those from which it is built again, for
+    ``Checkpoint.built``. training_grid: size of what it was shown.
+    intensity_rule: how intensities are scaled: a rule of ``intensity.to_unit``, or "unit" for values
+    that are in [0, 1]. spacing_mm: of the voxels that it was shown, for networks that work in space.
+    kernel, shooting: for networks that predict a momentum, see ``geodesics.Kernel`` and
+    ``momentum.shot``. data_licence, weights_licence: "not stated" where nobody said. split: the names
+    of what was trained on, chosen by and tested on.
     validation: scores that the weights were chosen by; test: scores taken once, at the end.
-    training: how they were trained; version: of hybridreg.
+    training: how they were trained; version: of hybridreg; schema: of the card itself.
     """
 
     # Misspelled names are refused rather than lost.
@@ -58,6 +63,11 @@ class Card:
     test: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     version: str = ""
+    schema: int = SCHEMA
+    arguments: dict[str, Any] = field(default_factory=dict)
+    spacing_mm: float | None = None
+    kernel: dict[str, float] | None = None
+    shooting: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +77,31 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     card: Card
     path: Path
+
+    def built(self, network_of: Callable[..., Network]) -> Network:
+        """The network of the card's arguments with these weights, ready for use.
+
+        network_of: a function, whose typed arguments they are. ValueError for arguments that it does
+        not take, and for weights that do not fit.
+        """
+        with errors_of(self.path), errors_of(card_path(self.path).name):
+            try:
+                network = validate_call(network_of)(**self.card.arguments)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                where = ".".join(map(str, problem["loc"]))
+                raise ValueError(f"arguments.{where}: {problem['msg'].lower()}") from error
+        return self.fill(network)
+
+    def require(self, **wanted: Any):
+        """Refuses weights whose card differs in fields such as spacing_mm, kernel or intensity_rule."""
+        for name, value in wanted.items():
+            found = getattr(self.card, name)
+            if found != value:
+                raise ValueError(
+                    f"{self.path}: these weights were trained with {name} {found!r}, and {value!r} "
+                    "is asked for: leave it as it was in training, or train with it"
+                )
 
     def fill(self, network: Network) -> Network:
         """The same network with these weights, ready for use; ValueError if they do not fit it."""
@@ -149,6 +184,10 @@ def _read_card(path: Path) -> tuple[Card, str]:
     try:
         values = json.loads(read_text(path))
         checksum = values.pop("sha256")
+        if (schema := values.setdefault("schema", 1)) not in (1, SCHEMA):
+            raise ValueError(
+                f"it has schema {schema}, and this version of hybridreg reads up to {SCHEMA}"
+            )
         return TypeAdapter(Card).validate_json(json.dumps(values)), checksum
     except ValidationError as error:
         problem = error.errors()[0]
