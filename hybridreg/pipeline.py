@@ -24,7 +24,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
 from hybridreg.intensity import to_unit
 from hybridreg.io.images import read_image, read_labels
-from hybridreg.io.tables import read_landmarks
+from hybridreg.io.landmarks import read_landmarks
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.outcome import Outcome

@@ -12,7 +12,8 @@ from hybridreg.cli.cases import bytes_of
 from hybridreg.cluster import Ended
 from hybridreg.images import Image
 from hybridreg.io.images import write_image
-from hybridreg.io.tables import CaseRow, pairs_of_folder, without_files, write_landmarks
+from hybridreg.io.landmarks import write_landmarks
+from hybridreg.io.tables import CaseRow, pairs_of_folder, without_files
 from hybridreg.io.target_store import TargetStore
 from hybridreg.phantoms import blobs
 

@@ -17,7 +17,7 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
 from hybridreg.io.elastix_files import read_parameter_map, write_parameter_map
 from hybridreg.io.images import read_image, read_labels, write_image
-from hybridreg.io.tables import read_landmarks, write_landmarks
+from hybridreg.io.landmarks import read_landmarks, write_landmarks
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.phantoms import blobs
@@ -172,6 +172,29 @@ def test_several_transforms_compose_with_the_last_acting_first(files, tmp_path):
     call("apply", "-t", tmp_path / "a.tfm", "-t", tmp_path / "b.tfm", "--points",
          tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--json")  # fmt: skip
     assert read_landmarks(tmp_path / "q.csv").points.tolist() == [[12.0, 2.0, 3.0]]
+
+
+def test_apply_places_voxel_indices_by_the_image_that_they_lie_in(files, case, tmp_path):
+    shift = AffineTransform.from_parts(torch.eye(3), [5.0, 0, -2])
+    write_transform(tmp_path / "t.tfm", shift)
+    (tmp_path / "p.txt").write_text("index\n2\n0 0 0\n3 5 7\n")
+    ask = ("apply", "-t", tmp_path / "t.tfm", "--points", tmp_path / "p.txt", "--json")
+    assert "(-f of apply)" in call(*ask, "-o", tmp_path / "q.csv", code=2)["error"]
+    call(*ask, "-f", files / "fixed.nii.gz", "-o", tmp_path / "q.csv")
+    grid = read_image(files / "fixed.nii.gz").grid
+    expected = shift(grid.points()[(0, 7), (0, 5), (0, 3)])
+    assert torch.allclose(read_landmarks(tmp_path / "q.csv").points, expected, atol=1e-9)
+
+
+def test_apply_writes_points_as_the_ending_says_and_refuses_other_endings(files, tmp_path):
+    write_transform(tmp_path / "t.tfm", AffineTransform.from_parts(torch.eye(3), [5.0, 0, 0]))
+    ask = ("apply", "-t", tmp_path / "t.tfm", "--points", files / "fixed.csv", "--json")
+    call(*ask, "-o", tmp_path / "q.mrk.json")
+    moved = json.loads((tmp_path / "q.mrk.json").read_text())["markups"][0]["controlPoints"]
+    before = read_landmarks(files / "fixed.csv").points
+    found = torch.tensor([point["position"] for point in moved], dtype=torch.float64)
+    assert torch.allclose(found, before + torch.tensor([5.0, 0, 0]), atol=1e-9)
+    assert "points are written as" in call(*ask, "-o", tmp_path / "q.nii.gz", code=2)["error"]
 
 
 def test_evaluate_finds_the_scores_that_register_found(registered, files):
