@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hybridreg.io.files import sha256_of
 from hybridreg.methods import METHODS
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.quality import Intent
@@ -75,6 +76,24 @@ def describe_method(method) -> dict[str, Any]:
     for field in fields(method):
         table[field.name] = _plain(getattr(method, field.name))
     return table
+
+
+def files_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """{"files": {path: SHA-256}} of the elastix files that described methods name; else empty.
+
+    Packaged ones are left out: they belong to the version.
+    """
+    found = {name: sha256_of(Path(name)) for name in _parameter_files(settings)}
+    return {"files": found} if found else {}
+
+
+def _parameter_files(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from (name for name in value.get("parameter_files", ()) if Path(name).is_file())
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _parameter_files(item)
 
 
 def with_settings(method, **settings):

@@ -211,6 +211,25 @@ def test_evaluate_finds_the_scores_that_register_found(registered, files):
             assert found["after"][kind] == pytest.approx(answer["scores"]["after"][kind])
 
 
+def test_exchanged_images_are_told_by_their_hashes(registered, files, tmp_path):
+    out, _ = registered
+    fixed, moving = files / "fixed.nii.gz", files / "moving.mha"
+    for what in (out, out / "transform.h5"):
+        error = call("evaluate", what, "-f", moving, "-m", fixed, "--json", code=2)["error"]
+        assert "fixed image given is the moving image of this registration" in error
+    (tmp_path / "t.csv").write_text(f"name,fixed,moving\n{out.name},{moving},{fixed}\n")
+    table = call("evaluate", tmp_path / "t.csv", "--results", out.parent, "--json", code=1)
+    assert "exchanged" in table["failures"][out.name]
+    apply = ("apply", "-t", out / "transform.h5", "-o", tmp_path / "a.nii", "--json")
+    error = call(*apply, "-f", moving, "-m", fixed, code=2)["error"]
+    assert "is the fixed image of this registration" in error and "give --inverse" in error
+    error = call(*apply, "-f", fixed, "-m", moving, "--inverse", code=2)["error"]
+    assert "is the moving image of this registration" in error and "leave out --inverse" in error
+    assert not (tmp_path / "a.nii").exists()
+    write_image(tmp_path / "copy.nii", read_image(moving))  # another file says nothing
+    call("evaluate", out, "-f", fixed, "-m", tmp_path / "copy.nii", "--json")
+
+
 def test_evaluate_reads_a_table_and_says_which_cases_failed(registered, files):
     table = files / "cases.csv"
     table.write_text(

@@ -17,7 +17,7 @@ from hybridreg.images import Image, LandmarkSet
 from hybridreg.io.images import read_image, to_sitk
 from hybridreg.io.files import whole_file
 from hybridreg.io.landmarks import read_landmarks, write_landmarks
-from hybridreg.io.tables import CaseRow, read_case_table
+from hybridreg.io.tables import CaseRow, absolute, read_case_table
 
 POINTS = [[1.5, -2.25, 1e-3], [-40.0, 0.1, 1204.5]]
 NAMES = ("left", "right, upper")
@@ -347,11 +347,27 @@ def test_a_case_table_gives_names_and_paths_from_its_own_folder(files):
 
 
 def test_every_column_of_a_case_is_read(files):
-    values = {f.name: "images/a.nii.gz" for f in fields(CaseRow)} | {"name": "n", "subject": "s"}
+    columns = [f.name for f in fields(CaseRow) if f.name != "more"]
+    values = dict.fromkeys(columns, "images/a.nii.gz") | {"name": "n", "subject": "s"}
     path = written(files, "\t".join(values) + "\n" + "\t".join(values.values()) + "\n", "c.tsv")
     (case,) = read_case_table(path)
     expected = {key: files / value for key, value in values.items()} | {"name": "n", "subject": "s"}
-    assert {f.name: getattr(case, f.name) for f in fields(CaseRow)} == expected
+    assert {name: getattr(case, name) for name in columns} == expected and case.more == {}
+
+
+def test_columns_of_a_table_that_are_not_ours_are_kept_as_text(files):
+    text = f"name,Age,fixed,moving,sex,subject_id\n{ROW.replace(',', ',64,', 1)},F,\n"
+    (case,) = read_case_table(written(files, text))
+    assert case.more == {"age": "64", "sex": "F", "subject_id": ""}
+    assert absolute(case).more == case.more and case.subject == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["fixed_mark", "moving_label", "fixed_point", "mask", "landmark", "inital", "subjet"]
+)
+def test_a_misspelled_column_is_refused(name, files):
+    with pytest.raises(ValueError, match=f"column '{name}' looks like a misspelled one; known are"):
+        read_case_table(written(files, f"name,fixed,moving,{name}\n{ROW},x\n"))
 
 
 ROW = "one,images/a.nii.gz,images/b.nii.gz"
@@ -362,7 +378,7 @@ ROW = "one,images/a.nii.gz,images/b.nii.gz"
     [
         ("", "empty"),
         ("name,fixed,moving\n", "no rows"),
-        (f"name,fixed,moving,mask\n{ROW},x\n", "unknown columns mask; known are name, .*initial"),
+        (f"name,fixed,moving,\n{ROW},\n", "column 4 has no name"),
         ("name,fixed\na,images/a.nii.gz\n", "columns moving are missing"),
         (f"name,fixed,moving,fixed\n{ROW},x\n", "'fixed' occurs twice"),
         (f"name,fixed,moving\n{ROW}\n{ROW},x\n", "line 3: 3 cells expected, found 4"),

@@ -79,6 +79,8 @@ def apply(
 
         if points is not None:
             landmark_writer(out)  # refuses a wrong ending before any work
+        elif len(transform) == 1:
+            _check_side(transform[0], moving, inverse=inverse)
         total = compose(*[read_transform(path) for path in transform])
         if inverse:
             total = total.inverse()
@@ -93,6 +95,19 @@ def apply(
             write_image(out, warp(source, total, onto=onto, **how))
             current.answer = {"out": str(out), "size": onto.size, "spacing_mm": onto.spacing}
         current.say(f"wrote {out}")
+
+
+def _check_side(transform: Path, moving: Path, *, inverse: bool):
+    """Refuses to resample the image that the transform, or its inverse, cannot be meant for."""
+    from hybridreg.io.output import registered_side
+
+    side, wanted = registered_side(transform, moving), "fixed" if inverse else "moving"
+    if side not in (None, wanted):
+        raise ValueError(
+            f"the image to resample is the {side} image of this registration (by its hash), which "
+            f"only the {'transform itself' if inverse else 'inverse'} resamples: "
+            f"{'leave out' if inverse else 'give'} --inverse, or exchange the images"
+        )
 
 
 def _map_points(current: Session, transform, points: Path, out: Path, grid: Grid | None):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 from hybridreg.io.files import errors_of, read_text
@@ -21,6 +22,7 @@ class CaseRow:
 
     subject: of the person, for statistics; empty where unknown. fixed, moving: image files, or
     folders of DICOM slices. *_points guide the registration, *_landmarks and *_labels judge it.
+    more: what else its table says of it, by column; no method sees it, and records repeat it.
     """
 
     name: str
@@ -36,8 +38,11 @@ class CaseRow:
     fixed_points: Path | None = None
     moving_points: Path | None = None
     initial: Path | None = None
+    more: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
+_COLUMNS = tuple(field.name for field in fields(CaseRow) if field.name != "more")
+_ALIKE = 0.85  # as close as fixed_label and fixed_labels (.96); subject_id and subject are not (.82)
 _PAIRED = ("labels", "landmarks", "points")
 _IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".png")
 
@@ -88,6 +93,7 @@ def pairs_of_folder(folder: str | Path) -> list[CaseRow]:
 def read_case_table(path: str | Path) -> list[CaseRow]:
     """The cases of a CSV (or tab- or semicolon-separated) table with a header of CaseRow's fields.
 
+    Further columns go into ``CaseRow.more``, unless their names look like a misspelled field.
     Relative paths start from the folder of the table. All that is wrong with the rows is told at
     once, so that a batch does not stop at its hundredth case.
     """
@@ -113,20 +119,31 @@ def read_case_table(path: str | Path) -> list[CaseRow]:
 
 
 def _check_columns(header: Sequence[str]):
-    known = [field.name for field in fields(CaseRow)]
-    unknown = [name for name in header if name not in known]
-    if unknown:
-        raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(known)}")
-    needed = [field.name for field in fields(CaseRow) if field.default is MISSING]
+    if "" in header:
+        raise ValueError(f"column {header.index('') + 1} has no name: name it or take it out")
+    for name in set(header) - set(_COLUMNS):
+        parts = {part for column in _COLUMNS for part in column.split("_")} - {"fixed", "moving"}
+        near = difflib.get_close_matches(name, [*_COLUMNS, *parts], n=1, cutoff=_ALIKE)
+        if near:
+            raise ValueError(
+                f"the column {name!r} looks like a misspelled one; known are "
+                f"{', '.join(_COLUMNS)}: correct it, or give a column of your own another name"
+            )
+    needed = [f.name for f in fields(CaseRow) if f.name in _COLUMNS and f.default is MISSING]
     missing = [name for name in needed if name not in header]
     if missing:
         raise ValueError(f"the columns {', '.join(missing)} are missing; found {', '.join(header)}")
 
 
 def _case(cells: dict[str, str], folder: Path) -> CaseRow:
+    more = {key: value for key, value in cells.items() if key not in _COLUMNS}
     texts = {key: value for key, value in cells.items() if key in ("name", "subject")}
-    paths = {key: folder / value for key, value in cells.items() if key not in texts and value}
-    return CaseRow(**{"fixed": folder, "moving": folder, **texts, **paths})
+    paths = {
+        key: folder / value
+        for key, value in cells.items()
+        if value and key not in texts and key not in more
+    }
+    return CaseRow(**{"fixed": folder, "moving": folder, **texts, **paths}, more=more)
 
 
 def _faults(case: CaseRow, cells: dict[str, str]) -> Iterator[str]:
