@@ -34,7 +34,8 @@ def cases(tmp_path_factory) -> Path:
             write_image(folder / f"{side}{number}.nii", getattr(case.pair, side))
             write_landmarks(folder / f"{side}{number}.csv", getattr(case, f"{side}_landmarks"))
         points = f"fixed{number}.csv,moving{number}.csv" if number == 0 else ","
-        lines.append(f"case {number},S{number},fixed{number}.nii,moving{number}.nii,{points},6{number}")
+        images = f"fixed{number}.nii,moving{number}.nii"
+        lines.append(f"case {number},S{number},{images},{points},6{number}")
     grid = case.pair.moving.grid
     write_image(folder / "constant.nii", Image(torch.ones(grid.shape), grid))
     lines.insert(2, "empty,S9,fixed0.nii,constant.nii,,,")
@@ -130,8 +131,10 @@ def own(cases, quick, in_turn, tmp_path):
         table.writerows([one, two])
 
     def register(code: int = 0) -> dict:
-        return call("register", tmp_path / "cases.csv", "-p", tmp_path / quick.name, "-o",
-                    tmp_path / "out", "--workers", 1, "--no-report", "--json", code=code)  # fmt: skip
+        return call(
+            "register", tmp_path / "cases.csv", "-p", tmp_path / quick.name, "-o", tmp_path / "out",
+            "--workers", 1, "--no-report", "--json", code=code,
+        )  # fmt: skip
 
     return tmp_path, register
 
@@ -198,9 +201,9 @@ def test_a_parameter_file_that_changed_is_another_method(own):
 def test_a_column_that_the_records_have_already_is_refused(column, cases, quick, tmp_path):
     text = (cases / "cases.csv").read_text().replace("age", column, 1)
     (cases / "other.csv").write_text(text)
-    error = call("register", cases / "other.csv", "-p", quick, "-o", tmp_path / "o", "--json", code=2)
-    assert f"the records have columns {column} already" in error["error"]
-    assert not (tmp_path / "o").exists()
+    out = tmp_path / "out"
+    answer = call("register", cases / "other.csv", "-p", quick, "-o", out, "--json", code=2)
+    assert f"the records have columns {column} already" in answer["error"] and not out.exists()
 
 
 def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_path):

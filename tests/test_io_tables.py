@@ -195,7 +195,7 @@ def test_of_transformix_points_the_output_is_read_and_that_is_said(tmp_path, cap
 
 @pytest.mark.parametrize("dimension", [2, 3])
 @pytest.mark.parametrize("ending", [".csv", ".fcsv", ".mrk.json", ".txt"])
-def test_points_are_written_in_the_format_of_their_ending(ending, dimension, tmp_path):
+def test_points_are_written_in_the_format_of_their_ending(ending, dimension, tmp_path, caplog):
     points = torch.randn(5, dimension, dtype=torch.float64) * 100 + math.pi
     names = ("left", "right, upper", 'the "third"', "ü", "5")
     path = tmp_path / f"p{ending}"
@@ -203,6 +203,7 @@ def test_points_are_written_in_the_format_of_their_ending(ending, dimension, tmp
     again = read_landmarks(path, dimension=dimension)
     assert torch.equal(again.points, points)
     assert again.names == (("1", "2", "3", "4", "5") if ending == ".txt" else names)
+    assert ("no names" in caplog.text) == (ending == ".txt")
     first, text = points[0].tolist(), path.read_text(encoding="utf-8")
     if ending == ".mrk.json":
         (markup,) = json.loads(text)["markups"]
@@ -292,6 +293,7 @@ def test_a_third_coordinate_is_dropped_in_2d_only_where_it_says_nothing(tmp_path
         ("p.fcsv", fcsv("IJK", 1), "LPS or RAS.*IJK"),
         ("p.fcsv", "a,1,2,3\n", "found none"),
         ("p.fcsv", fcsv("LPS", 1).replace("-2.25", "?"), "line 4: .*'\\?'"),
+        ("p.fcsv", fcsv("LPS", 1).replace("1.5,-2.25,0.001", "1,5,-2,25,0,001"), "found 17 .*point"),
         ("p.mrk.json", "{", "markups"),
         ("p.mrk.json", "[]", "markups"),
         ("p.mrk.json", '{"markups": [{}]}', "markups"),

@@ -149,7 +149,8 @@ def _refuse_beside_a_table(given: dict):
     if wrong:
         raise ValueError(
             f"{', '.join(wrong)} cannot be given beside a table of cases: images, masks, points, "
-            "labels and landmarks have columns in it, and finished cases are kept as they are"
+            "labels and landmarks have columns in it, and finished cases are kept until their "
+            "files change"
         )
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from hybridreg import progress
 from hybridreg.io.files import sha256_of_all
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ def changed_inputs(
     now: case -> input -> file. then: case -> input -> SHA-256 of what the case was made from. A
     warning names the cases. Hashes alone are trusted: a copy may keep its size and its time.
     """
+    if now:
+        progress.report(0.0, "comparing inputs")
     hashes = sha256_of_all(path for paths in now.values() for path in paths.values())
     changed = {}
     for case, paths in now.items():

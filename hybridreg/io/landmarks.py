@@ -101,6 +101,8 @@ def _csv_text(landmarks: LandmarkSet) -> str:
 
 
 def _elastix_text(landmarks: LandmarkSet) -> str:
+    if landmarks.names != LandmarkSet(landmarks.points).names:
+        log.warning("elastix's point files have no names: only the order of the points is kept")
     rows = [" ".join(map(repr, point)) for point in landmarks.points.tolist()]
     return "\n".join(["point", str(len(rows)), *rows, ""])
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from hybridreg.images import LandmarkSet
+from hybridreg.io.tables import DECIMAL_COMMA
 
 Signs = tuple[float, float, float]  # what to multiply coordinates with to get LPS
 LPS, RAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)
@@ -83,7 +84,12 @@ def _fiducials(text: str, columns: list[str]) -> Iterator[ControlPoint]:
     rows = csv.reader(text.splitlines())
     for row in rows:
         if row and not row[0].startswith("#"):
-            # Rows may have fewer cells than columns: the last ones are texts.
+            # Rows may have fewer cells than columns (the last ones are texts), and of Slicer 5 more.
+            if len(row) > len(columns) + 1:
+                raise ValueError(
+                    f"line {rows.line_num}: {len(columns) + 1} cells expected, found {len(row)} "
+                    f"({DECIMAL_COMMA})"
+                )
             cells = dict(zip(columns, row, strict=False))
             position = tuple(cells.get(axis, "") for axis in "xyz")
             defined = (cells.get(_STATUS) or None) in _DEFINED

@@ -42,7 +42,7 @@ class CaseRow:
 
 
 _COLUMNS = tuple(field.name for field in fields(CaseRow) if field.name != "more")
-_ALIKE = 0.85  # as close as fixed_label and fixed_labels (.96); subject_id and subject are not (.82)
+_ALIKE = 0.85  # fixed_label is as close to fixed_labels (.96), subject_id not to subject (.82)
 _PAIRED = ("labels", "landmarks", "points")
 _IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".png")
 
