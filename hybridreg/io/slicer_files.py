@@ -84,7 +84,7 @@ def _fiducials(text: str, columns: list[str]) -> Iterator[ControlPoint]:
     rows = csv.reader(text.splitlines())
     for row in rows:
         if row and not row[0].startswith("#"):
-            # Rows may have fewer cells than columns (the last ones are texts), and of Slicer 5 more.
+            # Rows may have fewer cells than columns, which end in texts; Slicer 5 writes more.
             if len(row) > len(columns) + 1:
                 raise ValueError(
                     f"line {rows.line_num}: {len(columns) + 1} cells expected, found {len(row)} "
