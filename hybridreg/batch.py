@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any
 
 from hybridreg import pipeline
 from hybridreg.cluster import Ended, Limits, Local, Place, run
-from hybridreg.config import describe_method, load_method, with_settings
+from hybridreg.config import describe_method, files_of, load_method, with_settings
 from hybridreg.io.files import errors_of, read_text, whole_file
+from hybridreg.io.inputs import changed_inputs
 from hybridreg.io.output import RESULT, finite, write_json
 from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.pipeline import LABELS, LANDMARKS, MASKS, POINTS
 
 BATCH, RECORDS = "batch.json", "records"
+_INPUTS = (*MASKS, *POINTS, *LABELS, *LANDMARKS)
 _SCORES = {  # column -> where its value stands in result.json
     "dice": ("scores", "after", "dice", "mean"),
     "tre_mean_mm": ("scores", "after", "landmarks", "mean_mm"),
@@ -28,6 +30,7 @@ _SCORES = {  # column -> where its value stands in result.json
     "correlation": ("similarity", "after", "correlation"),
     "register_s": ("times_s", "register"),
 }
+_COLUMNS = ("status", "verdict", *_SCORES)
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,20 @@ class Order:
             "interpolation": self.interpolation,
             "initial": self.initial and str(self.initial),
         }
+        found |= files_of(found)
         return json.loads(json.dumps(found, default=str))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What came of a run. records: one row a case of the table, in its order."""
+    """What came of a run. records: one row a case of the table, in its order.
+
+    skipped: cases that were there already. changed: those that were there, made from other inputs.
+    """
 
     folder: Path
     skipped: tuple[str, ...]
+    changed: tuple[str, ...]
     ends: tuple[Ended, ...]
     records: tuple[Mapping[str, Any], ...]
 
@@ -82,12 +90,19 @@ def register_table(
     """Writes one output folder a case into a folder, and records.csv and records.json over all.
 
     Cases that have their output are not registered again, so a run that was broken off is continued
-    by the same call; a folder that was begun with another method is refused (ValueError). Reasons
-    call files by their columns, unless identifiers are kept.
+    by the same call; those whose files have changed since are (their hashes tell), and their old
+    output stays until the new one is whole. A folder that was begun with another method is refused
+    (ValueError). Reasons call files by their columns, unless identifiers are kept. Records repeat
+    what else the table says of a case (``CaseRow.more``).
     """
-    folder = Path(folder)
+    folder, more = Path(folder), _more_columns(rows)
     _begin(folder, order.settings)
-    done = {row.name for row in rows if (folder / row.name / RESULT).is_file()}
+    finished = [row for row in rows if (folder / row.name / RESULT).is_file()]
+    changed = changed_inputs(
+        {row.name: _files(row, order) for row in finished},
+        {row.name: _hashes(_result(folder / row.name)) for row in finished},
+    )
+    done = {row.name for row in finished} - changed.keys()
     todo = {row.name: absolute(row) for row in rows if row.name not in done}
     ends: list[Ended] = []
 
@@ -101,15 +116,15 @@ def register_table(
         register = partial(register_case, folder.resolve(), order)
         run(register, todo, place=place, limits=limits, heard=told)
     finally:  # also of what was done before Ctrl-C
-        records = _records(rows, folder, ends)
-        _write(folder, records)
+        records = _records(rows, folder, ends, done)
+        _write(folder, records, more)
     skipped = tuple(row.name for row in rows if row.name in done)
-    return Batch(folder, skipped, tuple(ends), tuple(records))
+    return Batch(folder, skipped, tuple(changed), tuple(ends), tuple(records))
 
 
 def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[str, Any]:
     """Registers one case into its output folder; gives its verdict."""
-    inputs = {key: getattr(row, key) for key in (*MASKS, *POINTS, *LABELS, *LANDMARKS)}
+    inputs = {key: getattr(row, key) for key in _INPUTS}
     outcome = pipeline.register(
         row.fixed,
         row.moving,
@@ -122,8 +137,21 @@ def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[s
         interpolation=order.interpolation,
         **inputs,
     )
-    outcome.save(folder / name, report=order.report)
+    # What may be there was made from other inputs, or by another worker from the same.
+    outcome.save(folder / name, overwrite=True, report=order.report)
     return {"verdict": outcome.verdict.status}
+
+
+def _files(row: CaseRow, order: Order) -> dict[str, Path]:
+    """The files that a case is registered from, by the names that its result has for them."""
+    files = {key: getattr(row, key) for key in ("fixed", "moving", *_INPUTS)}
+    files["initial"] = row.initial or order.initial
+    return {key: file for key, file in files.items() if isinstance(file, Path)}
+
+
+def _hashes(result: Mapping[str, Any]) -> dict[str, str]:
+    inputs = result["inputs"].items()
+    return {name: about["sha256"] for name, about in inputs if "sha256" in about}
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]):
@@ -153,23 +181,39 @@ def _begin(folder: Path, settings: Mapping[str, Any]):
             )
 
 
-def _records(rows: Sequence[CaseRow], folder: Path, ends: Sequence[Ended]) -> list[dict[str, Any]]:
-    """One record a case, from its output folder, or from how it failed."""
-    by_name = {ended.name: ended for ended in ends}
-    return [_record(row, folder, by_name.get(row.name)) for row in rows]
+def _more_columns(rows: Sequence[CaseRow]) -> tuple[str, ...]:
+    more = tuple(dict.fromkeys(column for row in rows for column in row.more))
+    if taken := sorted({*_COLUMNS, "reason"} & {*more}):
+        raise ValueError(f"the records have columns {', '.join(taken)} already: rename yours")
+    return more
 
 
-def _record(row: CaseRow, folder: Path, ended: Ended | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": row.name, "subject": row.subject}
-    if ended is not None and ended.failed:
-        return {**record, "status": "failed", "reason": ended.reason}
-    if not (folder / row.name / RESULT).is_file():
+def _records(
+    rows: Sequence[CaseRow], folder: Path, ends: Sequence[Ended], done: Collection[str]
+) -> list[dict[str, Any]]:
+    """One record a case, from its output folder, or from how it failed. done: before this run."""
+    failures = {ended.name: ended.reason for ended in ends if ended.failed}
+    done = {*done, *(ended.name for ended in ends if not ended.failed)}
+    return [_record(row, folder, failures.get(row.name), row.name in done) for row in rows]
+
+
+def _record(row: CaseRow, folder: Path, failure: str | None, done: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"name": row.name, "subject": row.subject, **row.more}
+    if failure is not None:
+        return {**record, "status": "failed", "reason": failure}
+    if not done:
         return {**record, "status": "missing", "reason": "not reached"}
-    result = json.loads((folder / row.name / RESULT).read_text(encoding="utf-8"))
+    result = _result(folder / row.name)
     verdict = result["verdict"]
     scores = {column: _dig(result, path) for column, path in _SCORES.items()}
     reason = "; ".join(verdict["reasons"])
     return {**record, "status": "done", "verdict": verdict["status"], "reason": reason, **scores}
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / RESULT
+    with errors_of(path):
+        return json.loads(read_text(path))
 
 
 def _dig(value: Any, path: tuple[str, ...]) -> Any:
@@ -178,8 +222,9 @@ def _dig(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _write(folder: Path, records: Sequence[Mapping[str, Any]]):
-    columns = ("name", "subject", "status", "verdict", *_SCORES, "reason")
+def _write(folder: Path, records: Sequence[Mapping[str, Any]], more: Sequence[str]):
+    """The tables of records; more: columns of the table of cases."""
+    columns = ("name", "subject", *more, *_COLUMNS, "reason")
     out = io.StringIO()
     table = csv.DictWriter(out, columns, lineterminator="\n")
     table.writeheader()

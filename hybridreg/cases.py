@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hybridreg.geometry import Grid
-from hybridreg.images import Image, LabelMap, LandmarkSet
+from hybridreg.images import Image, LabelMap, LandmarkSet, corresponding
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
@@ -28,7 +28,8 @@ class ImagePair:
     """The two images of a registration; all that a method may see.
 
     fixed_mask, moving_mask: where to compare; nonzero is inside; on the grid of their image.
-    fixed_points, moving_points: corresponding points given as guidance, the i-th to the i-th.
+    fixed_points, moving_points: corresponding points given as guidance, the i-th to the i-th; the
+        moving ones are put into this order by their names (``images.corresponding``).
         (Points kept back to judge the result belong to the Case.)
     """
 
@@ -38,6 +39,11 @@ class ImagePair:
     moving_mask: LabelMap | None = None
     fixed_points: LandmarkSet | None = None
     moving_points: LandmarkSet | None = None
+
+    def __post_init__(self):
+        if self.fixed_points is not None and self.moving_points is not None:
+            ordered = corresponding(self.fixed_points, self.moving_points, what="points")
+            object.__setattr__(self, "moving_points", ordered)
 
     @property
     def dimension(self) -> int:
@@ -49,7 +55,8 @@ class Case:
     """One registration problem with what is known about its answer.
 
     name: of the case; subject: of the person, for statistics.
-    Labels and landmarks judge in corresponding pairs; moving labels alone are only warped.
+    Labels and landmarks judge in corresponding pairs (landmarks by name, as the points of a pair);
+    moving labels alone are only warped.
     true_transform maps fixed to moving.
     """
 
@@ -73,7 +80,8 @@ class Case:
                 given, missing = given.replace("_", " "), missing.replace("_", " ")
                 raise ValueError(f"{given} judge a registration only together with {missing}")
         if self.fixed_landmarks is not None:
-            _check_correspondence("landmarks", self.fixed_landmarks, self.moving_landmarks)
+            ordered = corresponding(self.fixed_landmarks, self.moving_landmarks, what="landmarks")
+            object.__setattr__(self, "moving_landmarks", ordered)
 
 
 def compared_volumes(pair: ImagePair) -> tuple[float, float]:
@@ -219,20 +227,11 @@ def _check_points(pair: ImagePair):
         return
     if pair.fixed_points is None or pair.moving_points is None:
         raise ValueError("points guide a registration in pairs: give both fixed and moving points")
-    _check_correspondence("points", pair.fixed_points, pair.moving_points)
     for side, points in (("fixed", pair.fixed_points), ("moving", pair.moving_points)):
         if points.points.shape[1] != pair.dimension:
             raise ValueError(
                 f"the {side} points are {points.points.shape[1]}D, the images {pair.dimension}D"
             )
-
-
-def _check_correspondence(what: str, fixed: LandmarkSet, moving: LandmarkSet):
-    counts = len(fixed.points), len(moving.points)
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"{counts[0]} fixed {what} but {counts[1]} moving {what}: the i-th belongs to the i-th"
-        )
 
 
 def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hybridreg.io.files import sha256_of
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.quality import Intent
@@ -75,6 +76,24 @@ def describe_method(method: RegistrationMethod) -> dict[str, Any]:
     A method in no table goes by its "module:qualname", which says what ran and builds nothing.
     """
     return _described(method, METHODS)
+
+
+def files_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """{"files": {path: SHA-256}} of the elastix files that described methods name; else empty.
+
+    Packaged ones are left out: they belong to the version.
+    """
+    found = {name: sha256_of(Path(name)) for name in _parameter_files(settings)}
+    return {"files": found} if found else {}
+
+
+def _parameter_files(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from (name for name in value.get("parameter_files", ()) if Path(name).is_file())
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _parameter_files(item)
 
 
 def with_settings(method, **settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from hybridreg.fusion.color import fuse_color, luminance, overlay
 from hybridreg.fusion_scores import SCORES, FusionScores, fused_pair, fusion_scores
 from hybridreg.images import Image, LabelMap
 from hybridreg.intensity import Scaling, to_unit
-from hybridreg.io.files import errors_of, whole_file
+from hybridreg.io.files import errors_of, sha256_of, whole_file
 from hybridreg.io.images import write_image
 from hybridreg.io.output import write_json
 
@@ -232,10 +231,9 @@ def write_fusion(path: Path, fusion: Fusion | Overlay, *, inputs: Mapping[str, A
 
 
 def describe_input(path: Path, image: Image, *, keep_identifiers: bool) -> dict[str, Any]:
-    """What is kept of an input: the checksum of a file, and its name only when asked for."""
+    """What is kept of an input: its checksum, and its name only when asked for."""
     about: dict[str, Any] = {"size": image.grid.size, "spacing_mm": image.grid.spacing}
-    if path.is_file():
-        about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    about["sha256"] = sha256_of(path)
     return about | ({"name": path.name} if keep_identifiers else {})
 
 

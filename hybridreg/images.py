@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hybridreg.geometry import Grid
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +79,48 @@ class LandmarkSet:
             raise ValueError(f"landmarks need shape (N, 2) or (N, 3), found {tuple(points.shape)}")
         if not torch.isfinite(points).all():
             raise ValueError("landmarks have coordinates that are not finite")
-        names = tuple(self.names) or tuple(str(i + 1) for i in range(len(points)))
+        names = tuple(self.names) or _numbers(len(points))
         if len(names) != len(points):
             raise ValueError(f"{len(points)} landmarks but {len(names)} names")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "names", names)
+
+
+def corresponding(fixed: LandmarkSet, moving: LandmarkSet, *, what: str) -> LandmarkSet:
+    """The moving points in the order of the fixed ones. what: their kind, for the error message.
+
+    Points whose names are the same, but for upper and lower case, correspond by name; sets without
+    any common name correspond row by row. ValueError for anything in between: it is ambiguous.
+    """
+    a, b = ([name.casefold() for name in points.names] for points in (fixed, moving))
+    if len(a) != len(b) or (set(a) & set(b) and sorted(a) != sorted(b)):
+        raise ValueError(
+            f"{len(a)} fixed {what} but {len(b)} moving {what}, and not all names occur in both "
+            f"({_lacking(a, b)}): give each point in both files, under the same name"
+        )
+    if a == b or not set(a) & set(b):
+        return moving
+    if len(set(a)) < len(a) or _numbers(len(a)) in (tuple(a), tuple(b)):
+        raise ValueError(
+            f"fixed and moving {what} have the same names in another order, and the names do not "
+            "tell which belong together (several are the same, or one side is only numbered): "
+            "give each point a name of its own, or put both files in the same order"
+        )
+    log.info("the moving %s were matched to the fixed ones by name", what)
+    order = [b.index(name) for name in a]
+    return LandmarkSet(moving.points[order], tuple(moving.names[i] for i in order))
+
+
+def _lacking(fixed: list[str], moving: list[str]) -> str:
+    """The names that occur on one side only, at most five of each."""
+    sides = (("fixed", fixed, moving), ("moving", moving, fixed))
+    only = [(side, list((Counter(one) - Counter(other)).elements())) for side, one, other in sides]
+    return "; ".join(f"only {side}: {', '.join(names[:5])}" for side, names in only if names)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """The names of points that have none."""
+    return tuple(str(i + 1) for i in range(count))
 
 
 def _check_shape(what: str, found: tuple[int, ...], grid: Grid):

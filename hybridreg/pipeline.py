@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,8 +22,9 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
 from hybridreg.intensity import to_unit
+from hybridreg.io.files import sha256_of
 from hybridreg.io.images import read_image, read_labels
-from hybridreg.io.tables import read_landmarks
+from hybridreg.io.landmarks import read_landmarks
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.outcome import Outcome
@@ -380,12 +380,12 @@ def _inverse_grid(moving: Grid) -> Grid:
 def _describe(source, value, keep_identifiers: bool) -> dict[str, Any]:
     """What the record says of an input: never its path, its name only when asked."""
     about: dict[str, Any] = {}
-    if isinstance(source, (str, Path)) and Path(source).is_file():
-        about["sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    if isinstance(source, str) and source in (*INITIALIZATIONS, "auto"):
+        about["name"] = source
+    elif isinstance(source, (str, Path)):
+        about["sha256"] = sha256_of(Path(source))
         if keep_identifiers:
             about["name"] = Path(source).name
-    elif isinstance(source, str) and source in (*INITIALIZATIONS, "auto"):
-        about["name"] = source
     if isinstance(value, Image):
         grid = value.grid
         about |= {"size": grid.size, "spacing_mm": grid.spacing, "dtype": value.dtype}

@@ -43,6 +43,48 @@ def points(count: int, dimension: int = 3) -> LandmarkSet:
     return LandmarkSet(torch.rand(count, dimension))
 
 
+def named(*names: str) -> LandmarkSet:
+    """Points whose x is the place of their name in the alphabet."""
+    x = torch.tensor([[ord(name[0].lower()) - ord("a"), 5.0, -7.0] for name in names])
+    return LandmarkSet(x, names)
+
+
+def paired(fixed: LandmarkSet, moving: LandmarkSet) -> tuple[LandmarkSet, LandmarkSet]:
+    """The moving points and landmarks as a pair and a case hold them."""
+    pair = changed(fixed_points=fixed, moving_points=moving)
+    case = Case(SOUND, fixed_landmarks=fixed, moving_landmarks=moving)
+    return pair.moving_points, case.moving_landmarks
+
+
+def test_points_and_landmarks_of_the_same_names_correspond_by_name():
+    for found in paired(named("a", "b", "c", "d"), named("C", "a", "d", "b")):
+        assert found.points[:, 0].tolist() == [0, 1, 2, 3] and found.names == ("a", "b", "C", "d")
+
+
+@pytest.mark.parametrize("other", [("x", "z", "y"), ("a", "b", "c"), ("1", "2", "3")])
+def test_points_without_a_common_name_correspond_row_by_row(other):
+    moving = named(*other)
+    for fixed in (named("a", "b", "c"), LandmarkSet(torch.rand(3, 3), ("p", "q", "r"))):
+        assert all(found is moving for found in paired(fixed, moving))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "says"),
+    [
+        ("abc", "abcd", "3 fixed points but 4 .*only moving: d"),
+        ("abc", "bcd", r"\(only fixed: a; only moving: d\): give each point in both files"),
+        ("aab", "aba", "several are the same"),
+        ("312", "123", "one side is only numbered"),
+        ("123", "213", "one side is only numbered"),
+    ],
+)
+def test_points_whose_correspondence_is_ambiguous_are_refused(fixed, moving, says):
+    with pytest.raises(ValueError, match=says):
+        changed(fixed_points=named(*fixed), moving_points=named(*moving))
+    with pytest.raises(ValueError, match=says.replace("points", "landmarks")):
+        Case(SOUND, fixed_landmarks=named(*fixed), moving_landmarks=named(*moving))
+
+
 @pytest.mark.parametrize(
     ("pair", "says"),
     [
@@ -56,7 +98,6 @@ def points(count: int, dimension: int = 3) -> LandmarkSet:
         (changed(fixed_mask=LabelMap(torch.zeros(GRID.shape), GRID)), "fixed mask is empty"),
         (changed(moving_mask=LabelMap(torch.ones(9, 9, 9), Grid((9, 9, 9)))), "resample the mask"),
         (changed(fixed_points=points(3)), "both fixed and moving points"),
-        (changed(fixed_points=points(3), moving_points=points(4)), "3 fixed points but 4"),
         (changed(fixed_points=points(3, 2), moving_points=points(3, 2)), "2D, the images 3D"),
         (changed(moving=image(moved(GRID, spacing=(1100, 900, 2300)))), "not in mm"),
         (changed(moving=image(moved(GRID, spacing=(11, 9, 23)))), "another unit"),

@@ -17,7 +17,7 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
 from hybridreg.io.elastix_files import read_parameter_map, write_parameter_map
 from hybridreg.io.images import read_image, read_labels, write_image
-from hybridreg.io.tables import read_landmarks, write_landmarks
+from hybridreg.io.landmarks import read_landmarks, write_landmarks
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.phantoms import blobs
@@ -174,6 +174,29 @@ def test_several_transforms_compose_with_the_last_acting_first(files, tmp_path):
     assert read_landmarks(tmp_path / "q.csv").points.tolist() == [[12.0, 2.0, 3.0]]
 
 
+def test_apply_places_voxel_indices_by_the_image_that_they_lie_in(files, case, tmp_path):
+    shift = AffineTransform.from_parts(torch.eye(3), [5.0, 0, -2])
+    write_transform(tmp_path / "t.tfm", shift)
+    (tmp_path / "p.txt").write_text("index\n2\n0 0 0\n3 5 7\n")
+    ask = ("apply", "-t", tmp_path / "t.tfm", "--points", tmp_path / "p.txt", "--json")
+    assert "(-f of apply)" in call(*ask, "-o", tmp_path / "q.csv", code=2)["error"]
+    call(*ask, "-f", files / "fixed.nii.gz", "-o", tmp_path / "q.csv")
+    grid = read_image(files / "fixed.nii.gz").grid
+    expected = shift(grid.points()[(0, 7), (0, 5), (0, 3)])
+    assert torch.allclose(read_landmarks(tmp_path / "q.csv").points, expected, atol=1e-9)
+
+
+def test_apply_writes_points_as_the_ending_says_and_refuses_other_endings(files, tmp_path):
+    write_transform(tmp_path / "t.tfm", AffineTransform.from_parts(torch.eye(3), [5.0, 0, 0]))
+    ask = ("apply", "-t", tmp_path / "t.tfm", "--points", files / "fixed.csv", "--json")
+    call(*ask, "-o", tmp_path / "q.mrk.json")
+    moved = json.loads((tmp_path / "q.mrk.json").read_text())["markups"][0]["controlPoints"]
+    before = read_landmarks(files / "fixed.csv").points
+    found = torch.tensor([point["position"] for point in moved], dtype=torch.float64)
+    assert torch.allclose(found, before + torch.tensor([5.0, 0, 0]), atol=1e-9)
+    assert "points are written as" in call(*ask, "-o", tmp_path / "q.nii.gz", code=2)["error"]
+
+
 def test_evaluate_finds_the_scores_that_register_found(registered, files):
     out, answer = registered
     inputs = (
@@ -186,6 +209,25 @@ def test_evaluate_finds_the_scores_that_register_found(registered, files):
         found = call("evaluate", what, *inputs)
         for kind in ("landmarks", "dice"):
             assert found["after"][kind] == pytest.approx(answer["scores"]["after"][kind])
+
+
+def test_exchanged_images_are_told_by_their_hashes(registered, files, tmp_path):
+    out, _ = registered
+    fixed, moving = files / "fixed.nii.gz", files / "moving.mha"
+    for what in (out, out / "transform.h5"):
+        error = call("evaluate", what, "-f", moving, "-m", fixed, "--json", code=2)["error"]
+        assert "fixed image given is the moving image of this registration" in error
+    (tmp_path / "t.csv").write_text(f"name,fixed,moving\n{out.name},{moving},{fixed}\n")
+    table = call("evaluate", tmp_path / "t.csv", "--results", out.parent, "--json", code=1)
+    assert "exchanged" in table["failures"][out.name]
+    apply = ("apply", "-t", out / "transform.h5", "-o", tmp_path / "a.nii", "--json")
+    error = call(*apply, "-f", moving, "-m", fixed, code=2)["error"]
+    assert "is the fixed image of this registration" in error and "give --inverse" in error
+    error = call(*apply, "-f", fixed, "-m", moving, "--inverse", code=2)["error"]
+    assert "is the moving image of this registration" in error and "leave out --inverse" in error
+    assert not (tmp_path / "a.nii").exists()
+    write_image(tmp_path / "copy.nii", read_image(moving))  # another file says nothing
+    call("evaluate", out, "-f", fixed, "-m", tmp_path / "copy.nii", "--json")
 
 
 def test_evaluate_reads_a_table_and_says_which_cases_failed(registered, files):

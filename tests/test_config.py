@@ -1,11 +1,19 @@
 """Methods and their TOML tables are two spellings of the same thing."""
 
+import hashlib
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
 import pytest
 
-from hybridreg.config import describe_method, load_method, methods, presets, with_settings
+from hybridreg.config import (
+    describe_method,
+    files_of,
+    load_method,
+    methods,
+    presets,
+    with_settings,
+)
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.registry import REGISTRIES, Registry
 from hybridreg.similarity import LNCC, MI
@@ -29,6 +37,16 @@ def test_nested_methods_come_from_tables_with_a_name(tmp_path):
     chain = load_method(path)
     assert [stage.seed for stage in chain.stages] == [0, 4]
     assert load_method(describe_method(chain)) == chain
+
+
+def test_the_parameter_files_of_nested_methods_are_told_by_their_hashes(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text('(Transform "EulerTransform")')
+    stages = [{"name": "elastix", "parameter_files": ["rigid.txt", str(path)]}]
+    described = describe_method(load_method({"name": "chain", "stages": stages}))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert files_of({"method": described, "seed": 0}) == {"files": {str(path): digest}}
+    assert files_of({"method": describe_method(load_method("rigid"))}) == {}
 
 
 def test_settings_reach_nested_methods_and_leave_the_original_alone():

@@ -224,11 +224,17 @@ def test_target_registration_error_of_a_known_shift_is_its_length():
 
 def test_landmarks_that_do_not_pair_up_are_refused():
     points = torch.rand(3, 3)
-    with pytest.raises(ValueError, match="3 fixed .3D. and 2 moving .3D."):
+    with pytest.raises(ValueError, match="3 fixed landmarks but 2 moving"):
         target_registration_error(IDENTITY, LandmarkSet(points), LandmarkSet(points[:2]))
-    fixed, moving = LandmarkSet(points, ("a", "b", "c")), LandmarkSet(points, ("a", "c", "b"))
-    with pytest.raises(ValueError, match="another order"):
-        target_registration_error(IDENTITY, fixed, moving)
+    with pytest.raises(ValueError, match="3D, the moving ones 2D"):
+        target_registration_error(IDENTITY, LandmarkSet(points), LandmarkSet(points[:, :2]))
+
+
+def test_the_target_registration_error_is_between_landmarks_of_the_same_name():
+    points = torch.tensor([[1.0, 2, 3], [-40, 5, 60], [7, -80, 9]])
+    fixed = LandmarkSet(points, ("a", "b", "c"))
+    moving = LandmarkSet((points + torch.tensor([3.0, -4, 12]))[[1, 2, 0]], ("b", "c", "a"))
+    assert target_registration_error(IDENTITY, fixed, moving).tolist() == [13.0] * 3
 
 
 def test_the_spread_of_distances_is_told_by_four_numbers():

@@ -16,7 +16,7 @@ from hybridreg.cli.app import app
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LandmarkSet
 from hybridreg.io.images import write_image
-from hybridreg.io.tables import write_landmarks
+from hybridreg.io.landmarks import write_landmarks
 from hybridreg.io.transforms import write_transform
 from hybridreg.transforms import AffineTransform
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import fields
 
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from hybridreg.images import Image, LandmarkSet
 from hybridreg.io.files import whole_file
 from hybridreg.io.images import read_image, to_sitk
-from hybridreg.io.tables import CaseRow, read_case_table, read_landmarks, write_landmarks
+from hybridreg.io.landmarks import read_landmarks, write_landmarks
+from hybridreg.io.tables import CaseRow, absolute, read_case_table
 
 POINTS = [[1.5, -2.25, 1e-3], [-40.0, 0.1, 1204.5]]
 NAMES = ("left", "right, upper")
@@ -140,6 +142,87 @@ def test_slicer_markups_are_turned_to_lps(system, sign, tmp_path):
     assert found.points.tolist() == POINTS and found.names == NAMES
 
 
+THREE = [[1.0, 2, 3], [0, 0, 0], [7, 8, 9]]
+UNDEFINED = {  # three points each, of which the second has not been placed
+    "p.mrk.json": json.dumps({"markups": [{
+        "type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": ["mm", "UCUM", "mm"],
+        "controlPoints": [
+            {"label": f"F-{i}", "position": point, "positionStatus": status}
+            for i, (point, status) in enumerate(zip(THREE, ("defined", "STATUS", "defined")), 1)
+        ],
+    }]}),
+    "p.fcsv": "# Markups fiducial file version = 5.2\n# CoordinateSystem = LPS\n"
+    "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+    "1,1,2,3,0,0,0,1,1,1,0,F-1,,,2,0\n2,0,0,0,0,0,0,1,1,1,0,F-2,,,STATUS,0\n"
+    "3,7,8,9,0,0,0,1,1,1,0,F-3,,,2,0\n",
+    "p.csv": "label,l,p,s,defined,selected,visible,locked,description\n"
+    "F-1,1,2,3,1,1,1,0,\nF-2,0,0,0,STATUS,1,1,0,\nF-3,7,8,9,1,1,1,0,\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        *[("p.mrk.json", status) for status in ("undefined", "preview", "missing")],
+        *[("p.fcsv", status) for status in "013"],
+        ("p.csv", "0"),
+    ],
+)
+def test_points_that_slicer_says_are_not_placed_are_left_out(name, status, tmp_path, caplog):
+    text = UNDEFINED[name].replace("STATUS", status)
+    found = read_landmarks(written(tmp_path, text, name))
+    assert found.points.tolist() == [[1, 2, 3], [7, 8, 9]] and found.names == ("F-1", "F-3")
+    assert "1 of 3 points have no position in Slicer and are left out (number 2)" in caplog.text
+    unnamed = read_landmarks(written(tmp_path, re.sub(r"F-\d", "", text), name))
+    assert unnamed.names == ("1", "3")  # so that the wrong ones are not taken for a pair
+    placed = text.replace(f'"{status}"', '"defined"').replace(f",{status},0\n3", ",2,0\n3")
+    placed = placed.replace("0,0,0,0,1,1,0", "0,0,0,1,1,1,0")
+    caplog.clear()
+    assert read_landmarks(written(tmp_path, placed, name)).points.tolist() == THREE
+    assert not caplog.records
+
+
+def test_of_transformix_points_the_output_is_read_and_that_is_said(tmp_path, caplog):
+    text = "".join(
+        f"Point\t{i}\t; InputIndex = [ 1 2 3 ]\t; InputPoint = [ 5.0 6.0 7.0 ]\t; "
+        f"OutputIndexFixed = [ 9 9 9 ]\t; OutputPoint = [ {x} {y} {z} ]\t; "
+        "Deformation = [ 1.0 1.0 1.0 ]\t; OutputIndexMoving = [ 8 8 8 ]\n"
+        for i, (x, y, z) in enumerate(POINTS)
+    )
+    found = read_landmarks(written(tmp_path, text, "outputpoints.txt"), dimension=3)
+    assert found.points.tolist() == POINTS and "OutputPoint was read" in caplog.text
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("ending", [".csv", ".fcsv", ".mrk.json", ".txt"])
+def test_points_are_written_in_the_format_of_their_ending(ending, dimension, tmp_path, caplog):
+    points = torch.randn(5, dimension, dtype=torch.float64) * 100 + math.pi
+    names = ("left", "right, upper", 'the "third"', "ü", "5")
+    path = tmp_path / f"p{ending}"
+    write_landmarks(path, LandmarkSet(points, names))
+    again = read_landmarks(path, dimension=dimension)
+    assert torch.equal(again.points, points)
+    assert again.names == (("1", "2", "3", "4", "5") if ending == ".txt" else names)
+    assert ("no names" in caplog.text) == (ending == ".txt")
+    first, text = points[0].tolist(), path.read_text(encoding="utf-8")
+    if ending == ".mrk.json":
+        (markup,) = json.loads(text)["markups"]
+        assert markup["type"] == "Fiducial" and markup["coordinateSystem"] == "LPS"
+        assert markup["controlPoints"][0]["position"] == [*first, 0.0][:3]
+    elif ending == ".fcsv":
+        assert text.splitlines()[1] == "# CoordinateSystem = LPS"
+        assert text.splitlines()[3].split(",")[1:4] == [repr(x) for x in [*first, 0.0][:3]]
+    elif ending == ".txt":
+        assert text.splitlines()[:2] == ["point", "5"]
+        assert text.splitlines()[2].split() == list(map(repr, first))
+
+
+def test_an_unknown_ending_of_points_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"written as .csv, .fcsv, .mrk.json, .txt"):
+        write_landmarks(tmp_path / "p.vtk", LandmarkSet(torch.ones(1, 3)))
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_lung_landmarks_of_elastix_lie_as_far_apart_as_is_known(data):
     folder = data / "lung_ct_elastix"
     for ending, count, mean_mm in (("", 100, 34.3), ("_corrected", 51, 35.3)):
@@ -191,11 +274,18 @@ def test_a_third_coordinate_is_dropped_in_2d_only_where_it_says_nothing(tmp_path
         ("p.csv", "x,y,z\n1,2,nan\n", "line 2: .*'nan'"),
         ("p.csv", "x,y,z\n1,2,1e999\n", "line 2: .*'1e999'"),
         ("p.csv", "x,y,z\n1,2,1_000\n", "line 2: .*'1_000'"),
-        ("p.csv", "x;y;z\n1,5;2;3\n", "line 2: .*'1,5'"),
+        ("p.csv", "x;y;z\n1,5;2;3\n", "line 2: .*'1,5' .decimals need a point"),
         ("p.csv", 'x,y,z\n1,2,"3\n', "line 2"),
         ("p.txt", "1 2 3\n4 5\n", "line 2: 3 numbers expected, found 2"),
         ("p.txt", "1 2 3\n4 5 six\n", "line 2: .*'six'"),
-        ("p.txt", "1 2 3 4\n", "shape"),
+        ("p.txt", "1 2 3 4\n", "2 or 3 numbers expected, found 4"),
+        ("p.txt", "1,5,2,5,3,5\n", "line 1: 2 or 3 numbers expected, found 6 .*decimals"),
+        ("p.txt", "1,5 2,5\n", "line 1: decimals need a point, not a comma, found '1,5 2,5'"),
+        ("p.txt", "# mm\n10,5; 20\n", "line 2: decimals need a point"),
+        ("p.txt", "point\n1\n1,5 2,5 3,5\n", "line 3: decimals need a point"),
+        ("p.csv", "x,y,z\n1,5,2,5,3,5\n", "line 2: 3 cells expected, found 6 .*decimals need"),
+        ("p.csv", "x\ty\tz\n-1,5\t2\t3\n", "line 2: .*'-1,5' .decimals need a point"),
+        ("p.txt", "Point\t0\t; InputPoint = [ 1 2 3 ]\n", "line 1: transformix's OutputPoint"),
         ("p.txt", "point\n3\n1 2 3\n4 5 6\n", "line 2 tells of 3 points, but 2 follow"),
         ("p.txt", "point\n1 2 3\n4 5 6\n", "line 2: the number of points"),
         ("p.txt", "point\n1\n1 2 x\n", "line 3"),
@@ -203,6 +293,7 @@ def test_a_third_coordinate_is_dropped_in_2d_only_where_it_says_nothing(tmp_path
         ("p.fcsv", fcsv("IJK", 1), "LPS or RAS.*IJK"),
         ("p.fcsv", "a,1,2,3\n", "found none"),
         ("p.fcsv", fcsv("LPS", 1).replace("-2.25", "?"), "line 4: .*'\\?'"),
+        ("p.fcsv", fcsv("LPS", 1).replace("1.5,-2.25,0.001", "1,5,-2,25,0,001"), "found 17 .*point"),
         ("p.mrk.json", "{", "markups"),
         ("p.mrk.json", "[]", "markups"),
         ("p.mrk.json", '{"markups": [{}]}', "markups"),
@@ -211,6 +302,7 @@ def test_a_third_coordinate_is_dropped_in_2d_only_where_it_says_nothing(tmp_path
         ("p.mrk.json", markups("LPS", 1, coordinateUnits="cm"), "cm"),
         ("p.mrk.json", markups("LPS", 1).replace("[1.5, -2.25, 0.001]", "null"), "'left' has no"),
         ("p.mrk.json", markups("LPS", 1).replace("1.5", "NaN"), "point left"),
+        ("p.mrk.json", markups("LPS", 1).replace('"defined"', '"undefined"'), "no points in it"),
     ],
 )
 def test_mistakes_in_landmarks_are_told_with_their_place(name, text, words, tmp_path):
@@ -257,11 +349,27 @@ def test_a_case_table_gives_names_and_paths_from_its_own_folder(files):
 
 
 def test_every_column_of_a_case_is_read(files):
-    values = {f.name: "images/a.nii.gz" for f in fields(CaseRow)} | {"name": "n", "subject": "s"}
+    columns = [f.name for f in fields(CaseRow) if f.name != "more"]
+    values = dict.fromkeys(columns, "images/a.nii.gz") | {"name": "n", "subject": "s"}
     path = written(files, "\t".join(values) + "\n" + "\t".join(values.values()) + "\n", "c.tsv")
     (case,) = read_case_table(path)
     expected = {key: files / value for key, value in values.items()} | {"name": "n", "subject": "s"}
-    assert {f.name: getattr(case, f.name) for f in fields(CaseRow)} == expected
+    assert {name: getattr(case, name) for name in columns} == expected and case.more == {}
+
+
+def test_columns_of_a_table_that_are_not_ours_are_kept_as_text(files):
+    text = f"name,Age,fixed,moving,sex,subject_id\n{ROW.replace(',', ',64,', 1)},F,\n"
+    (case,) = read_case_table(written(files, text))
+    assert case.more == {"age": "64", "sex": "F", "subject_id": ""}
+    assert absolute(case).more == case.more and case.subject == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["fixed_mark", "moving_label", "fixed_point", "mask", "landmark", "inital", "subjet"]
+)
+def test_a_misspelled_column_is_refused(name, files):
+    with pytest.raises(ValueError, match=f"column '{name}' looks like a misspelled one; known are"):
+        read_case_table(written(files, f"name,fixed,moving,{name}\n{ROW},x\n"))
 
 
 ROW = "one,images/a.nii.gz,images/b.nii.gz"
@@ -272,7 +380,7 @@ ROW = "one,images/a.nii.gz,images/b.nii.gz"
     [
         ("", "empty"),
         ("name,fixed,moving\n", "no rows"),
-        (f"name,fixed,moving,mask\n{ROW},x\n", "unknown columns mask; known are name, .*initial"),
+        (f"name,fixed,moving,\n{ROW},\n", "column 4 has no name"),
         ("name,fixed\na,images/a.nii.gz\n", "columns moving are missing"),
         (f"name,fixed,moving,fixed\n{ROW},x\n", "'fixed' occurs twice"),
         (f"name,fixed,moving\n{ROW}\n{ROW},x\n", "line 3: 3 cells expected, found 4"),

@@ -13,7 +13,7 @@ from hybridreg.evaluation import dice, target_registration_error, transform_erro
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import read_image, read_labels
-from hybridreg.io.tables import read_landmarks
+from hybridreg.io.landmarks import read_landmarks
 from hybridreg.phantoms import smooth_deformation
 from hybridreg.transforms import AffineTransform, compose
 from hybridreg.warping import jacobian_determinant, warp

@@ -42,7 +42,7 @@ from hybridreg.evaluation import dice, target_registration_error, transform_erro
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LandmarkSet
 from hybridreg.io.images import read_image, read_labels, write_image
-from hybridreg.io.tables import read_landmarks
+from hybridreg.io.landmarks import read_landmarks
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.methods.elastix import warm_up
 from hybridreg.phantoms import smooth_deformation

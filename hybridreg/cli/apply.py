@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybridreg.cli import options
 from hybridreg.cli.session import Session, session
+
+if TYPE_CHECKING:
+    from hybridreg.geometry import Grid
 
 
 def apply(
@@ -23,7 +26,11 @@ def apply(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
     reference: Annotated[
         Path | None,
-        typer.Option("--fixed", "-f", help="Image whose grid the result is sampled on."),
+        typer.Option(
+            "--fixed",
+            "-f",
+            help="Image whose grid the result is sampled on; of --points, the image they lie in.",
+        ),
     ] = None,
     moving: Annotated[
         Path | None, typer.Option("--moving", "-m", help="Image or label map to resample.")
@@ -31,7 +38,11 @@ def apply(
     fixed_frame: options.FixedFrame = None,
     moving_frame: options.MovingFrame = None,
     points: Annotated[
-        Path | None, typer.Option(help="Points to map, fixed to moving, instead of an image.")
+        Path | None,
+        typer.Option(
+            help="Points to map, fixed to moving, instead of an image; written as --out ends: "
+            ".csv, .fcsv, .mrk.json or .txt (elastix)."
+        ),
     ] = None,
     labels: Annotated[
         bool, typer.Option("--labels", help="The input is a label map: nearest neighbor.")
@@ -61,15 +72,21 @@ def apply(
         if out.exists() and not overwrite:
             raise ValueError(f"{out} exists already: choose another name or give --overwrite")
         from hybridreg.io.images import read_image, read_labels, write_image
+        from hybridreg.io.landmarks import landmark_writer
         from hybridreg.io.transforms import read_transform
         from hybridreg.transforms import compose
         from hybridreg.warping import warp
 
+        if points is not None:
+            landmark_writer(out)  # refuses a wrong ending before any work
+        elif len(transform) == 1:
+            _check_side(transform[0], moving, inverse=inverse)
         total = compose(*[read_transform(path) for path in transform])
         if inverse:
             total = total.inverse()
         if points is not None:
-            _map_points(current, total, points, out)
+            grid = None if reference is None else read_image(reference, frame=fixed_frame).grid
+            _map_points(current, total, points, out, grid)
         else:
             onto = read_image(reference, frame=fixed_frame).grid
             read = read_labels if labels else read_image
@@ -80,12 +97,25 @@ def apply(
         current.say(f"wrote {out}")
 
 
-def _map_points(current: Session, transform, points: Path, out: Path):
+def _check_side(transform: Path, moving: Path, *, inverse: bool):
+    """Refuses to resample the image that the transform, or its inverse, cannot be meant for."""
+    from hybridreg.io.output import registered_side
+
+    side, wanted = registered_side(transform, moving), "fixed" if inverse else "moving"
+    if side not in (None, wanted):
+        raise ValueError(
+            f"the image to resample is the {side} image of this registration (by its hash), which "
+            f"only the {'transform itself' if inverse else 'inverse'} resamples: "
+            f"{'leave out' if inverse else 'give'} --inverse, or exchange the images"
+        )
+
+
+def _map_points(current: Session, transform, points: Path, out: Path, grid: Grid | None):
     from dataclasses import replace
 
-    from hybridreg.io.tables import read_landmarks, write_landmarks
+    from hybridreg.io.landmarks import read_landmarks, write_landmarks
 
-    landmarks = read_landmarks(points)
+    landmarks = read_landmarks(points, grid=grid)
     moved = replace(landmarks, points=transform(landmarks.points))
     write_landmarks(out, moved)
     distance = (moved.points - landmarks.points).norm(dim=-1)

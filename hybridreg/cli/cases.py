@@ -39,13 +39,16 @@ CaseMemory = Annotated[
 ]
 
 
-def read_rows(table: Path | None, pairs_of: Path | None) -> list[CaseRow]:
+def read_rows(current: Session, table: Path | None, pairs_of: Path | None) -> list[CaseRow]:
     """The cases of a table, or of a folder (ValueError where neither or both are given)."""
     from hybridreg.io.tables import pairs_of_folder, read_case_table
 
     if (table is None) == (pairs_of is None):
         raise ValueError("give either a table of cases (CSV) or a folder with --pairs-of")
-    return pairs_of_folder(pairs_of) if table is None else read_case_table(table)
+    rows = pairs_of_folder(pairs_of) if table is None else read_case_table(table)
+    if rows[0].more:
+        current.say(f"columns of the table that are not used: {', '.join(rows[0].more)}")
+    return rows
 
 
 def place_of(workers: int | None, scheduler: str | None, slurm: Path | None) -> Place:
@@ -99,7 +102,12 @@ class Teller:
 
 
 def answer_for(
-    current: Session, *, count: int, skipped: Iterable[str], ends: Iterable[Ended]
+    current: Session,
+    *,
+    count: int,
+    skipped: Iterable[str],
+    changed: Iterable[str],
+    ends: Iterable[Ended],
 ) -> dict:
     """The counts and failures for the JSON answer; sets the exit code."""
     skipped, ends = list(skipped), list(ends)
@@ -111,4 +119,5 @@ def answer_for(
     current.say(
         f"{done} of {count} cases done, {len(skipped)} were there already, {len(failures)} failed"
     )
-    return {"cases": count, "done": done, "skipped": len(skipped), "failures": failures}
+    counts = {"cases": count, "done": done, "skipped": len(skipped)}
+    return {**counts, "changed": list(changed), "failures": failures}

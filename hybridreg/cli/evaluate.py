@@ -93,6 +93,7 @@ def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
     from hybridreg.pipeline import read_case
     from hybridreg.transforms import IDENTITY
 
+    _check_sides(what, fixed, moving)
     case = read_case(fixed, moving, **inputs)
     folder = what.is_dir()
     transform = read_transform(what / TRANSFORM if folder else what)
@@ -100,6 +101,19 @@ def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
     inverse = read_transform(what / INVERSE) if known else transform.inverse()
     after = judge(case, transform, inverse=inverse)
     return {"before": judge(case, IDENTITY).to_dict(), "after": after.to_dict()}
+
+
+def _check_sides(what: Path, fixed: Path, moving: Path):
+    """Refuses images that are exchanged, as the hashes of a result tell."""
+    from hybridreg.io.output import registered_side
+
+    for given, image in (("fixed", fixed), ("moving", moving)):
+        side = registered_side(what, image)
+        if side not in (None, given):
+            raise ValueError(
+                f"the {given} image given is the {side} image of this registration (by its hash): "
+                "fixed and moving are exchanged, give them the other way round"
+            )
 
 
 def _number(value: float | None) -> str:

@@ -105,7 +105,7 @@ def register(
         if many:
             images = {"fixed": fixed, "moving": moving, "overwrite": overwrite or None}
             _refuse_beside_a_table({**images, **inputs})
-            rows = cases.read_rows(table, pairs_of)
+            rows = cases.read_rows(current, table, pairs_of)
             place = cases.place_of(workers, scheduler, slurm)
             limits = cases.limits_of(case_time, case_memory, threads)
         elif fixed is None or moving is None:
@@ -149,7 +149,8 @@ def _refuse_beside_a_table(given: dict):
     if wrong:
         raise ValueError(
             f"{', '.join(wrong)} cannot be given beside a table of cases: images, masks, points, "
-            "labels and landmarks have columns in it, and finished cases are kept as they are"
+            "labels and landmarks have columns in it, and finished cases are kept until their "
+            "files change"
         )
 
 
@@ -158,7 +159,13 @@ def _register_rows(current, rows: list, out: Path, order, **where):
     from hybridreg.batch import register_table
 
     batch = register_table(rows, out, order, heard=cases.Teller(current, len(rows)), **where)
-    counts = cases.answer_for(current, count=len(rows), skipped=batch.skipped, ends=batch.ends)
+    counts = cases.answer_for(
+        current,
+        count=len(rows),
+        skipped=batch.skipped,
+        changed=batch.changed,
+        ends=batch.ends,
+    )
     current.answer = {"folder": str(out), **counts, "records": list(batch.records)}
     verdicts = [record.get("verdict") for record in batch.records]
     if "fail" in verdicts and current.exit_code == DONE:

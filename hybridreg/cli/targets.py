@@ -60,7 +60,7 @@ def targets(
 ):
     """Make training targets of many pairs; stops and continues at will."""
     with session(as_json=json, quiet=quiet) as current:
-        rows = cases.read_rows(table, pairs_of)
+        rows = cases.read_rows(current, table, pairs_of)
         place = cases.place_of(workers, scheduler, slurm)
         limits = cases.limits_of(case_time, case_memory, threads)
         from hybridreg.cli.devices import resolve_device
@@ -84,7 +84,13 @@ def targets(
             limits=limits,
             heard=cases.Teller(current, len(rows)),
         )
-        counts = cases.answer_for(current, count=len(rows), skipped=made.skipped, ends=made.ends)
+        counts = cases.answer_for(
+            current,
+            count=len(rows),
+            skipped=made.skipped,
+            changed=made.changed,
+            ends=made.ends,
+        )
         verdicts = [ended.result["verdict"] for ended in made.ends if not ended.failed]
         found = {status: verdicts.count(status) for status in ("pass", "warn", "fail")}
         current.answer = {"store": str(out), **counts, "verdicts": found}

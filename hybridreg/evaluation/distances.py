@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridreg.images import LandmarkSet
+from hybridreg.images import LandmarkSet, corresponding
 from hybridreg.transforms import AffineTransform, Transform
 
 
@@ -37,19 +37,17 @@ class Distances:
 def target_registration_error(
     transform: Transform, fixed_landmarks: LandmarkSet, moving_landmarks: LandmarkSet
 ) -> Tensor:
-    """|T(fixed) - moving| in mm for each pair of landmarks, shape (N,)."""
+    """|T(fixed) - moving| in mm for each pair of landmarks, shape (N,).
+
+    They correspond as ``images.corresponding`` says: by name, or row by row where none is common.
+    """
     fixed, moving = fixed_landmarks, moving_landmarks
-    if fixed.points.shape != moving.points.shape:
+    if fixed.points.shape[1] != moving.points.shape[1]:
         raise ValueError(
-            "landmarks come in pairs, the i-th fixed to the i-th moving; found "
-            f"{len(fixed.points)} fixed ({fixed.points.shape[1]}D) and "
-            f"{len(moving.points)} moving ({moving.points.shape[1]}D)"
+            f"the fixed landmarks are {fixed.points.shape[1]}D, the moving ones "
+            f"{moving.points.shape[1]}D"
         )
-    if fixed.names != moving.names and sorted(fixed.names) == sorted(moving.names):
-        raise ValueError(
-            "fixed and moving landmarks have the same names in another order; the i-th belongs "
-            "to the i-th: sort both by name"
-        )
+    moving = corresponding(fixed, moving, what="landmarks")
     return transform_error(transform, lambda _: moving.points, fixed.points)
 
 

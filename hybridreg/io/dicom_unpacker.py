@@ -17,6 +17,7 @@ _MOST_BYTES = 8 << 30  # of address space, of which SimpleITK itself takes one o
 
 
 def main(folder: Path):
+    """Writes the pixels of every DICOM file of a folder beside it."""
     _limit_memory()
     for path in sorted(folder.glob("*.dcm")):
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))

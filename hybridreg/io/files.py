@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,12 +44,52 @@ def read_text(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Of the bytes of a file, or of a folder's files in the order of their names."""
+    """Of the bytes of a file and of the files that it names beside it, or of a folder's files.
+
+    Beside it lie the voxels of a header (MetaImage, NRRD, NIfTI pairs) and the transforms that
+    those of elastix start from. A folder's files, in subfolders too, are taken in order.
+    """
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.read_bytes())
+    parts = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else _parts(path)
+    for part in parts:
+        with part.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of_all(paths: Iterable[Path]) -> dict[Path, str]:
+    """``sha256_of`` of many files; each is read once, several at a time."""
+    different = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor() as threads:  # hashlib lets other threads run
+        return dict(zip(different, threads.map(sha256_of, different), strict=True))
+
+
+_NAMED_BESIDE = re.compile(
+    rb"^\s*(?:ElementDataFile\s*=|data ?file\s*:|\(?InitialTransformParameters?FileName[\s=]+)"
+    rb'\s*"?([^"\r\n]*?)"?\s*\)?\s*$',
+    re.MULTILINE | re.IGNORECASE,
+)
+_HEADERS, _TEXTS, _PAIR = (".mha", ".mhd", ".nrrd", ".nhdr"), (".txt", ".toml"), (".hdr", ".img")
+
+
+def _parts(path: Path) -> list[Path]:
+    """The file, and what it names beside it, and what that names."""
+    if path.suffix.lower() in _PAIR:
+        pair = [path.with_suffix(suffix) for suffix in _PAIR]
+        return [path, *(part for part in pair if part != path and part.is_file())]
+    parts = [path]
+    for part in parts:  # grows
+        if part.suffix.lower() not in (*_HEADERS, *_TEXTS):
+            continue
+        with part.open("rb") as file:
+            start = file.read(-1 if part.suffix.lower() in _TEXTS else 1 << 16)
+        for name in _NAMED_BESIDE.findall(start):
+            plain = re.split(r"[\\/]", os.fsdecode(name))[-1]
+            beside = part.with_name(plain) if plain.strip(".") else part
+            if beside not in parts and beside.is_file():
+                parts.append(beside)
+    return parts
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hybridreg.io.files import errors_of, name_for_itk, written_as
+from hybridreg.io.files import errors_of, name_for_itk, read_text, sha256_of, written_as
 from hybridreg.io.working_folder import HIDDEN, held, sweep
 
 MOVED = "moved.nii.gz"
@@ -76,6 +76,23 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
         for folder in made:
             folder.rmdir()
         raise
+
+
+def registered_side(transform: str | Path, image: str | Path) -> str | None:
+    """Which image of a registration this file is, "fixed" or "moving", by its hash.
+
+    transform: its output folder, or its ``transform.h5`` there. None for another image, and where
+    nothing tells: a transform elsewhere, images that were no files, twice the same file.
+    """
+    transform, image = Path(transform), Path(image)
+    about = transform / RESULT if transform.is_dir() else transform.with_name(RESULT)
+    known = about.is_file() and (transform.is_dir() or transform.name == TRANSFORM)
+    if not known or not image.exists():
+        return None
+    with errors_of(about):
+        inputs = json.loads(read_text(about)).get("inputs", {})
+    sides = {inputs.get(side, {}).get("sha256"): side for side in ("fixed", "moving")}
+    return sides.get(sha256_of(image)) if len(sides) == 2 else None
 
 
 def write_json(path: Path, values: Mapping[str, Any]):

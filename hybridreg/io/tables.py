@@ -1,79 +1,19 @@
-"""Tables of cases and files of landmarks, in the dialects that people have them in."""
+"""Tables of cases, and what all tables with a header have in common."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import itertools
-import json
-import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from hybridreg.io.files import errors_of, read_text
 
-from hybridreg.geometry import Grid, apply_matrix
-from hybridreg.images import LandmarkSet
-from hybridreg.io.files import errors_of, read_text, whole_file
-
-_LPS, _RAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)  # what to multiply coordinates with to get LPS
-_AXES = {  # names of the coordinate columns -> which way they point
-    ("x", "y", "z"): _LPS,
-    ("x_mm", "y_mm", "z_mm"): _LPS,
-    ("l", "p", "s"): _LPS,
-    ("r", "a", "s"): _RAS,
-}
-_NAME_COLUMNS = ("name", "label")
-_OTHER_COLUMNS = {"t", "mass", "volume", "count", "comment", "id", "index"}  # ANTs' and counters
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")  # a spreadsheet may run such a cell
-
-
-def read_landmarks(
-    path: str | Path, *, dimension: int | None = None, grid: Grid | None = None
-) -> LandmarkSet:
-    """The points of a landmark file in LPS mm.
-
-    Known are CSV with a header x,y[,z][,name] in LPS mm (r,a,s columns are converted; ANTs' own
-    x,y,z,t,label too), elastix point files, Slicer's .fcsv and .mrk.json, and bare columns of LPS
-    mm. dimension: of the images; a third coordinate that is always 0 is then dropped for 2D.
-    grid: of the image, which tells the dimension too and places elastix's voxel indices ("index").
-    """
-    path = Path(path)
-    with errors_of(path):
-        text = read_text(path)
-        lines = (line.strip() for line in text.splitlines())
-        first = next((line for line in lines if line and not line.startswith("#")), "")
-        if path.suffix == ".json":
-            landmarks = _slicer_json(text)
-        elif path.suffix == ".fcsv":
-            landmarks = _slicer_csv(text)
-        elif first.lower() in ("point", "index"):
-            landmarks = _elastix_points(text, grid)
-        elif all(map(_is_number, _cells(first))):
-            landmarks = _landmarks(_bare_rows(text.splitlines(), first_line=1))
-        else:
-            landmarks = _named_columns(text)
-        if dimension is None and grid is not None:
-            dimension = grid.dimension
-        return _of_dimension(landmarks, dimension)
-
-
-def write_landmarks(path: str | Path, landmarks: LandmarkSet):
-    """Writes CSV with the columns name,x,y[,z] in LPS mm, in full precision.
-
-    A name that a spreadsheet would run as a formula gets a leading apostrophe, which
-    ``read_landmarks`` takes away again.
-    """
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["name", *"xyz"[: landmarks.points.shape[1]]])
-    for name, point in zip(landmarks.names, landmarks.points.tolist(), strict=True):
-        table.writerow(["'" + name if name.startswith(_FORMULA_STARTS) else name, *point])
-    with whole_file(Path(path)) as partial:
-        partial.write_text(out.getvalue(), encoding="utf-8")
+DECIMAL_COMMA = "decimals need a point, not a comma"
 
 
 @dataclass(frozen=True)
@@ -82,6 +22,7 @@ class CaseRow:
 
     subject: of the person, for statistics; empty where unknown. fixed, moving: image files, or
     folders of DICOM slices. *_points guide the registration, *_landmarks and *_labels judge it.
+    more: what else its table says of it, by column; no method sees it, and records repeat it.
     """
 
     name: str
@@ -97,8 +38,11 @@ class CaseRow:
     fixed_points: Path | None = None
     moving_points: Path | None = None
     initial: Path | None = None
+    more: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
+_COLUMNS = tuple(field.name for field in fields(CaseRow) if field.name != "more")
+_ALIKE = 0.85  # fixed_label is as close to fixed_labels (.96), subject_id not to subject (.82)
 _PAIRED = ("labels", "landmarks", "points")
 _IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".png")
 
@@ -149,12 +93,13 @@ def pairs_of_folder(folder: str | Path) -> list[CaseRow]:
 def read_case_table(path: str | Path) -> list[CaseRow]:
     """The cases of a CSV (or tab- or semicolon-separated) table with a header of CaseRow's fields.
 
+    Further columns go into ``CaseRow.more``, unless their names look like a misspelled field.
     Relative paths start from the folder of the table. All that is wrong with the rows is told at
     once, so that a batch does not stop at its hundredth case.
     """
     path = Path(path)
     with errors_of(path):
-        header, rows = _table(read_text(path))
+        header, rows = read_table(read_text(path))
         _check_columns(header)
         if not rows:
             raise ValueError("the table has no rows below its header")
@@ -174,20 +119,31 @@ def read_case_table(path: str | Path) -> list[CaseRow]:
 
 
 def _check_columns(header: Sequence[str]):
-    known = [field.name for field in fields(CaseRow)]
-    unknown = [name for name in header if name not in known]
-    if unknown:
-        raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(known)}")
-    needed = [field.name for field in fields(CaseRow) if field.default is MISSING]
+    if "" in header:
+        raise ValueError(f"column {header.index('') + 1} has no name: name it or take it out")
+    for name in set(header) - set(_COLUMNS):
+        parts = {part for column in _COLUMNS for part in column.split("_")} - {"fixed", "moving"}
+        near = difflib.get_close_matches(name, [*_COLUMNS, *parts], n=1, cutoff=_ALIKE)
+        if near:
+            raise ValueError(
+                f"the column {name!r} looks like a misspelled one; known are "
+                f"{', '.join(_COLUMNS)}: correct it, or give a column of your own another name"
+            )
+    needed = [f.name for f in fields(CaseRow) if f.name in _COLUMNS and f.default is MISSING]
     missing = [name for name in needed if name not in header]
     if missing:
         raise ValueError(f"the columns {', '.join(missing)} are missing; found {', '.join(header)}")
 
 
 def _case(cells: dict[str, str], folder: Path) -> CaseRow:
+    more = {key: value for key, value in cells.items() if key not in _COLUMNS}
     texts = {key: value for key, value in cells.items() if key in ("name", "subject")}
-    paths = {key: folder / value for key, value in cells.items() if key not in texts and value}
-    return CaseRow(**{"fixed": folder, "moving": folder, **texts, **paths})
+    paths = {
+        key: folder / value
+        for key, value in cells.items()
+        if value and key not in texts and key not in more
+    }
+    return CaseRow(**{"fixed": folder, "moving": folder, **texts, **paths}, more=more)
 
 
 def _faults(case: CaseRow, cells: dict[str, str]) -> Iterator[str]:
@@ -202,160 +158,17 @@ def _faults(case: CaseRow, cells: dict[str, str]) -> Iterator[str]:
     for key in _PAIRED:
         if bool(cells.get(f"fixed_{key}")) != bool(cells.get(f"moving_{key}")):
             yield f"fixed_{key} and moving_{key} belong together: give both or neither"
-    for field in fields(CaseRow):
-        value = getattr(case, field.name)
+    for column in fields(CaseRow):
+        value = getattr(case, column.name)
         if isinstance(value, Path) and not value.exists():
-            yield f"{field.name} does not exist: {value}"
+            yield f"{column.name} does not exist: {value}"
 
 
-def _named_columns(text: str) -> LandmarkSet:
-    header, rows = _table(text)
-    axes = [names for names in _AXES if set(names[:2]) <= set(header)]
-    if len(axes) != 1:
-        raise ValueError(
-            f"the columns are {', '.join(header)}; coordinates are read from x,y,z (or "
-            "x_mm,y_mm,z_mm, or l,p,s) in LPS mm, or from r,a,s in RAS mm: rename or convert them"
-        )
-    names, signs = axes[0], _AXES[axes[0]]
-    columns = [name for name in names if name in header]
-    other = set(header) - set(columns) - set(_NAME_COLUMNS) - _OTHER_COLUMNS
-    if other:
-        raise ValueError(
-            f"unknown columns {', '.join(sorted(other))}: coordinates are LPS mm and need no more "
-            f"than {', '.join((*columns, 'name'))}; remove the others"
-        )
-    points = [
-        [sign * _number(cells[name], line) for name, sign in zip(columns, signs, strict=False)]
-        for line, cells in rows
-    ]
-    key = next((name for name in _NAME_COLUMNS if name in header), None)
-    return _landmarks(points, [_unguarded(cells[key]) for _, cells in rows] if key else ())
+def read_table(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header in lower case, and for each row its line number and its cells by column.
 
-
-def _unguarded(name: str) -> str:
-    return name[1:] if name[:1] == "'" and name[1:].startswith(_FORMULA_STARTS) else name
-
-
-def _elastix_points(text: str, grid: Grid | None) -> LandmarkSet:
-    lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.strip() and not line.startswith("#"))
-    kind, count = lines[start].strip().lower(), (lines[start + 1 :] or [""])[0].strip()
-    if not count.isdecimal():
-        raise ValueError(f"line {start + 2}: the number of points should stand here, not {count!r}")
-    points = _bare_rows(lines[start + 2 :], first_line=start + 3)
-    if len(points) != int(count):
-        raise ValueError(f"line {start + 2} tells of {count} points, but {len(points)} follow")
-    landmarks = _landmarks(points)
-    if kind == "point":
-        return landmarks
-    if grid is None:
-        raise ValueError(
-            "the points are voxel indices ('index'): their image must be given to place them in mm"
-        )
-    landmarks = _of_dimension(landmarks, grid.dimension)
-    return LandmarkSet(apply_matrix(grid.voxel_to_physical(), landmarks.points))
-
-
-def _slicer_csv(text: str) -> LandmarkSet:
-    """Slicer's .fcsv: comments that name the coordinate system and the columns, then rows."""
-    comments = dict(re.findall(r"^#\s*(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
-    system = comments.get("CoordinateSystem", "")
-    signs = {"LPS": _LPS, "1": _LPS, "RAS": _RAS, "0": _RAS}.get(system)
-    if signs is None or "columns" not in comments:
-        raise ValueError(
-            "a Slicer .fcsv file tells its columns and CoordinateSystem (LPS or RAS) in its first "
-            f"lines; found {system or 'none'}: save it again from Slicer, or make a CSV of it"
-        )
-    points, names = [], []
-    rows = csv.reader(text.splitlines())
-    for row in rows:
-        if row and not row[0].startswith("#"):
-            # Rows may have fewer cells than columns: the last ones are texts.
-            cells = dict(zip(comments["columns"].split(","), row, strict=False))
-            point = [_number(cells.get(axis, ""), rows.line_num) for axis in "xyz"]
-            points.append([s * v for s, v in zip(signs, point, strict=True)])
-            names.append(cells.get("label", ""))
-    return _landmarks(points, names)
-
-
-def _slicer_json(text: str) -> LandmarkSet:
-    """Slicer's .mrk.json with one list of points."""
-    try:
-        markups = json.loads(text)["markups"]
-        points = [
-            (point["position"], str(point.get("label", "")))
-            for markup in markups
-            for point in markup["controlPoints"]
-        ]
-        systems = {(m["coordinateSystem"], m.get("coordinateUnits", "mm")) for m in markups}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError("this is not a Slicer markups file (.mrk.json)") from error
-    if systems not in ({("LPS", "mm")}, {("RAS", "mm")}):
-        raise ValueError(
-            f"the points should be in LPS or RAS mm, found {sorted(map(str, systems))}"
-        )
-    signs = _LPS if systems == {("LPS", "mm")} else _RAS
-    rows = []
-    for position, label in points:
-        if not isinstance(position, list) or len(position) != 3:
-            raise ValueError(f"the point {label!r} has no position: place or delete it in Slicer")
-        rows.append([s * _number(str(v), label) for s, v in zip(signs, position, strict=True)])
-    return _landmarks(rows, [label for _, label in points])
-
-
-def _bare_rows(lines: Sequence[str], *, first_line: int) -> list[list[float]]:
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, first_line):
-        if not line.strip() or line.startswith("#"):
-            continue
-        rows.append([_number(cell, number) for cell in _cells(line)])
-        if len(rows[-1]) != len(rows[0]):
-            found = len(rows[-1])
-            raise ValueError(f"line {number}: {len(rows[0])} numbers expected, found {found}")
-    return rows
-
-
-def _cells(line: str) -> list[str]:
-    return re.split(r"[\s,;]+", line.strip())
-
-
-def _landmarks(points: Sequence[Sequence[float]], names: Sequence[str] = ()) -> LandmarkSet:
-    if not points:
-        raise ValueError("there are no points in it")
-    if not any(names):
-        names = ()
-    return LandmarkSet(torch.tensor(points, dtype=torch.float64), tuple(names))
-
-
-def _of_dimension(landmarks: LandmarkSet, dimension: int | None) -> LandmarkSet:
-    points: Tensor = landmarks.points
-    if dimension is None or points.shape[1] == dimension:
-        return landmarks
-    if dimension == 2 and not points[:, 2].any():
-        return LandmarkSet(points[:, :2], landmarks.names)
-    raise ValueError(f"the points are {points.shape[1]}D, but the images are {dimension}D")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text  # Python reads 1_000, no one else does
-
-
-def _number(text: str, where: int | str) -> float:
-    value = float(text) if _is_number(text) else math.nan
-    if not math.isfinite(value):
-        raise ValueError(
-            f"{'line' if isinstance(where, int) else 'point'} {where}: a coordinate in mm should "
-            f"stand here, not {text!r}"
-        )
-    return value
-
-
-def _table(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header, and for each row its line number and its cells by column."""
+    Commas, semicolons or tabs may separate the cells (ValueError for a damaged table).
+    """
     first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -374,5 +187,7 @@ def _table(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         raise ValueError(f"the column {twice[0]!r} occurs twice in the header")
     for line, row in rows[1:]:
         if len(row) != len(header):
-            raise ValueError(f"line {line}: {len(header)} cells expected, found {len(row)}")
+            comma = delimiter == "," and len(row) > len(header)
+            hint = f" (a cell with a comma needs quotes; {DECIMAL_COMMA})" if comma else ""
+            raise ValueError(f"line {line}: {len(header)} cells expected, found {len(row)}{hint}")
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows[1:]]

@@ -35,7 +35,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,6 +154,23 @@ class TargetStore:
         """The names of the cases that are there, sorted."""
         with errors_of(self.path), _damage("its folder of cases"):
             return sorted(entry.name for entry in os.scandir(self.path / "cases") if entry.is_dir())
+
+    def remove(self, names: Iterable[str]):
+        """Takes cases away, and the images that no other case has."""
+        names = list(names)
+        if not names:
+            return
+        images = {image for name in names for image in self.read(name).images.values()}
+        for name in names:
+            self._take_away(self.path / "cases" / name)
+        used = {image for name in self.finished() for image in self.read(name).images.values()}
+        for image in images - used:
+            self._take_away(self.path / "images" / image)
+
+    def _take_away(self, place: Path):
+        with self._partial() as partial:  # what is half removed must not have its own name
+            place.rename(partial)
+            shutil.rmtree(partial)
 
     def has(self, name: str) -> bool:
         """Whether a case is finished."""

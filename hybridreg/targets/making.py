@@ -18,8 +18,10 @@ import numpy as np
 
 from hybridreg.cases import ImagePair
 from hybridreg.cluster import Ended, Limits, Local, Place, run
+from hybridreg.config import files_of
 from hybridreg.io.files import sha256_of
 from hybridreg.io.images import read_image
+from hybridreg.io.inputs import changed_inputs
 from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.io.target_store import TargetStore
 from hybridreg.network_inputs import on_grid
@@ -49,7 +51,8 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**self.kind.settings, "seed": self.seed, "spacing_mm": self.spacing_mm}
+        kind = self.kind.settings
+        return {**kind, "seed": self.seed, "spacing_mm": self.spacing_mm, **files_of(kind)}
 
     def seed_of(self, case: str) -> int:
         """31 bits that depend on the seed and the name of the case alone."""
@@ -60,10 +63,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a run. skipped: cases that were there already. ends: of all others."""
+    """What came of a run. skipped: cases that were there already. ends: of all others.
+
+    changed: those that were there, made from other inputs.
+    """
 
     store: Path
     skipped: tuple[str, ...]
+    changed: tuple[str, ...]
     ends: tuple[Ended, ...]
 
     @property
@@ -84,13 +91,21 @@ def make_targets(
     """Makes the targets of all cases that the store does not have yet.
 
     Killed at any moment and started again, it ends in the same arrays and attributes as if it had
-    never been stopped. When, where and how long every case ran, and why it failed, is written to
+    never been stopped. Targets of files that have changed since (their hashes tell) are removed and
+    made again. When, where and how long every case ran, and why it failed, is written to
     ``<path>.log.jsonl``, where files go by the names of their columns. Labels and landmarks of the
     rows are not looked at.
     """
     store = TargetStore.begin(path, recipe.name, recipe.settings)
     with store.writing():
         done = set(store.finished())
+        finished = [row for row in rows if row.name in done]
+        changed = changed_inputs(
+            {row.name: _files(row, recipe.kind) for row in finished},
+            {row.name: store.read(row.name).attributes.get("inputs", {}) for row in finished},
+        )
+        store.remove(changed)
+        done -= changed.keys()
         cases = {row.name: absolute(row) for row in rows if row.name not in done}
         ends: list[Ended] = []
 
@@ -105,7 +120,7 @@ def make_targets(
         make = partial(make_target, store.path.resolve(), recipe)
         run(make, cases, place=place, limits=limits, heard=told)
     skipped = tuple(row.name for row in rows if row.name in done)
-    return Made(store.path, skipped, tuple(ends))
+    return Made(store.path, skipped, tuple(changed), tuple(ends))
 
 
 def make_target(path: Path, recipe: Recipe, name: str, row: CaseRow) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def make_target(path: Path, recipe: Recipe, name: str, row: CaseRow) -> dict[str
         **target.facts,
         "seed": seed,
         "versions": {library: version(library) for library in _LIBRARIES},
-        "inputs": _inputs(row, recipe.kind),
+        "inputs": {name: sha256_of(file) for name, file in _files(row, recipe.kind).items()},
     }
     store.write(
         name,
@@ -163,11 +178,10 @@ def _images(target: Target) -> dict[str, Any]:
     }
 
 
-def _inputs(row: CaseRow, kind: Kind) -> dict[str, str]:
-    """SHA-256 of every file that went into a target; of a folder's files together."""
+def _files(row: CaseRow, kind: Kind) -> dict[str, Path]:
+    """What goes into a target."""
     names = ("fixed", "moving", *MASKS, *POINTS, "initial") if kind.uses_fixed else ("moving",)
-    paths = {name: getattr(row, name) for name in names}
-    return {name: sha256_of(path) for name, path in paths.items() if path is not None}
+    return {name: getattr(row, name) for name in names if getattr(row, name) is not None}
 
 
 def _log(path: Path, ended: Ended):

@@ -1,0 +1,40 @@
+"""Whether finished cases were made from the files that they name now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from hybridreg import progress
+from hybridreg.io.files import sha256_of_all
+
+log = logging.getLogger(__name__)
+_TOLD = 10  # cases, in the warning
+
+
+def changed_inputs(
+    now: Mapping[str, Mapping[str, Path]], then: Mapping[str, Mapping[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    """The finished cases that were made from other files, each with the inputs that differ.
+
+    now: case -> input -> file. then: case -> input -> SHA-256 of what the case was made from. A
+    warning names the cases. Hashes alone are trusted: a copy may keep its size and its time.
+    """
+    if now:
+        progress.report(0.0, "comparing inputs")
+    hashes = sha256_of_all(path for paths in now.values() for path in paths.values())
+    changed = {}
+    for case, paths in now.items():
+        found = {name: hashes[path] for name, path in paths.items()}
+        different = found.items() ^ then[case].items()
+        if different:
+            changed[case] = tuple(sorted({name for name, _ in different}))
+    if changed:
+        cases = [f"{case}: {', '.join(names)}" for case, names in changed.items()]
+        more = ["..."] if len(cases) > _TOLD else []
+        log.warning(
+            "the inputs of %d finished case(s) have changed (%s): they are made again",
+            *(len(cases), "; ".join(cases[:_TOLD] + more)),
+        )
+    return changed
