@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridreg.geometry import Grid
+from hybridreg.kernels.compiled import loops
+from hybridreg.kernels.sampling import Placement, pulled_back
+from hybridreg.kernels.sampling import sample as placed
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
     its outermost voxels values repeat.
     """
     of = of or at
+    if not values.requires_grad and loops("sampling", values, displacement):
+        return _Sampled.apply(displacement, values, _placement(at, of))
     scales, bases = _normalized(at, of, displacement.dtype, displacement.device)
     coordinates = [
         torch.add(base, shift, alpha=scale)
@@ -77,6 +82,31 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
         align_corners=False,
     )
     return found.movedim(0, 1).reshape(len(values), *at.shape)
+
+
+class _Sampled(torch.autograd.Function):
+    """By the kernels, for the gradient by the displacement alone."""
+
+    @staticmethod
+    def forward(ctx, displacement: Tensor, values: Tensor, placement: Placement):
+        ctx.save_for_backward(displacement, values)
+        ctx.placement = placement
+        return placed(values, displacement, placement)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None, None]:
+        displacement, values = ctx.saved_tensors
+        return pulled_back(values, displacement, ctx.placement, adjoint), None, None
+
+
+@lru_cache(maxsize=32)
+def _placement(at: Lattice, of: Lattice) -> Placement:
+    spacings = list(zip(at.spacing, of.spacing, strict=True))
+    shifts = zip(at.first, of.first, of.spacing, strict=True)
+    return Placement.along_axes(
+        [(a - b) / h for a, b, h in shifts], [a / b for a, b in spacings], [1 / b for _, b in spacings]
+    )
 
 
 @lru_cache(maxsize=32)

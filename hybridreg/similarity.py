@@ -1,17 +1,22 @@
 """How unlike a fixed image and a moved one are, differentiable by the moved one; lower is better.
 
 Every measure is called with the fixed and the moved image, shape (C, *shape), and optionally the
-weight of each voxel, shape (*shape), and gives one number: a mean over voxels and channels.
+weight of each voxel, shape (*shape), and gives one number: a mean over voxels and channels. On the CPU
+SSD and LNCC of float32 images are computed by ``kernels``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from hybridreg.kernels import lncc, ssd
+from hybridreg.kernels.compiled import loops
 
 
 @runtime_checkable
@@ -26,7 +31,27 @@ class SSD:
     """Half the mean squared difference: for images of one scale of intensity, or unit descriptors."""
 
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        compiled = None if fixed.requires_grad else loops("ssd", fixed, moved)
+        if compiled:
+            return _HalfMeanSquare.apply(moved, fixed, weight, compiled)
         return 0.5 * _mean((fixed - moved).square(), weight)
+
+
+class _HalfMeanSquare(torch.autograd.Function):
+    """Half the weighted mean of (f - m)^2, and its gradient by m."""
+
+    @staticmethod
+    def forward(ctx, moved, fixed, weight, compiled):
+        weight = None if weight is None else weight.to(fixed)
+        ctx.save_for_backward(moved, fixed, weight)
+        total = ssd.squared_differences(compiled, fixed, moved, weight)
+        return fixed.new_tensor(0.5 * total * _share(fixed, weight))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, adjoint):
+        moved, fixed, weight = ctx.saved_tensors
+        return (moved - fixed).mul_(_weights(fixed, weight) * adjoint), None, None, None
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,17 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, moved, fixed, weight, radius, noise):
+        ctx.radius = radius
+        if compiled := loops("lncc", moved, fixed):
+            weight = None if weight is None else weight.to(fixed)
+            share = _share(fixed, weight)
+            total, ctx.factors = lncc.statistics(
+                compiled, fixed, moved, weight, radius, noise, share
+            )
+            ctx.loops = compiled
+            ctx.save_for_backward(moved, fixed)
+            return fixed.new_tensor(total)
+        ctx.loops = None
         count = box_sum(torch.ones_like(fixed[:1]), radius)
         f, m = box_sum(fixed, radius).div_(count), box_sum(moved, radius).div_(count)
         var_f = box_sum(fixed.square(), radius).div_(count).sub_(f.square()).clamp_(min=0)
@@ -84,13 +120,15 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
             for factor in (p, q):
                 factor.mul_(share).div_(count)
             ctx.save_for_backward(moved, fixed, p, q, p.mul(f).sub_(q * m))
-            ctx.radius = radius
         return (c * share).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, adjoint):
         moved, fixed, *factors = ctx.saved_tensors
+        if ctx.loops is not None:
+            arguments = fixed, moved, ctx.factors, ctx.radius, adjoint.item()
+            return lncc.gradient(ctx.loops, *arguments), None, None, None, None
         p, q, constant = (box_sum(factor, ctx.radius) for factor in factors)
         gradient = fixed.mul(p).sub_(moved * q).sub_(constant).mul_(adjoint)
         return gradient, None, None, None, None
@@ -170,6 +208,12 @@ def _windows(values: Tensor, radius: int, axis: int) -> Tensor:
         usable = power.shape[axis] - span
         power = power.narrow(axis, 0, usable) + power.narrow(axis, span, usable)
         span *= 2
+
+
+def _share(like: Tensor, weight: Tensor | None) -> float:
+    """By which a sum over voxels and channels, weighted, becomes a mean."""
+    total = like[0].numel() if weight is None else weight.sum().item()
+    return 1 / (total * len(like)) if total else math.nan
 
 
 def _weights(like: Tensor, weight: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ ROOT = Path(hybridreg.__file__).parent
 # A module may import those of lower layers and, within its layer, those further left.
 LAYERS = [
     ["progress", "parameter_folder", "registry", "methods"],
-    ["geometry"],
+    ["geometry", "kernels"],
     ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
     + ["cases"],
     ["lattice", "similarity", "shooting", "momentum"]
@@ -24,6 +24,7 @@ LAYERS = [
 ]
 ONLY_IN = {
     "itk": {"methods.elastix.worker"},
+    "numba": {"kernels.loops"},
     "SimpleITK": {"io"},
     "nibabel": {"io"},
     "pydicom": {"io.dicom"},

@@ -1,0 +1,141 @@
+"""Linear interpolation at displaced voxels: coordinates a row at a time, then the gathers."""
+
+import numpy as np
+from numba import njit
+
+from hybridreg.kernels.loops import compiled
+
+ZERO = np.float32(0)
+
+
+@njit(nogil=True, error_model="numpy")
+def _coordinates(z, y, vectors, first, steps, scales, shape, places):
+    """Continuous indices (x, y, z) into values of a row, within their borders; rows of ``places``."""
+    nx = places.shape[1]
+    displaced = vectors.shape[0] > 0
+    for axis in range(3):
+        row = places[axis]
+        base = np.float32(first[axis] + steps[axis, 1] * y + steps[axis, 2] * z)
+        step = np.float32(steps[axis, 0])
+        for x in range(nx):
+            row[x] = base + step * np.float32(x)
+        if displaced:
+            for component in range(3):
+                scale = scales[axis, component]
+                if scale != ZERO:
+                    vector = vectors[component, z, y]
+                    for x in range(nx):
+                        row[x] += scale * vector[x]
+        last = np.float32(shape[2 - axis] - 1)
+        for x in range(nx):
+            row[x] = row[x] if row[x] > ZERO else ZERO  # NaN too
+        for x in range(nx):
+            row[x] = row[x] if row[x] < last else last
+
+
+@njit(nogil=True, error_model="numpy")
+def _cells(places, shape, flat, weights):
+    """Where the 8 neighbors begin in flat values, and the weights of the upper ones; from places."""
+    nx = places.shape[1]
+    stride = 1
+    flat[:] = 0
+    for axis in range(3):
+        place, weight = places[axis], weights[axis]
+        least = np.int32(max(shape[2 - axis] - 2, 0))
+        wide = np.int32(stride)
+        for x in range(nx):
+            flat[x] += wide * min(np.int32(place[x]), least)
+        for x in range(nx):
+            weight[x] = place[x] - np.float32(min(np.int32(place[x]), least))
+        stride *= shape[2 - axis]
+
+
+@compiled(
+    "void(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], f8[::1], f8[:,::1], f4[:,::1], boolean,"
+    " f4[:,:,:,::1])"
+)
+def sample(start, stop, values, shape, vectors, first, steps, scales, added, out):
+    """values (C, voxels) of this shape at first + steps (x, y, z) + scales u(x, y, z).
+
+    added: add the vectors themselves to what is found.
+    """
+    nx = out.shape[3]
+    places, weights = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
+    flat = np.empty(nx, np.int32)
+    dx = np.uint64(1 if shape[2] > 1 else 0)
+    dy = np.uint64(shape[2] if shape[1] > 1 else 0)
+    dz = np.uint64(shape[1] * shape[2] if shape[0] > 1 else 0)
+    for z in range(start, stop):
+        for y in range(out.shape[2]):
+            _coordinates(z, y, vectors, first, steps, scales, shape, places)
+            _cells(places, shape, flat, weights)
+            wx, wy, wz = weights[0], weights[1], weights[2]
+            for c in range(len(values)):
+                v, row = values[c], out[c, z, y]
+                for x in range(nx):
+                    i = np.uint64(flat[x])
+                    a = v[i] + wx[x] * (v[i + dx] - v[i])
+                    i += dy
+                    b = v[i] + wx[x] * (v[i + dx] - v[i])
+                    i += dz
+                    d = v[i] + wx[x] * (v[i + dx] - v[i])
+                    i -= dy
+                    e = v[i] + wx[x] * (v[i + dx] - v[i])
+                    a += wy[x] * (b - a)
+                    e += wy[x] * (d - e)
+                    row[x] = a + wz[x] * (e - a)
+                if added:
+                    vector = vectors[c, z, y]
+                    for x in range(nx):
+                        row[x] += vector[x]
+
+
+@compiled(
+    "void(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], f8[::1], f8[:,::1], f4[:,::1],"
+    " f4[:,:,:,::1], f4[:,:,:,::1])"
+)
+def pulled_back(start, stop, values, shape, vectors, first, steps, scales, adjoint, out):
+    """The gradient by the vectors (3, z, y, x) of the samples times an adjoint (C, z, y, x)."""
+    nx = out.shape[3]
+    places, weights = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
+    slopes = np.empty((3, nx), np.float32)
+    flat = np.empty(nx, np.int32)
+    dx = np.uint64(1 if shape[2] > 1 else 0)
+    dy = np.uint64(shape[2] if shape[1] > 1 else 0)
+    dz = np.uint64(shape[1] * shape[2] if shape[0] > 1 else 0)
+    for z in range(start, stop):
+        for y in range(out.shape[2]):
+            _coordinates(z, y, vectors, first, steps, scales, shape, places)
+            _cells(places, shape, flat, weights)
+            wx, wy, wz = weights[0], weights[1], weights[2]
+            slopes[:] = ZERO
+            for c in range(len(values)):
+                v, factor = values[c], adjoint[c, z, y]
+                for x in range(nx):
+                    i = np.uint64(flat[x])
+                    a0, a1 = v[i], v[i + dx]
+                    i += dy
+                    b0, b1 = v[i], v[i + dx]
+                    i += dz
+                    d0, d1 = v[i], v[i + dx]
+                    i -= dy
+                    e0, e1 = v[i], v[i + dx]
+                    a, b = a0 + wx[x] * (a1 - a0), b0 + wx[x] * (b1 - b0)
+                    e, d = e0 + wx[x] * (e1 - e0), d0 + wx[x] * (d1 - d0)
+                    low = (a1 - a0) + wy[x] * ((b1 - b0) - (a1 - a0))
+                    high = (e1 - e0) + wy[x] * ((d1 - d0) - (e1 - e0))
+                    slopes[0, x] += factor[x] * (low + wz[x] * (high - low))
+                    slopes[1, x] += factor[x] * ((b - a) + wz[x] * ((d - e) - (b - a)))
+                    slopes[2, x] += factor[x] * (e + wy[x] * (d - e) - a - wy[x] * (b - a))
+            for axis in range(3):  # beyond the border values repeat
+                place, slope = places[axis], slopes[axis]
+                last = np.float32(shape[2 - axis] - 1)
+                for x in range(nx):
+                    slope[x] = slope[x] if place[x] > ZERO and place[x] < last else ZERO
+            for component in range(3):
+                row = out[component, z, y]
+                row[:] = ZERO
+                for axis in range(3):
+                    scale, slope = scales[axis, component], slopes[axis]
+                    for x in range(nx):
+                        row[x] += scale * slope[x]
