@@ -63,6 +63,8 @@ class Ended:
 
     result: what the function gave, as it comes back from JSON; None where there is nothing.
     reason: why there is no result; empty where there is. attempts: 2 where the first process died.
+    seconds: wall. cpu_s: processor seconds of all attempts. peak_memory_bytes: the most resident
+    memory that was seen of the case's process and all that it started, together; twice a second.
     details: the traceback, for a side log. host: where it ran.
     """
 
@@ -71,12 +73,22 @@ class Ended:
     reason: str = ""
     attempts: int = 1
     seconds: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
     details: str = ""
     host: str = ""
 
     @property
     def failed(self) -> bool:
         return bool(self.reason)
+
+
+@dataclass
+class _Usage:
+    """What a case used so far, over all its attempts."""
+
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class _Died(Exception):
@@ -94,11 +106,11 @@ def supervise(name: str, question: bytes, *, limits: Limits, run: str) -> dict[s
     """
     start, reason = time.monotonic(), ""
     answer: dict[str, Any] = {}
-    attempts = 0
+    usage, attempts = _Usage(), 0
     while attempts < limits.attempts and run not in _abandoned:
         attempts += 1
         try:
-            answer = _ask(question, limits, run)
+            answer = _ask(question, limits, run, usage)
             break
         except _Died as death:
             reason = str(death)
@@ -108,6 +120,8 @@ def supervise(name: str, question: bytes, *, limits: Limits, run: str) -> dict[s
         "reason": answer.get("error", "" if answer else reason or "abandoned"),
         "attempts": attempts,
         "seconds": round(time.monotonic() - start, 3),
+        "cpu_s": round(usage.cpu_s, 2),
+        "peak_memory_bytes": usage.peak_memory_bytes,
         "details": answer.get("traceback", ""),
         "host": socket.gethostname(),
     }
@@ -135,12 +149,12 @@ _busy: dict[_Child, str] = {}
 _abandoned: set[str] = set()
 
 
-def _ask(question: bytes, limits: Limits, run: str) -> dict[str, Any]:
+def _ask(question: bytes, limits: Limits, run: str, usage: _Usage) -> dict[str, Any]:
     """The answer of a child that lived to give it."""
     for _ in range(_STARTS):
         try:
             with _child(limits.threads, run) as child:
-                return child.ask(question, limits)
+                return child.ask(question, limits, usage)
         except _Gone as gone:
             words = str(gone)
     raise _Died(f"its process could not be started: it {words}")
@@ -172,7 +186,7 @@ class _Child:
     """One process that computes cases, and the pipes to it."""
 
     def __init__(self, threads: int):
-        self.threads, self.cases = threads, 0
+        self.threads, self.cases, self._cpu_s = threads, 0, 0.0
         self._answers: queue.Queue[str] = queue.Queue()
         self._complaints = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  see stop
         self._process = subprocess.Popen(
@@ -192,8 +206,8 @@ class _Child:
             self._answers.put(line.decode())
         self._answers.put("")
 
-    def ask(self, question: bytes, limits: Limits) -> dict[str, Any]:
-        """The answer to a question. _Gone and _Died where there is none."""
+    def ask(self, question: bytes, limits: Limits, usage: _Usage) -> dict[str, Any]:
+        """The answer to a question, and what it used. _Gone and _Died where there is none."""
         try:
             self._process.stdin.write(len(question).to_bytes(HEADER, "big") + question)
             self._process.stdin.flush()
@@ -202,27 +216,40 @@ class _Child:
         if not self._next():  # it says that it has started
             raise _Gone(self._last_words())
         self.cases += 1
-        answer = self._next(limits)
+        before = self._cpu_s = sum(map(_processor_s, self._tree()))
+        try:
+            answer = self._next(limits, usage)
+        finally:
+            usage.cpu_s += max(0.0, self._cpu_s - before)
         if not answer:
             raise _Died(f"its process {self._last_words()}")
         return json.loads(answer)
 
-    def _next(self, limits: Limits = Limits()) -> str:
+    def _next(self, limits: Limits = Limits(), usage: _Usage | None = None) -> str:
         """The next line, empty where the child ended; _Died where it went beyond a limit."""
-        start = time.monotonic()
+        start, usage = time.monotonic(), usage or _Usage()
         while True:
             try:
-                return self._answers.get(timeout=_POLL_S)
+                answer = self._answers.get(timeout=_POLL_S)
             except queue.Empty:
-                self._check(time.monotonic() - start, limits)
+                self._check(time.monotonic() - start, limits, usage)
+            else:
+                self._measure(usage)
+                return answer
 
-    def _check(self, seconds: float, limits: Limits):
+    def _measure(self, usage: _Usage) -> int:
+        """Resident bytes now, noted where they are the most; also the processor seconds so far."""
+        tree = self._tree()
+        used = sum(map(_resident, tree))
+        usage.peak_memory_bytes = max(usage.peak_memory_bytes, used)
+        self._cpu_s = max(self._cpu_s, sum(map(_processor_s, tree)))
+        return used
+
+    def _check(self, seconds: float, limits: Limits, usage: _Usage):
+        used = self._measure(usage)
         if limits.time_s is not None and seconds > limits.time_s:
             raise _Died(f"it took longer than its limit of {limits.time_s:g} s")
-        if limits.memory_bytes is None:
-            return
-        used = sum(map(_resident, self._tree()))
-        if used > limits.memory_bytes:
+        if limits.memory_bytes is not None and used > limits.memory_bytes:
             raise _Died(
                 f"it used {used / 1e9:.2f} GB of memory, more than its limit of "
                 f"{limits.memory_bytes / 1e9:.2f} GB"
@@ -267,6 +294,14 @@ def _resident(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.NoSuchProcess:
         return 0
+
+
+def _processor_s(process: psutil.Process) -> float:
+    """Of the process and of its children that have ended."""
+    try:
+        return sum(process.cpu_times()[:4])
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def _environment(threads: int) -> dict[str, str]:
