@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,24 +11,22 @@ from typing import Any
 
 from hybridreg import pipeline
 from hybridreg.cluster import Ended, Limits, Local, Place, run
-from hybridreg.config import describe_method, files_of, load_method, with_settings
+from hybridreg.config import (
+    describe_method,
+    files_of,
+    load_method,
+    preset_of,
+    with_settings,
+)
 from hybridreg.io.files import errors_of, read_text, whole_file
 from hybridreg.io.inputs import changed_inputs
-from hybridreg.io.output import RESULT, finite, write_json
+from hybridreg.io.output import RESULT, write_json
 from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.pipeline import LABELS, LANDMARKS, MASKS, POINTS
+from hybridreg.records import COLUMNS, Record, read_records, write_records
 
 BATCH, RECORDS = "batch.json", "records"
 _INPUTS = (*MASKS, *POINTS, *LABELS, *LANDMARKS)
-_SCORES = {  # column -> where its value stands in result.json
-    "dice": ("scores", "after", "dice", "mean"),
-    "tre_mean_mm": ("scores", "after", "landmarks", "mean_mm"),
-    "folding_percent": ("scores", "after", "jacobian", "folding_percent"),
-    "mutual_information": ("similarity", "after", "mutual_information"),
-    "correlation": ("similarity", "after", "correlation"),
-    "register_s": ("times_s", "register"),
-}
-_COLUMNS = ("status", "verdict", *_SCORES)
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Batch:
     skipped: tuple[str, ...]
     changed: tuple[str, ...]
     ends: tuple[Ended, ...]
-    records: tuple[Mapping[str, Any], ...]
+    records: tuple[Record, ...]
 
 
 def register_table(
@@ -95,7 +91,8 @@ def register_table(
     (ValueError). Reasons call files by their columns, unless identifiers are kept. Records repeat
     what else the table says of a case (``CaseRow.more``).
     """
-    folder, more = Path(folder), _more_columns(rows)
+    folder = Path(folder)
+    _check_columns(rows)
     _begin(folder, order.settings)
     finished = [row for row in rows if (folder / row.name / RESULT).is_file()]
     changed = changed_inputs(
@@ -116,8 +113,8 @@ def register_table(
         register = partial(register_case, folder.resolve(), order)
         run(register, todo, place=place, limits=limits, heard=told)
     finally:  # also of what was done before Ctrl-C
-        records = _records(rows, folder, ends, done)
-        _write(folder, records, more)
+        records = _records(rows, folder, order, ends, done)
+        write_records(folder, records, name=RECORDS)
     skipped = tuple(row.name for row in rows if row.name in done)
     return Batch(folder, skipped, tuple(changed), tuple(ends), tuple(records))
 
@@ -181,55 +178,53 @@ def _begin(folder: Path, settings: Mapping[str, Any]):
             )
 
 
-def _more_columns(rows: Sequence[CaseRow]) -> tuple[str, ...]:
-    more = tuple(dict.fromkeys(column for row in rows for column in row.more))
-    if taken := sorted({*_COLUMNS, "reason"} & {*more}):
+def _check_columns(rows: Sequence[CaseRow]):
+    more = {column for row in rows for column in row.more}
+    if taken := sorted(more & {*COLUMNS}):
         raise ValueError(f"the records have columns {', '.join(taken)} already: rename yours")
-    return more
 
 
 def _records(
-    rows: Sequence[CaseRow], folder: Path, ends: Sequence[Ended], done: Collection[str]
-) -> list[dict[str, Any]]:
+    rows: Sequence[CaseRow], folder: Path, order: Order, ends: Sequence[Ended], done: Collection[str]
+) -> list[Record]:
     """One record a case, from its output folder, or from how it failed. done: before this run."""
-    failures = {ended.name: ended.reason for ended in ends if ended.failed}
-    done = {*done, *(ended.name for ended in ends if not ended.failed)}
-    return [_record(row, folder, failures.get(row.name), row.name in done) for row in rows]
+    ended = {end.name: end for end in ends}
+    before = {record.name: record for record in _earlier(folder)}
+    method = preset_of(order.method) or order.settings["method"]["name"]
+    found = []
+    for row in rows:
+        known = {"subject": row.subject or "", "more": row.more}
+        end = ended.get(row.name)
+        if end is not None:
+            used = {
+                "total_s": end.seconds,
+                "cpu_s": end.cpu_s or None,
+                "peak_memory_mb": round(end.peak_memory_bytes / 1e6) or None,
+            }
+            if end.failed:
+                failure = {"status": "failed", "reason": end.reason, "method": method}
+                found.append(Record(row.name, **failure, **known, **used))
+            else:
+                found.append(Record.of(_result(folder / row.name), row.name, **known, **used))
+        elif row.name in done:
+            old = before.get(row.name, Record(row.name))
+            used = {name: getattr(old, name) for name in ("total_s", "cpu_s", "peak_memory_mb")}
+            found.append(Record.of(_result(folder / row.name), row.name, **known, **used))
+        else:
+            missing = {"status": "missing", "reason": "not reached", "method": method}
+            found.append(Record(row.name, **missing, **known))
+    return found
 
 
-def _record(row: CaseRow, folder: Path, failure: str | None, done: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": row.name, "subject": row.subject, **row.more}
-    if failure is not None:
-        return {**record, "status": "failed", "reason": failure}
-    if not done:
-        return {**record, "status": "missing", "reason": "not reached"}
-    result = _result(folder / row.name)
-    verdict = result["verdict"]
-    scores = {column: _dig(result, path) for column, path in _SCORES.items()}
-    reason = "; ".join(verdict["reasons"])
-    return {**record, "status": "done", "verdict": verdict["status"], "reason": reason, **scores}
+def _earlier(folder: Path) -> list[Record]:
+    """The records of earlier runs, which know what no output folder does; none where damaged."""
+    try:
+        return read_records(folder / f"{RECORDS}.json")
+    except (ValueError, KeyError, OSError):
+        return []
 
 
 def _result(folder: Path) -> dict[str, Any]:
     path = folder / RESULT
     with errors_of(path):
         return json.loads(read_text(path))
-
-
-def _dig(value: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        value = (value or {}).get(key)
-    return value
-
-
-def _write(folder: Path, records: Sequence[Mapping[str, Any]], more: Sequence[str]):
-    """The tables of records; more: columns of the table of cases."""
-    columns = ("name", "subject", *more, *_COLUMNS, "reason")
-    out = io.StringIO()
-    table = csv.DictWriter(out, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(records)
-    with whole_file(folder / f"{RECORDS}.csv") as partial_file:
-        partial_file.write_text(out.getvalue(), encoding="utf-8")
-    with whole_file(folder / f"{RECORDS}.json") as partial_file:
-        write_json(partial_file, finite({"records": list(records)}))

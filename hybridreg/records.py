@@ -20,35 +20,46 @@ class Headline:
     """A score that tables and pages show first.
 
     name: of its column in records. path: where result.json has it, with "after" (or "before") put in
-    behind the first key. better: which way is better; "" for what only describes.
+    behind the first key. better: which way is better.
     """
 
     name: str
     title: str
     path: tuple[str, ...]
-    better: Literal["higher", "lower", ""] = "lower"
+    better: Literal["higher", "lower"] = "lower"
 
     def of(self, result: Mapping[str, Any], side: Literal["before", "after"] = "after") -> Any:
         """Its value in a result.json; None where it was not measured."""
         first, *rest = self.path
         value: Any = result
         for key in (first, side, *rest):
-            value = (value or {}).get(key)
+            value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
 
 HEADLINES = (
-    Headline("dice", "mean Dice", ("scores", "dice", "mean"), "higher"),
-    Headline("hd95_mm", "mean HD95, mm", ("scores", "surface", "mean_hd95_mm")),
-    Headline("tre_mean_mm", "landmark error, mean mm", ("scores", "landmarks", "mean_mm")),
-    Headline("tre_max_mm", "landmark error, largest mm", ("scores", "landmarks", "max_mm")),
-    Headline("truth_mean_mm", "error of the transform, mean mm", ("scores", "truth", "mean_mm")),
-    Headline("truth_max_mm", "error of the transform, largest mm", ("scores", "truth", "max_mm")),
+    Headline(
+        "mutual_information",
+        "Mutual information (nats)",
+        ("similarity", "mutual_information"),
+        "higher",
+    ),
+    Headline("correlation", "Correlation", ("similarity", "correlation"), "higher"),
+    Headline("dice", "Mean Dice", ("scores", "dice", "mean"), "higher"),
+    Headline("hd95_mm", "Mean HD95 (mm)", ("scores", "surface", "mean_hd95_mm")),
+    Headline("tre_mean_mm", "Landmark error, mean (mm)", ("scores", "landmarks", "mean_mm")),
+    Headline("tre_max_mm", "Landmark error, largest (mm)", ("scores", "landmarks", "max_mm")),
+    Headline("truth_mean_mm", "Error of the transform, mean (mm)", ("scores", "truth", "mean_mm")),
+    Headline("truth_max_mm", "Error of the transform, largest (mm)", ("scores", "truth", "max_mm")),
     Headline("log_jacobian_sd", "SD of log det", ("scores", "jacobian", "log_sd")),
-    Headline("folding_percent", "folded voxels, %", ("scores", "jacobian", "folding_percent")),
-    Headline("mutual_information", "mutual information", ("similarity", "mutual_information"), ""),
-    Headline("correlation", "correlation", ("similarity", "correlation"), ""),
+    Headline("folding_percent", "Folded voxels (%)", ("scores", "jacobian", "folding_percent")),
 )
+
+
+def compared(result: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
+    """(title, before, after) of every headline that was measured after the registration."""
+    rows = [(h.title, h.of(result, "before"), h.of(result, "after")) for h in HEADLINES]
+    return [row for row in rows if row[2] is not None]
 
 
 @dataclass(frozen=True)
@@ -133,8 +144,12 @@ def read_records(path: str | Path) -> list[Record]:
     path = Path(path)
     with errors_of(path):
         text = read_text(path)
+        rows: Iterable[Mapping[str, Any]]
         if path.suffix == ".json":
-            rows: Iterable[Mapping[str, Any]] = json.loads(text)["records"]
+            found = json.loads(text)
+            if not isinstance(found, dict) or "records" not in found:
+                raise ValueError("these are no records: it lacks a list of that name")
+            rows = found["records"]
         else:
             rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         return [_record(row) for row in rows]

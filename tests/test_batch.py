@@ -181,7 +181,7 @@ def test_every_input_of_a_case_is_compared_and_so_are_missing_and_new_ones(own, 
         other.write_bytes(getattr(row, column).read_bytes() + b" ")
         batch = register_table([replace(row, **{column: other}), two], folder / "out", order)
         assert batch.changed == ("one",) and batch.skipped == ("two",) and seen[-1] == {"one"}
-        assert batch.records[0]["status"] == "missing"
+        assert batch.records[0].status == "missing"
     assert register_table([row, two], folder / "out", order).changed == ()
     for changed in (replace(row, initial=None), replace(row, fixed_mask=None)):
         assert register_table([changed], folder / "out", order).changed == ("one",)

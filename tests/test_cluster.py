@@ -99,6 +99,13 @@ def test_memory_counts_over_all_that_a_case_started(ends):
     assert ended.reason.endswith("more than its limit of 0.25 GB") and ended.attempts == 2
 
 
+def test_what_a_case_used_is_told(ends):
+    used = ends[0]["fill"]
+    assert used.peak_memory_bytes > 250 * MEGABYTES  # of both attempts, the largest that was seen
+    assert ends[0]["threads"].peak_memory_bytes > 5 * MEGABYTES
+    assert 0 <= ends[0]["hang"].cpu_s < 2 < ends[0]["hang"].seconds  # it sleeps
+
+
 def test_a_case_whose_process_died_once_is_computed_by_the_next_one(ends):
     ended = ends[0]["die once"]
     assert ended.result == {"survived": True} and ended.attempts == 2

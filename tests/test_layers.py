@@ -18,7 +18,7 @@ LAYERS = [
     + ["network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
-    ["record", "evaluation", "quality", "config", "training", "views", "cluster"],
+    ["record", "records", "evaluation", "quality", "config", "training", "views", "cluster"],
     ["report", "outcome", "pipeline", "batch", "targets", "testing"],
     ["cli"],
 ]

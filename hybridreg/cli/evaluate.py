@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
-from hybridreg.cli.register import headline
+from hybridreg.cli.register import number
 from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session, session
 
 
@@ -55,9 +55,7 @@ def evaluate(
             "moving_landmarks": moving_landmarks,
         }
         current.answer = _scores(what, fixed, moving, inputs)
-        before, after = current.answer["before"], current.answer["after"]
-        rows = [(n, _number(a), _number(b)) for n, a, b in headline(before, after)]
-        current.show(str(what), rows, ("", "before", "after"))
+        _show(current, str(what), current.answer)
 
 
 def _evaluate_table(current: Session, table: Path, results: Path):
@@ -67,8 +65,8 @@ def _evaluate_table(current: Session, table: Path, results: Path):
 
     cases = read_case_table(table)
     records, failures = {}, {}
-    for number, row in enumerate(cases):
-        progress.report(number / len(cases), row.name)
+    for count, row in enumerate(cases):
+        progress.report(count / len(cases), row.name)
         inputs = {name: getattr(row, name) for name in (*LABELS, *LANDMARKS)}
         try:
             records[row.name] = _scores(results / row.name, row.fixed, row.moving, inputs)
@@ -76,8 +74,7 @@ def _evaluate_table(current: Session, table: Path, results: Path):
             failures[row.name] = str(error)
     current.answer = {"cases": records, "failures": failures}
     for name, scores in records.items():
-        rows = [(n, _number(a), _number(b)) for n, a, b in headline(**scores)]
-        current.show(name, rows, ("", "before", "after"))
+        _show(current, name, scores)
     for name, reason in failures.items():
         current.say(f"{name}: {reason}")
     if failures:
@@ -116,5 +113,9 @@ def _check_sides(what: Path, fixed: Path, moving: Path):
             )
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _show(current: Session, title: str, scores: dict):
+    """The headlines of scores before and after."""
+    from hybridreg.records import compared
+
+    rows = [(name, number(old), number(new)) for name, old, new in compared({"scores": scores})]
+    current.show(title, rows, ("", "before", "after"))

@@ -166,18 +166,18 @@ def _register_rows(current, rows: list, out: Path, order, **where):
         changed=batch.changed,
         ends=batch.ends,
     )
-    current.answer = {"folder": str(out), **counts, "records": list(batch.records)}
-    verdicts = [record.get("verdict") for record in batch.records]
+    current.answer = {"folder": str(out), **counts, "records": [record.row() for record in batch.records]}
+    verdicts = [record.verdict for record in batch.records]
     if "fail" in verdicts and current.exit_code == DONE:
         current.exit_code = VERDICT_FAIL
     shown = ("name", "status", "verdict", "dice", "tre_mean_mm", "folding_percent")
-    cells = [[record.get(column) for column in shown] for record in batch.records]
+    cells = [[record.row()[column] for column in shown] for record in batch.records]
     current.show("", [tuple(map(_cell, row)) for row in cells], shown)
     current.say(f"wrote {out}; its records.csv has one row a case")
 
 
 def _cell(value) -> str:
-    return value if isinstance(value, str) else _number(value)
+    return value if isinstance(value, str) else number(value)
 
 
 def _absolute(method: str | dict) -> str | dict:
@@ -198,18 +198,14 @@ def _method(method: str | None, parameters: list[str] | None) -> str | dict:
 def say_outcome(current, outcome, folder: Path):
     """The verdict and the few numbers a person wants at once."""
     from hybridreg.io.output import REPORT
+    from hybridreg.records import compared
 
     current.say(f"verdict: {outcome.verdict.status}")
     for reason in outcome.verdict.reasons:
         current.say(f"  {reason}")
     before, after = outcome.similarity
-    scores_before, scores_after = (scores.to_dict() for scores in outcome.scores)
-    rows = [("overlap", f"{before.overlap:.1%}", f"{after.overlap:.1%}")]
-    for name in ("mutual_information", "correlation"):
-        values = getattr(before, name), getattr(after, name)
-        rows.append((name.replace("_", " "), *map(_number, values)))
-    for name, old, new in headline(scores_before, scores_after):
-        rows.append((name, _number(old), _number(new)))
+    rows = [("Overlap", f"{before.overlap:.1%}", f"{after.overlap:.1%}")]
+    rows += [(name, number(old), number(new)) for name, old, new in compared(outcome.summary())]
     current.show("", rows, ("", "before", "after"))
     if outcome.fused:
         show_fusion(current, outcome.fused)
@@ -217,27 +213,8 @@ def say_outcome(current, outcome, folder: Path):
     current.say(f"wrote {folder}" + (f"; open {page}" if page.is_file() else ""))
 
 
-def headline(before: dict, after: dict) -> list[tuple[str, float | None, float | None]]:
-    """The leading score of each kind that was measured: name, before, after."""
-    rows = []
-    for name, path in (
-        ("mean Dice", ("dice", "mean")),
-        ("target registration error, mean mm", ("landmarks", "mean_mm")),
-        ("folded voxels, %", ("jacobian", "folding_percent")),
-    ):
-        old, new = (_dig(scores, path) for scores in (before, after))
-        if new is not None:
-            rows.append((name, old, new))
-    return rows
-
-
-def _dig(value, path: tuple[str, ...]):
-    for key in path:
-        value = (value or {}).get(key)
-    return value
-
-
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four digits, or a dash for nothing."""
     return "-" if value is None else f"{value:.4g}"
 
 

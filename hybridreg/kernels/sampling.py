@@ -6,7 +6,6 @@ Beyond the outermost voxels values repeat.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 

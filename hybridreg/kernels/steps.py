@@ -14,7 +14,6 @@ from hybridreg.kernels.compiled import (
     flat_vectors,
     loops,
     over_slabs,
-    vector_volume,
     volume,
 )
 from hybridreg.kernels.jacobians import slope

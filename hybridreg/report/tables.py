@@ -8,15 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybridreg.records import HEADLINES
+
 NOTHING = "–"
-_HEADLINES = {  # what the summary shows of the scores
-    "Dice: Mean": "Mean Dice",
-    "Surface: Mean HD95 (mm)": "Mean HD95 (mm)",
-    "Landmarks: Mean (mm)": "Landmark error, mean (mm)",
-    "Landmarks: Max (mm)": "Landmark error, largest (mm)",
-    "Truth: Mean (mm)": "Error of the transform, mean (mm)",
-    "Truth: Max (mm)": "Error of the transform, largest (mm)",
-}
 _UNITS = {"mm": "mm", "percent": "%", "deg": "°", "s": "s", "voxels": "voxels"}
 _NAMES = {
     "hd95": "HD95",
@@ -98,7 +92,8 @@ def comparison(result: Mapping[str, Any]) -> list[Table]:
     images.walk("", *_sides(result.get("similarity")))
     sides = _sides(result.get("scores"))
     scores.walk("", *[_without(_mapping(side), ("jacobian", "region")) for side in sides])
-    chosen = [(_HEADLINES[row[0]], *row[1:]) for row in scores.rows if row[0] in _HEADLINES]
+    known = ((h.title, h.of(result, "before"), h.of(result)) for h in HEADLINES if "scores" in h.path)
+    chosen = [(name, *map(_measured, both)) for name, *both in known if both != [None, None]]
     rows, columns = images.rows + chosen, ("", "Before", "After")
     tables = [Table("Agreement", columns, rows)] if rows else []
     if len(scores.rows) > len(chosen):
@@ -267,26 +262,8 @@ def _fixed(value: Any) -> str:
 
 
 def _sides(tree: Any) -> tuple[Any, Any]:
-    """A tree of numbers as two, before and after; what has no side is after.
-
-    Sides are told by the keys ``before`` and ``after`` or by names such as ``dice_before``.
-    """
-    if not isinstance(tree, Mapping):
-        return None, tree
-    if {"before", "after"} & set(tree):
-        rest = {key: value for key, value in tree.items() if key not in ("before", "after")}
-        if not rest:
-            return tree.get("before"), tree.get("after")
-        before, after = _sides(rest)
-        return before | _mapping(tree.get("before")), after | _mapping(tree.get("after"))
-    before, after = {}, {}
-    for key, value in tree.items():
-        name = key.removesuffix("_before").removesuffix("_after")
-        sides = (value, None) if key.endswith("_before") else _sides(value)
-        for target, side in zip((before, after), sides, strict=True):
-            if side is not None:
-                target[name] = side
-    return before, after
+    """What is under ``before`` and ``after``."""
+    return tuple(_mapping(tree).get(side) for side in ("before", "after"))
 
 
 def _merged_rows(name: str, before: Any, after: Any) -> Table:
