@@ -100,14 +100,13 @@ def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
     For methods that cannot start from a transform: register this pair, then ``result.after``.
     """
     onto = pair.fixed.grid
-    default = pair.moving.data.min().item()
     moved_mask = pair.moving_mask and warp(pair.moving_mask, initial, onto=onto)
     points = pair.moving_points
     if points is not None:
         points = replace(points, points=initial.inverse()(points.points))
     return replace(
         pair,
-        moving=warp(pair.moving, initial, onto=onto, default=default),
+        moving=warp(pair.moving, initial, onto=onto),
         moving_mask=moved_mask,
         moving_points=points,
     )

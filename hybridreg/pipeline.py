@@ -212,8 +212,7 @@ def _resampled(
     moving, onto = case.pair.moving, case.pair.fixed.grid
     with record.timing("resample"):
         displacement = DisplacementField.sampled(transform, onto)
-        how = {"interpolation": interpolation, "default": moving.data.min().item()}
-        moved = warp(moving, displacement, onto=onto, **how)
+        moved = warp(moving, displacement, onto=onto, interpolation=interpolation)
         jacobian = jacobian_determinant(displacement, onto)
         labels = case.moving_labels
         moved_labels = None if labels is None else warp(labels, displacement, onto=onto)

@@ -56,8 +56,12 @@ def apply(
     ] = False,
     interpolation: options.Interpolated = options.Interpolation.linear,
     default_value: Annotated[
-        float, typer.Option(help="Value where the moving image does not reach.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Value where the moving image does not reach.",
+            show_default="lowest of the moving image, as register; 0 for labels",
+        ),
+    ] = None,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
