@@ -284,7 +284,8 @@ def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
     distance = (initial(fixed.center[None])[0] - moving.center).norm().item()
     raise ValueError(
         f"the images do not overlap in space: their centres lie {distance:.0f} mm apart. "
-        "Start from the aligned centres (initial='centers', --initial centers) or give a transform"
+        "Start from the aligned centres (initial='centers', "
+        "`hybridreg register --initial centers`) or give a transform"
     )
 
 

@@ -331,7 +331,8 @@ def _start_by_headers(pair: ImagePair) -> Transform:
         return IDENTITY
     log.warning(
         "by their headers the images overlap by only %.0f %% of the smaller one, so it was started "
-        "from their aligned centers (as with --initial centers)",
+        "from their aligned centers (as with initial='centers', "
+        "`hybridreg register --initial centers`)",
         100 * overlap,
     )
     return initialize(pair, "centers")

@@ -60,8 +60,10 @@ def warp(
 
 
 def lowest(image: Warpable) -> Tensor:
-    """What an image shows where there is nothing: the least finite value of each channel, shape (C,),
-    float64; 0 in a label map, and in a channel without any finite value."""
+    """What an image shows where there is nothing: the least finite value of each channel.
+
+    Shape (C,), float64. 0 for a label map, and for a channel without any finite value.
+    """
     if isinstance(image, LabelMap):
         return torch.zeros(1, dtype=torch.float64)
     channels = image.data.flatten(1)

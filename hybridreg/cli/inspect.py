@@ -30,7 +30,7 @@ def info(
 
 
 def methods(json: options.Json = False):
-    """List the presets and methods that --method takes, and what else has a name."""
+    """List presets, methods (for `hybridreg register --method`), and what else has a name."""
     with session(as_json=json) as current:
         from hybridreg.config import presets
         from hybridreg.registry import REGISTRIES
