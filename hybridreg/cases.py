@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hybridreg.geometry import Grid
-from hybridreg.images import Image, LabelMap, LandmarkSet, corresponding
+from hybridreg.images import Image, LabelMap, LandmarkSet, check_kind, corresponding
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
@@ -41,6 +41,8 @@ class ImagePair:
     moving_points: LandmarkSet | None = None
 
     def __post_init__(self):
+        check_kind("the fixed image", self.fixed, Image)
+        check_kind("the moving image", self.moving, Image)
         if self.fixed_points is not None and self.moving_points is not None:
             ordered = corresponding(self.fixed_points, self.moving_points, what="points")
             object.__setattr__(self, "moving_points", ordered)

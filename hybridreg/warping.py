@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hybridreg.geometry import Grid, apply_matrix
-from hybridreg.images import Image, LabelMap
+from hybridreg.images import Image, LabelMap, check_kind
 from hybridreg.transforms import (
     AffineTransform,
     CompositeTransform,
@@ -43,6 +43,8 @@ def warp(
         ``lowest`` says: air in CT, of RGB the darkest of each color, and 0 in a label map.
     """
     check_interpolation(interpolation)
+    check_kind("what is warped", moving, Image, LabelMap)
+    check_kind("what it is warped onto", onto, Grid)
     if moving.grid.dimension != onto.dimension:
         raise ValueError(
             f"a {moving.grid.dimension}D image cannot be warped onto {onto.dimension}D"
