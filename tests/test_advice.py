@@ -14,6 +14,7 @@ from hybridreg.cli.app import app
 # Modules below the command line whose words only these commands show; others name the command
 # together with the option, as `hybridreg register --initial centers`.
 SHOWN_BY = {
+    "cli.refusals": ("apply", "dicom", "fuse"),  # those that write one file
     "fusing": ("fuse",),
     "io.output": ("register", "demo"),
     "quality.alternatives": ("register",),

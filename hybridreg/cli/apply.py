@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.refusals import check_files, check_new_file
 from hybridreg.cli.session import Session, session
 
 if TYPE_CHECKING:
@@ -68,13 +69,14 @@ def apply(
     quiet: options.Quiet = False,
 ):
     """Resample an image or label map through a transform, or map points by it."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
+    with session(as_json=json, quiet=quiet) as current:
         if (points is None) == (moving is None):
             raise ValueError("give either --moving (an image or label map) or --points")
         if moving is not None and reference is None:
             raise ValueError("resampling needs --fixed: the image whose grid the result gets")
-        if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists already: choose another name or give --overwrite")
+        check_new_file(out, overwrite=overwrite)
+        check_files(transform, reference, moving, points)
+        current.limit_threads(threads)
         from hybridreg.io.images import read_image, read_labels, write_image
         from hybridreg.io.landmarks import landmark_writer
         from hybridreg.io.transforms import read_transform

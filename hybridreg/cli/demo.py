@@ -21,12 +21,13 @@ def demo(
     quiet: options.Quiet = False,
 ):
     """Register a phantom head, CT to MR and MR to MR, print the true error, and fuse CT with MR."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
+    with session(as_json=json, quiet=quiet) as current:
         from hybridreg.io.output import check_output
 
         parts = {"rigid": out / "ct-to-t1-rigid", "bspline": out / "t1-to-t1-deformable"}
         for folder in parts.values():
             check_output(folder, overwrite=overwrite)
+        current.limit_threads(threads)
         for number, (method, folder) in enumerate(parts.items()):
             from hybridreg import progress
 
