@@ -34,7 +34,10 @@ def apply(
         ),
     ] = None,
     moving: Annotated[
-        Path | None, typer.Option("--moving", "-m", help="Image or label map to resample.")
+        Path | None,
+        typer.Option(
+            "--moving", "-m", help="Image or label map to resample; every frame of a time series."
+        ),
     ] = None,
     fixed_frame: options.FixedFrame = None,
     moving_frame: options.MovingFrame = None,
@@ -79,6 +82,7 @@ def apply(
         current.limit_threads(threads)
         from hybridreg.io.images import read_image, read_labels, write_image
         from hybridreg.io.landmarks import landmark_writer
+        from hybridreg.io.series import check_series_path, timing_of
         from hybridreg.io.transforms import read_transform
         from hybridreg.transforms import compose
         from hybridreg.warping import warp
@@ -94,13 +98,36 @@ def apply(
             grid = None if reference is None else read_image(reference, frame=fixed_frame).grid
             _map_points(current, total, points, out, grid)
         else:
+            timing = None if moving_frame is not None else timing_of(moving)
+            if timing is not None:
+                check_series_path(out)
             onto = read_image(reference, frame=fixed_frame).grid
-            read = read_labels if labels else read_image
-            source = read(moving, frame=moving_frame)
-            how = {"interpolation": interpolation, "default": default_value}
-            write_image(out, warp(source, total, onto=onto, **how))
+            how = {"onto": onto, "interpolation": interpolation, "default": default_value}
             current.answer = {"out": str(out), "size": onto.size, "spacing_mm": onto.spacing}
+            if timing is not None:
+                _resample_series(moving, total, out, timing, labels=labels, **how)
+                current.answer |= {"frames": timing.count, "frame_spacing": timing.spacing}
+            else:
+                read = read_labels if labels else read_image
+                write_image(out, warp(read(moving, frame=moving_frame), total, **how))
         current.say(f"wrote {out}")
+
+
+def _resample_series(moving: Path, transform, out: Path, timing, *, labels: bool, default, **how):
+    """Every frame through the transform, which is sampled once; one value outside for all."""
+    from hybridreg import progress
+    from hybridreg.io.series import read_series, write_series
+    from hybridreg.transforms import DisplacementField
+    from hybridreg.warping import lowest, warp
+
+    frames = read_series(moving, labels=labels)
+    field = DisplacementField.sampled(transform, how["onto"])
+    if default is None:
+        default = min(lowest(frame).min().item() for frame in frames)
+    for number, frame in enumerate(frames):
+        progress.report(number / len(frames), f"frame {number + 1} of {len(frames)}")
+        frames[number] = warp(frame, field, default=default, **how)
+    write_series(out, frames, timing)
 
 
 def _check_side(transform: Path, moving: Path, *, inverse: bool):

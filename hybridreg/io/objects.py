@@ -42,7 +42,11 @@ def as_image(value: Any, *, frame: int | None = None, name: str = "an image") ->
     if isinstance(value, Image):
         return value
     with _named(name):
-        values, grid = _values(value)
+        return image_of(*_values(value))
+
+
+def image_of(values: np.ndarray, grid: Grid) -> Image:
+    """An image of numbers of any type, shape (C, *grid.shape)."""
     whole = values.dtype.kind in "iu" and values.dtype.itemsize <= 4
     dtype = values.dtype.name if whole else "float32"
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
@@ -56,14 +60,13 @@ def as_labels(value: Any, *, name: str = "a label map") -> LabelMap:
     if isinstance(value, LabelMap):
         return value
     with _named(name):
-        return _labels(value)
+        if isinstance(value, Image):
+            return labels_of(value.data.numpy(force=True), value.grid)
+        return labels_of(*_values(value))
 
 
-def _labels(value: Any) -> LabelMap:
-    if isinstance(value, Image):
-        values, grid = value.data.numpy(force=True), value.grid
-    else:
-        values, grid = _values(value)
+def labels_of(values: np.ndarray, grid: Grid) -> LabelMap:
+    """A label map of whole numbers of any type, shape (1, *grid.shape)."""
     if len(values) != 1:
         raise ValueError(f"it has {len(values)} channels; a label map has one")
     whole = np.isfinite(values).all() and np.array_equal(values, np.rint(values))
