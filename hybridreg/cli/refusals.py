@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from hybridreg.choices import INITIALIZATIONS
+from hybridreg.io.files import naming
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.registry import METHODS, Registry, unknown_name
 
@@ -14,8 +16,8 @@ def check_files(*paths: str | Path | Iterable[Path] | None):
     """Every input is there; None is one that was not given."""
     for given in paths:
         for path in [given] if isinstance(given, (str, Path)) else given or []:
-            if not Path(path).exists():
-                raise FileNotFoundError(f"{path}: there is no such file: check its name and folder")
+            with naming(path):
+                os.stat(path)
 
 
 def check_new_file(out: Path, *, overwrite: bool):
