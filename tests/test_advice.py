@@ -16,29 +16,17 @@ from hybridreg.cli.app import app
 SHOWN_BY = {
     "cli.refusals": ("apply", "dicom", "fuse"),  # those that write one file
     "fusing": ("fuse",),
+    **dict.fromkeys(("io.dicom", "io.dicom_series", "io.dicom_volumes"), ("dicom",)),  # as_file
     "io.output": ("register", "demo"),
     "quality.alternatives": ("register",),
     "quality.verdict": ("register",),
-    "training.folder": ("train fusion", "train fusion-fast"),
+    "training.folder": ("train",),
 }
 FOREIGN = ("gdcmconv", "reg_transform")  # whose options are their own
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
-COMMAND = re.compile(r"hybridreg ((?:train )?[a-z][a-z-]*)")
+COMMAND = re.compile(r"hybridreg ([a-z][a-z-]*)")
 
-
-def commands() -> dict:
-    """Every command by its name, such as "train fusion"."""
-    found, todo = {}, {"": typer.main.get_command(app)}
-    while todo:
-        name, command = todo.popitem()
-        if hasattr(command, "commands"):
-            todo |= {f"{name} {sub}".strip(): one for sub, one in command.commands.items()}
-        else:
-            found[name] = command
-    return found
-
-
-COMMANDS = commands()
+COMMANDS = typer.main.get_command(app).commands
 OPTIONS = {
     name: {"-h", "--help"}.union(*((*p.opts, *p.secondary_opts) for p in command.params))
     for name, command in COMMANDS.items()
