@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hybridreg.geometry import Grid
-from hybridreg.images import Image, LabelMap, LandmarkSet, corresponding
+from hybridreg.images import Image, LabelMap, LandmarkSet, check_kind, corresponding
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
@@ -41,6 +41,8 @@ class ImagePair:
     moving_points: LandmarkSet | None = None
 
     def __post_init__(self):
+        check_kind("the fixed image", self.fixed, Image)
+        check_kind("the moving image", self.moving, Image)
         if self.fixed_points is not None and self.moving_points is not None:
             ordered = corresponding(self.fixed_points, self.moving_points, what="points")
             object.__setattr__(self, "moving_points", ordered)
@@ -100,14 +102,13 @@ def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
     For methods that cannot start from a transform: register this pair, then ``result.after``.
     """
     onto = pair.fixed.grid
-    default = pair.moving.data.min().item()
     moved_mask = pair.moving_mask and warp(pair.moving_mask, initial, onto=onto)
     points = pair.moving_points
     if points is not None:
         points = replace(points, points=initial.inverse()(points.points))
     return replace(
         pair,
-        moving=warp(pair.moving, initial, onto=onto, default=default),
+        moving=warp(pair.moving, initial, onto=onto),
         moving_mask=moved_mask,
         moving_points=points,
     )
@@ -285,7 +286,8 @@ def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
     distance = (initial(fixed.center[None])[0] - moving.center).norm().item()
     raise ValueError(
         f"the images do not overlap in space: their centres lie {distance:.0f} mm apart. "
-        "Start from the aligned centres (initial='centers', --initial centers) or give a transform"
+        "Start from the aligned centres (initial='centers', "
+        "`hybridreg register --initial centers`) or give a transform"
     )
 
 

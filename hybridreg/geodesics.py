@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from hybridreg.geometry import Grid
-from hybridreg.transforms import CompositeTransform, DisplacementField, Transform, compose
+from hybridreg.transforms import (
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    compose,
+    of_points,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class GeodesicTransform:
             raise ValueError("the momentum has numbers that are not finite")
         object.__setattr__(self, "momentum", momentum)
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         return self.field(points)
 

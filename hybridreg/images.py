@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,6 +122,22 @@ def _lacking(fixed: list[str], moving: list[str]) -> str:
 def _numbers(count: int) -> tuple[str, ...]:
     """The names of points that have none."""
     return tuple(str(i + 1) for i in range(count))
+
+
+def kind_of(value: Any) -> str:
+    """The type of a value for messages, such as "numpy.ndarray"."""
+    kind = type(value)
+    return f"{kind.__module__.split('.')[0]}.{kind.__name__}".removeprefix("builtins.")
+
+
+def check_kind(what: str, value: Any, *kinds: type):
+    """Refuses, in words, what is none of our own values (ValueError)."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(f"hybridreg.{kind.__name__}" for kind in kinds)
+        raise ValueError(
+            f"{what} is a {wanted}; found {kind_of(value)}: hybridreg.as_image and as_labels make "
+            "one of a SimpleITK or nibabel image; an array needs its hybridreg.Grid"
+        )
 
 
 def _check_shape(what: str, found: tuple[int, ...], grid: Grid):

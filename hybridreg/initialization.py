@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
+from hybridreg.choices import INITIALIZATIONS
 from hybridreg.images import Image, LabelMap
 from hybridreg.transforms import AffineTransform
-
-INITIALIZATIONS = ("centers", "mass")
 
 
 def initialize(pair: ImagePair, how: str) -> AffineTransform:

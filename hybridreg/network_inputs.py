@@ -16,7 +16,7 @@ from hybridreg.intensity import to_unit
 from hybridreg.momentum import momentum_grid
 from hybridreg.preprocessing import smoothed_for
 from hybridreg.transforms import IDENTITY, Transform
-from hybridreg.warping import warp
+from hybridreg.warping import lowest, warp
 
 _SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
 
@@ -54,7 +54,7 @@ def on_grid(pair: ImagePair, initial: Transform, onto: Grid) -> ImagePair:
     """
     spacing = min(onto.spacing)
     fixed, moving = (
-        warp(smoothed_for(image, spacing), by, onto=onto, default=image.data.min().item())
+        warp(smoothed_for(image, spacing), by, onto=onto, default=lowest(image))
         for image, by in ((pair.fixed, IDENTITY), (pair.moving, initial))
     )
     return ImagePair(pair.fixed if pair.fixed.grid == onto else fixed, moving)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
 from hybridreg.intensity import to_unit
 from hybridreg.io.files import sha256_of
-from hybridreg.io.images import read_image, read_labels
-from hybridreg.io.landmarks import read_landmarks
-from hybridreg.io.transforms import read_transform
+from hybridreg.io.objects import as_image, as_labels, as_landmarks, as_transform
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.outcome import Outcome
 from hybridreg.preprocessing import foreground
@@ -78,6 +75,8 @@ def register(
         "auto" for the patient without the air around, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
         fixed_labels, moving_labels, fixed_landmarks, moving_landmarks (only judge it).
+    Values are ours, images and transforms of SimpleITK, or images of nibabel; points may be arrays
+    or lists in LPS mm. An image that is a bare array is refused: give it a ``Grid``.
 
     >>> outcome = register("fixed.nii.gz", "moving.nii.gz", "bspline")  # doctest: +SKIP
     >>> outcome.save("out")  # doctest: +SKIP
@@ -131,23 +130,23 @@ def read_case(
             f"unknown input {sorted(unknown)}; besides the images there are "
             f"{', '.join([*MASKS, *POINTS, *LABELS, *LANDMARKS])}"
         )
-    fixed, moving = _image(fixed, fixed_frame), _image(moving, moving_frame)
+    fixed = as_image(fixed, frame=fixed_frame, name="the fixed image")
+    moving = as_image(moving, frame=moving_frame, name="the moving image")
     values = {}
     for name, source in more.items():
-        if name in MASKS and source == "auto":
+        if source is None or (name in MASKS and isinstance(source, str) and source == "auto"):
             continue
+        image = fixed if name.startswith("fixed") else moving
         if name in MASKS:
-            mask = _value(source, read_labels)
-            values[name] = mask and _on_image(mask, fixed if name == "fixed_mask" else moving, name)
+            values[name] = _on_image(as_labels(source, name=name), image, name)
         elif name in LABELS:
-            values[name] = _value(source, read_labels)
+            values[name] = as_labels(source, name=name)
         else:
-            grid = (fixed if name.startswith("fixed") else moving).grid
-            values[name] = _value(source, lambda path, grid=grid: read_landmarks(path, grid=grid))
+            values[name] = as_landmarks(source, grid=image.grid, name=name)
     pair = ImagePair(fixed, moving, **{n: values.pop(n, None) for n in (*MASKS, *POINTS)})
     check_pair(pair)
     for name in MASKS:
-        if more.get(name) == "auto":
+        if isinstance(more.get(name), str) and more[name] == "auto":
             image = pair.fixed if name.startswith("fixed") else pair.moving
             pair = replace(pair, **{name: foreground(image, margin_mm=_MASK_MARGIN_MM)})
     return Case(pair, **values)
@@ -212,8 +211,7 @@ def _resampled(
     moving, onto = case.pair.moving, case.pair.fixed.grid
     with record.timing("resample"):
         displacement = DisplacementField.sampled(transform, onto)
-        how = {"interpolation": interpolation, "default": moving.data.min().item()}
-        moved = warp(moving, displacement, onto=onto, **how)
+        moved = warp(moving, displacement, onto=onto, interpolation=interpolation)
         jacobian = jacobian_determinant(displacement, onto)
         labels = case.moving_labels
         moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
@@ -306,23 +304,13 @@ def _fused(
         return None
 
 
-def _image(source: str | Path | Image, frame: int | None) -> Image:
-    if isinstance(source, Image) and frame is not None:
-        raise ValueError(f"frame {frame} was asked for of an image that is no file: it has but one")
-    return _value(source, partial(read_image, frame=frame))
-
-
-def _value(source, read):
-    return read(source) if isinstance(source, (str, Path)) else source
-
-
 def start_of(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
     """Where a registration starts: as ``register`` takes it, or by the headers where that is None."""
     if initial is None:
         return _start_by_headers(pair)
     if isinstance(initial, str) and initial in INITIALIZATIONS:
         return initialize(pair, initial)
-    return _value(initial, read_transform)
+    return as_transform(initial, name="initial")
 
 
 def _start_by_headers(pair: ImagePair) -> Transform:
@@ -332,7 +320,8 @@ def _start_by_headers(pair: ImagePair) -> Transform:
         return IDENTITY
     log.warning(
         "by their headers the images overlap by only %.0f %% of the smaller one, so it was started "
-        "from their aligned centers (as with --initial centers)",
+        "from their aligned centers (as with initial='centers', "
+        "`hybridreg register --initial centers`)",
         100 * overlap,
     )
     return initialize(pair, "centers")

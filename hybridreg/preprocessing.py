@@ -12,7 +12,7 @@ from skimage.filters import threshold_otsu
 
 from hybridreg.images import Image, LabelMap
 from hybridreg.transforms import IDENTITY
-from hybridreg.warping import warp
+from hybridreg.warping import lowest, warp
 
 _WORKING_MM = 2.0
 # Air is -1000 HU and fat -100: whatever holds such low values is CT, and this lies between the two.
@@ -31,7 +31,7 @@ def foreground(image: Image, *, margin_mm: float = 0.0) -> LabelMap:
     ValueError where nothing stands out from the background.
     """
     grid = image.grid.with_spacing([max(_WORKING_MM, s) for s in image.grid.spacing])
-    data = warp(image, IDENTITY, onto=grid, default=image.data.min().item()).data.mean(0).numpy()
+    data = warp(image, IDENTITY, onto=grid).data.mean(0).numpy()
     found = _largest(ndimage.binary_opening(data > _threshold(data)))
     if not found.any():
         raise ValueError("no foreground stands out in the image: give a mask instead of 'auto'")
@@ -64,7 +64,7 @@ def coarser(image: Image, spacing_mm: float) -> Image:
     if grid.spacing == image.grid.spacing:
         return image
     smooth = smoothed_for(image, spacing_mm)
-    return warp(smooth, IDENTITY, onto=grid, default=image.data.min().item())
+    return warp(smooth, IDENTITY, onto=grid, default=lowest(image))
 
 
 def smoothed_for(image: Image, spacing_mm: float) -> Image:

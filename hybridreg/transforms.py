@@ -1,6 +1,8 @@
 """Spatial transforms: functions of points in LPS mm, from the fixed to the moving image.
 
-A transform T is called with points (..., D) and gives points of the same shape and number type.
+A transform T is called with points (..., D) and gives points of the same shape: a tensor of the
+same number type for a tensor, a NumPy array (float64) for an array or for lists. Whole numbers in a
+tensor become float64.
 ``inverse()`` gives a transform again. Composition is written as in algebra:
 ``CompositeTransform((a, b))`` is x -> a(b(x)).
 """
@@ -8,17 +10,41 @@ A transform T is called with points (..., D) and gives points of the same shape 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hybridreg.bsplines import BSpline
 from hybridreg.geometry import Grid, apply_matrix
+
+
+def of_points(call: Callable) -> Callable:
+    """Lets a transform's ``__call__`` take arrays, lists and whole numbers too."""
+
+    @wraps(call)
+    def called(self, points):
+        if isinstance(points, Tensor) and points.is_floating_point():
+            return call(self, points)
+        try:
+            given = points if isinstance(points, Tensor) else np.array(points, dtype=np.float64)
+        except (TypeError, ValueError):
+            given = ()
+        given = torch.as_tensor(given, dtype=torch.float64)
+        if given.ndim == 0 or given.shape[-1] not in (2, 3):
+            raise ValueError(
+                "a transform maps points in LPS mm: a tensor, an array or lists of shape (..., 2) "
+                f"or (..., 3); found {type(points).__name__} of shape {tuple(given.shape)}"
+            )
+        moved = call(self, given)
+        return moved if isinstance(points, Tensor) else moved.numpy()
+
+    return called
 
 
 class Transform(Protocol):
@@ -66,6 +92,7 @@ class AffineTransform:
     def translation(self) -> Tensor:
         return self.matrix[:-1, -1]
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         return apply_matrix(self.matrix, points)
 
@@ -127,6 +154,7 @@ class BSplineTransform:
     def _displacement(self) -> BSpline:
         return BSpline(self.coefficients, self.order)
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         flat = _flat(points, self.grid)
         index = apply_matrix(self.grid.physical_to_voxel(), flat)
@@ -168,6 +196,7 @@ class DisplacementField:
             vectors[:, rows] = (transform(points) - points).movedim(-1, 0)
         return cls(vectors, grid)
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         vectors, inside = interpolate(self.vectors, self.grid, points)
         return points + (vectors * inside).movedim(0, -1).to(points.dtype)
@@ -182,6 +211,7 @@ class CompositeTransform:
 
     parts: tuple[Transform, ...] = ()
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         for part in reversed(self.parts):
             points = part(points)
@@ -229,6 +259,7 @@ class NumericalInverse:
     tolerance_mm: float = 1e-4
     iterations: int = 40
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         return self.solve(points)[0]
 

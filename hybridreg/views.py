@@ -74,7 +74,7 @@ def make_views(
     if field is None:
         field = DisplacementField.sampled(transform, grid)
     if moved is None:
-        moved = warp(pair.moving, field, onto=grid, default=moving_window.low)
+        moved = warp(pair.moving, field, onto=grid)
     if jacobian is None:
         jacobian = jacobian_determinant(field, grid)
     return {

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hybridreg.geometry import Grid, apply_matrix
-from hybridreg.images import Image, LabelMap
+from hybridreg.images import Image, LabelMap, check_kind
 from hybridreg.transforms import (
     AffineTransform,
     CompositeTransform,
@@ -32,16 +32,19 @@ def warp(
     *,
     onto: Grid,
     interpolation: str = "linear",
-    default: float = 0.0,
+    default: float | Tensor | None = None,
 ) -> Warpable:
     """The moving image (or labels) seen through a transform: out(x) = moving(T(x)) for x on a grid.
 
     transform: fixed LPS mm -> moving LPS mm. onto: the fixed grid.
     interpolation: "linear", "nearest" or "cubic" (B-spline) for images; a label map is always
         warped by nearest neighbor, because of its type.
-    default: the value where T(x) lies outside the moving image.
+    default: the value where T(x) lies outside the moving image, or one a channel. None is what
+        ``lowest`` says: air in CT, of RGB the darkest of each color, and 0 in a label map.
     """
     check_interpolation(interpolation)
+    check_kind("what is warped", moving, Image, LabelMap)
+    check_kind("what it is warped onto", onto, Grid)
     if moving.grid.dimension != onto.dimension:
         raise ValueError(
             f"a {moving.grid.dimension}D image cannot be warped onto {onto.dimension}D"
@@ -49,11 +52,25 @@ def warp(
     labels = isinstance(moving, LabelMap)
     data = moving.data[None] if labels else moving.data
     sample = _SAMPLERS["nearest" if labels else interpolation](data, moving.grid)
+    outside = lowest(moving) if default is None else torch.as_tensor(default, dtype=torch.float64)
+    outside = outside.reshape(-1, *[1] * onto.dimension)  # (C or 1, z, y, x)
     out = torch.empty(len(data), *onto.shape, dtype=data.dtype)
     for rows, slab in onto.slabs():
         values, inside = sample(_mapped(transform, slab, onto, rows))
-        out[:, rows] = torch.where(inside, values, default).to(out.dtype)
+        out[:, rows] = torch.where(inside, values, outside).to(out.dtype)
     return replace(moving, data=out[0] if labels else out, grid=onto)
+
+
+def lowest(image: Warpable) -> Tensor:
+    """What an image shows where there is nothing: the least finite value of each channel.
+
+    Shape (C,), float64. 0 for a label map, and for a channel without any finite value.
+    """
+    if isinstance(image, LabelMap):
+        return torch.zeros(1, dtype=torch.float64)
+    channels = image.data.flatten(1)
+    least = torch.where(channels.isfinite(), channels, torch.inf).amin(1).to(torch.float64)
+    return torch.where(least.isfinite(), least, 0.0)
 
 
 def check_interpolation(name: str):

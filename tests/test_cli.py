@@ -137,7 +137,7 @@ def test_apply_resamples_images_and_labels_and_maps_points_both_ways(registered,
     out, _ = registered
     t, fixed = out / "transform.h5", files / "fixed.nii.gz"
     call("apply", "-t", t, "-f", fixed, "-m", files / "moving.mha", "-o", tmp_path / "a.nii.gz",
-         "--default-value", read_image(files / "moving.mha").data.min().item(), "--json")  # fmt: skip
+         "--json")  # fmt: skip
     moved = read_image(out / "moved.nii.gz")
     assert torch.allclose(read_image(tmp_path / "a.nii.gz").data, moved.data, atol=1e-4)
 
@@ -161,6 +161,29 @@ def test_apply_resamples_images_and_labels_and_maps_points_both_ways(registered,
     source, grid = read_image(fixed), read_image(files / "moving.mha").grid
     expected = warp(source, inverse, onto=grid, interpolation="cubic")
     assert torch.allclose(read_image(tmp_path / "i.nii.gz").data, expected.data, atol=1e-4)
+
+
+def test_apply_shows_air_where_a_ct_does_not_reach_unless_another_value_is_given(files, tmp_path):
+    grid = Grid((6, 7, 8), (2.0, 2.0, 2.0))
+    ct = Image(torch.linspace(-1000, 1500, 336).reshape(grid.shape), grid, "int16")
+    write_image(tmp_path / "ct.nii.gz", ct)
+    labels = LabelMap(torch.arange(7, 343).reshape(grid.shape), grid)
+    write_image(tmp_path / "labels.nii.gz", labels)
+    write_transform(tmp_path / "t.tfm", AffineTransform.from_parts(torch.eye(3), [6.0, 0, 0]))
+    for name, more, outside in (
+        ("ct", (), -1000),
+        ("ct", ("--interpolation", "cubic"), -1000),
+        ("ct", ("--default-value", "25"), 25),
+        ("labels", ("--labels",), 0),
+        ("labels", ("--labels", "--default-value", "3"), 3),
+    ):
+        call("apply", "-t", tmp_path / "t.tfm", "-f", tmp_path / "ct.nii.gz", "-m",
+             tmp_path / f"{name}.nii.gz", "-o", tmp_path / "o.nii.gz", "--overwrite", *more,
+             "--json")  # fmt: skip
+        found = read_image(tmp_path / "o.nii.gz").data[0]
+        source = ct.data[0] if name == "ct" else labels.data.float()
+        assert (found[..., 5:] == outside).all()  # 6 mm of 2 mm voxels
+        assert torch.allclose(found[..., :5], source[..., 3:].round(), atol=1)
 
 
 def test_several_transforms_compose_with_the_last_acting_first(files, tmp_path):

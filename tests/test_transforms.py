@@ -149,3 +149,34 @@ def test_a_fold_shows_in_the_residual_of_the_inverse():
 def test_impossible_transforms_are_refused_in_words(build, says):
     with pytest.raises(ValueError, match=says):
         build()
+
+
+def every_kind(dimension: int) -> list:
+    grid = oblique_grid(dimension)
+    bspline, _ = bspline_pair(grid)
+    affine = turned(dimension, grid)
+    field = DisplacementField.sampled(bspline, grid)
+    return [IDENTITY, affine, bspline, field, compose(bspline, affine), bspline.inverse()]
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_lists_and_arrays_of_points_are_mapped_as_tensors_are(dimension):
+    points = scattered(oblique_grid(dimension), 6).reshape(2, 3, dimension)
+    for transform in every_kind(dimension):
+        expected = transform(points)
+        for given in (points.numpy(), points.tolist(), tuple(points.numpy())):
+            found = transform(given)
+            assert isinstance(found, np.ndarray) and found.dtype == np.float64
+            assert np.array_equal(found, expected.numpy())
+        one = transform(points[0, 0].tolist())
+        assert one.shape == (dimension,) and np.allclose(one, expected[0, 0], atol=1e-12)
+        assert transform(points.float()).dtype == torch.float32
+        whole = transform(points.round().long())  # must not be rounded again
+        assert whole.dtype == torch.float64 and torch.equal(whole, transform(points.round()))
+
+
+@pytest.mark.parametrize("bad", [3.0, [1.0], "1,2,3", [[1, 2, 3], [4, 5]], None, {"x": 1}])
+def test_what_is_no_list_of_points_is_refused_in_words(bad):
+    for transform in every_kind(3):
+        with pytest.raises(ValueError, match="maps points in LPS mm"):
+            transform(bad)

@@ -63,6 +63,24 @@ def test_labels_are_warped_by_nearest_neighbor_as_in_simpleitk(dimension):
     assert found.names == {3: "three"} and found.data.dtype == torch.int32
 
 
+def test_what_is_outside_shows_the_lowest_finite_value_of_each_channel():
+    moving = Grid((4, 5, 6), (1.0, 1.0, 1.0))
+    data = torch.rand(3, *moving.shape) * 100
+    data[:, 0, 0, :3] = torch.tensor([[-1000.0], [7.0], [0.0]])
+    data[:, 0, 1, 0] = torch.tensor([-torch.inf, torch.nan, 0.0])
+    shift = AffineTransform.from_parts(torch.eye(3), [2.0, 0, 0])
+    for how in ("linear", "nearest"):
+        outside = warp(Image(data, moving), shift, onto=moving, interpolation=how).data[..., 4:]
+        for channel, least in enumerate((-1000.0, data[1][data[1].isfinite()].min(), 0.0)):
+            assert (outside[channel] == least).all()
+    given = warp(Image(data, moving), shift, onto=moving, default=-7.0).data[..., 4:]
+    assert (given == -7).all()
+    labels = LabelMap(torch.full(moving.shape, 5), moving)
+    assert warp(labels, shift, onto=moving).data.unique().tolist() == [0, 5]
+    nothing = Image(torch.full(moving.shape, torch.nan), moving)
+    assert (warp(nothing, shift, onto=moving).data[..., 4:] == 0).all()
+
+
 def test_a_field_on_the_fixed_grid_warps_as_the_transform_it_was_sampled_from():
     fixed, moving = pair_of_grids(3)
     transform, _ = both_transforms(3, fixed)

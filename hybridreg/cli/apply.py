@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.refusals import check_files, check_new_file
 from hybridreg.cli.session import Session, session
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def apply(
         ),
     ] = None,
     moving: Annotated[
-        Path | None, typer.Option("--moving", "-m", help="Image or label map to resample.")
+        Path | None,
+        typer.Option(
+            "--moving", "-m", help="Image or label map to resample; every frame of a time series."
+        ),
     ] = None,
     fixed_frame: options.FixedFrame = None,
     moving_frame: options.MovingFrame = None,
@@ -56,23 +60,29 @@ def apply(
     ] = False,
     interpolation: options.Interpolated = options.Interpolation.linear,
     default_value: Annotated[
-        float, typer.Option(help="Value where the moving image does not reach.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Value where the moving image does not reach.",
+            show_default="lowest of the moving image, as register; 0 for labels",
+        ),
+    ] = None,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ):
     """Resample an image or label map through a transform, or map points by it."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
+    with session(as_json=json, quiet=quiet) as current:
         if (points is None) == (moving is None):
             raise ValueError("give either --moving (an image or label map) or --points")
         if moving is not None and reference is None:
             raise ValueError("resampling needs --fixed: the image whose grid the result gets")
-        if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists already: choose another name or give --overwrite")
+        check_new_file(out, overwrite=overwrite)
+        check_files(transform, reference, moving, points)
+        current.limit_threads(threads)
         from hybridreg.io.images import read_image, read_labels, write_image
         from hybridreg.io.landmarks import landmark_writer
+        from hybridreg.io.series import check_series_path, timing_of
         from hybridreg.io.transforms import read_transform
         from hybridreg.transforms import compose
         from hybridreg.warping import warp
@@ -88,13 +98,36 @@ def apply(
             grid = None if reference is None else read_image(reference, frame=fixed_frame).grid
             _map_points(current, total, points, out, grid)
         else:
+            timing = None if moving_frame is not None else timing_of(moving)
+            if timing is not None:
+                check_series_path(out)
             onto = read_image(reference, frame=fixed_frame).grid
-            read = read_labels if labels else read_image
-            source = read(moving, frame=moving_frame)
-            how = {"interpolation": interpolation, "default": default_value}
-            write_image(out, warp(source, total, onto=onto, **how))
+            how = {"onto": onto, "interpolation": interpolation, "default": default_value}
             current.answer = {"out": str(out), "size": onto.size, "spacing_mm": onto.spacing}
+            if timing is not None:
+                _resample_series(moving, total, out, timing, labels=labels, **how)
+                current.answer |= {"frames": timing.count, "frame_spacing": timing.spacing}
+            else:
+                read = read_labels if labels else read_image
+                write_image(out, warp(read(moving, frame=moving_frame), total, **how))
         current.say(f"wrote {out}")
+
+
+def _resample_series(moving: Path, transform, out: Path, timing, *, labels: bool, default, **how):
+    """Every frame through the transform, which is sampled once; one value outside for all."""
+    from hybridreg import progress
+    from hybridreg.io.series import read_series, write_series
+    from hybridreg.transforms import DisplacementField
+    from hybridreg.warping import lowest, warp
+
+    frames = read_series(moving, labels=labels)
+    field = DisplacementField.sampled(transform, how["onto"])
+    if default is None:
+        default = min(lowest(frame).min().item() for frame in frames)
+    for number, frame in enumerate(frames):
+        progress.report(number / len(frames), f"frame {number + 1} of {len(frames)}")
+        frames[number] = warp(frame, field, default=default, **how)
+    write_series(out, frames, timing)
 
 
 def _check_side(transform: Path, moving: Path, *, inverse: bool):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybridreg.cli.refusals import check_files
 from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session
 from hybridreg.cli.train import seconds
 
@@ -41,10 +42,11 @@ CaseMemory = Annotated[
 
 def read_rows(current: Session, table: Path | None, pairs_of: Path | None) -> list[CaseRow]:
     """The cases of a table, or of a folder (ValueError where neither or both are given)."""
-    from hybridreg.io.tables import pairs_of_folder, read_case_table
-
     if (table is None) == (pairs_of is None):
         raise ValueError("give either a table of cases (CSV) or a folder with --pairs-of")
+    check_files(table, pairs_of)
+    from hybridreg.io.tables import pairs_of_folder, read_case_table
+
     rows = pairs_of_folder(pairs_of) if table is None else read_case_table(table)
     if rows[0].more:
         current.say(f"columns of the table that are not used: {', '.join(rows[0].more)}")
@@ -53,10 +55,10 @@ def read_rows(current: Session, table: Path | None, pairs_of: Path | None) -> li
 
 def place_of(workers: int | None, scheduler: str | None, slurm: Path | None) -> Place:
     """Where the cases run; ValueError where several places are given."""
-    from hybridreg.cluster import Local, Scheduler, Slurm
-
     if sum(given is not None for given in (workers, scheduler, slurm)) > 1:
         raise ValueError("--workers, --scheduler and --slurm are three places to run: give one")
+    from hybridreg.cluster import Local, Scheduler, Slurm
+
     if scheduler is not None:
         return Scheduler(scheduler)
     if slurm is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.refusals import check_files, check_new_file
 from hybridreg.cli.session import Session, session
 
 
@@ -35,16 +36,17 @@ def dicom(
 ):
     """Check a DICOM series slice by slice and write it as one image in modality units."""
     with session(as_json=json, quiet=quiet) as current:
-        from hybridreg.io.dicom import read_dicom
-        from hybridreg.io.images import write_image
-
+        if out is None and not list_only:
+            raise ValueError("give the file to write with --out, or --list to see what is there")
+        if not list_only:
+            check_new_file(out, overwrite=overwrite)
+        check_files(folder)
         if list_only:
             list_dicom(current, folder)
             return
-        if out is None:
-            raise ValueError("give the file to write with --out, or --list to see what is there")
-        if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists already: choose another name or give --overwrite")
+        from hybridreg.io.dicom import read_dicom
+        from hybridreg.io.images import write_image
+
         image = read_dicom(folder, series=series, frame=frame, resample=resample)
         write_image(out, image)
         grid = image.grid

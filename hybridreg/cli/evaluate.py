@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.refusals import check_files
 from hybridreg.cli.register import number
 from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session, session
 
@@ -38,14 +39,19 @@ def evaluate(
     quiet: options.Quiet = False,
 ):
     """Score a transform by labels, landmarks, Jacobian and inverse consistency."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
+    with session(as_json=json, quiet=quiet) as current:
         if what.suffix == ".csv":
             if results is None:
                 raise ValueError("with a table of cases, --results names the folder of its results")
+            check_files(what, results)
+            current.limit_threads(threads)
             _evaluate_table(current, what, results)
             return
         if fixed is None or moving is None:
             raise ValueError("give the two images of the registration with -f and -m")
+        check_files(what, fixed, moving, fixed_labels, moving_labels)
+        check_files(fixed_landmarks, moving_landmarks)
+        current.limit_threads(threads)
         inputs = {
             "fixed_frame": fixed_frame,
             "moving_frame": moving_frame,

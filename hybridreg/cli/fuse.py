@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.refusals import check_files, check_name, check_new_file
 from hybridreg.cli.session import Session, session
+from hybridreg.registry import RULES
 
 _WINDOW = "auto, brain, bone, wide, 'width,level' in HU, 'low..high', percentiles or 8bit."
 
@@ -69,15 +71,19 @@ def fuse(
     quiet: options.Quiet = False,
 ):
     """Fuse two aligned images into one; a JSON file beside it says what was done."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
-        from hybridreg.fusing import check_fused_path, describe_input, write_fusion
-        from hybridreg.io.images import read_image
-
-        check_fused_path(out, overwrite=overwrite)
+    with session(as_json=json, quiet=quiet) as current:
         if overlay and (rule or weights or slices or scores or fixed_mask or moved_mask):
             raise ValueError(
                 "an overlay is no fusion: leave out --rule, --weights, --slices, masks and --scores"
             )
+        check_new_file(out, overwrite=overwrite)
+        check_files(fixed, moved, fixed_mask, moved_mask)
+        check_name(RULES, rule)
+        current.limit_threads(threads)
+        from hybridreg.fusing import check_fused_path, describe_input, write_fusion
+        from hybridreg.io.images import read_image
+
+        check_fused_path(out, overwrite=overwrite)
         paths = {"fixed": fixed, "moved": moved}
         images = {side: read_image(path, color=True) for side, path in paths.items()}
         if out.name.lower().endswith(".png") and images["fixed"].grid.dimension == 3:

@@ -9,6 +9,7 @@ import typer
 
 from hybridreg.cli import options
 from hybridreg.cli.dicom import list_dicom
+from hybridreg.cli.refusals import check_files
 from hybridreg.cli.session import session
 
 
@@ -20,9 +21,8 @@ def info(
 ):
     """Say what a file is: geometry of an image, kind and size of a transform, fields of a method."""
     with session(as_json=json) as current:
-        from hybridreg.io.dicom import is_dicom
-
-        if is_dicom(file):
+        check_files(file)
+        if _is_dicom(file):
             list_dicom(current, file)
             return
         current.answer = _about(file)
@@ -30,7 +30,7 @@ def info(
 
 
 def methods(json: options.Json = False):
-    """List the presets and methods that --method takes, and what else has a name."""
+    """List presets, methods (for `hybridreg register --method`), and what else has a name."""
     with session(as_json=json) as current:
         from hybridreg.config import presets
         from hybridreg.registry import REGISTRIES
@@ -51,13 +51,24 @@ def report(
     """Build report.html again from an output folder."""
     with session(as_json=json, quiet=quiet) as current:
         from hybridreg.io.output import RESULT
-        from hybridreg.report import write_report
 
         if not (folder / RESULT).is_file():
             raise ValueError(f"{folder} has no {RESULT}: is it a folder that register wrote?")
+        from hybridreg.report import write_report
+
         path = write_report(folder)
         current.answer = {"report": str(path)}
         current.say(f"wrote {path}")
+
+
+def _is_dicom(file: Path) -> bool:
+    from hybridreg.io.output import RESULT
+
+    if file.suffix == ".toml" or (file / RESULT).is_file():
+        return False
+    from hybridreg.io.dicom import is_dicom
+
+    return is_dicom(file)
 
 
 def _about(file: Path) -> dict:
@@ -68,8 +79,6 @@ def _about(file: Path) -> dict:
 
         result = json.loads((file / RESULT).read_text(encoding="utf-8"))
         return {key: value for key, value in result.items() if key != "trace"}
-    if not file.exists():
-        raise ValueError(f"there is no file {file}")
     if file.suffix == ".toml":
         from hybridreg.config import describe_method, load_method
 

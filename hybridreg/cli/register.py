@@ -9,9 +9,13 @@ from typing import Annotated
 
 import typer
 
+from hybridreg.choices import INITIALIZATIONS
 from hybridreg.cli import cases, options
+from hybridreg.cli.devices import check_device, resolve_device
 from hybridreg.cli.fuse import show_fusion
+from hybridreg.cli.refusals import check_files, check_initial, check_method, check_name
 from hybridreg.cli.session import DONE, VERDICT_FAIL, session
+from hybridreg.registry import RULES
 
 
 def register(
@@ -86,7 +90,7 @@ def register(
     quiet: options.Quiet = False,
 ):
     """Align the moving image to the fixed one; write moved image, transform, figures, report."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
+    with session(as_json=json, quiet=quiet) as current:
         if method and parameters:
             raise ValueError("give either --method or elastix files with -p, not both")
         inputs = {
@@ -105,7 +109,6 @@ def register(
         if many:
             images = {"fixed": fixed, "moving": moving, "overwrite": overwrite or None}
             _refuse_beside_a_table({**images, **inputs})
-            rows = cases.read_rows(current, table, pairs_of)
             place = cases.place_of(workers, scheduler, slurm)
             limits = cases.limits_of(case_time, case_memory, threads)
         elif fixed is None or moving is None:
@@ -114,7 +117,17 @@ def register(
             from hybridreg.io.output import check_output
 
             check_output(out, overwrite=overwrite)
-        from hybridreg.cli.devices import resolve_device
+        chosen = _method(method, parameters)
+        check_method(method)
+        check_files(fixed, moving, parameters)
+        check_files(*(path for path in inputs.values() if isinstance(path, Path)))
+        check_files(*(path for path in (fixed_mask, moving_mask) if path != "auto"))
+        check_initial(initial)
+        check_name(RULES, fusion_rule)
+        check_device(device)
+        if many:
+            rows = cases.read_rows(current, table, pairs_of)
+        current.limit_threads(threads)
         from hybridreg.fusing import DEFAULT_RULE
 
         settings = {
@@ -125,7 +138,6 @@ def register(
             "interpolation": interpolation.value,
             "initial": _initial(initial),
         }
-        chosen = _method(method, parameters)
         if many:
             from hybridreg.batch import Order
 
@@ -219,6 +231,4 @@ def number(value: float | None) -> str:
 
 
 def _initial(initial: str | None) -> str | Path | None:
-    from hybridreg.initialization import INITIALIZATIONS
-
     return initial if initial in (None, *INITIALIZATIONS) else Path(initial)

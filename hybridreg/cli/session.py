@@ -27,6 +27,13 @@ class Session:
         self._silent = quiet or as_json
         self._out = Console()
 
+    def limit_threads(self, threads: int | None):
+        """Of processors; loads torch, so it comes behind all that may be refused."""
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+
     def say(self, text: str = ""):
         """A line for a person; not for JSON."""
         if not self._silent:
@@ -52,9 +59,7 @@ class Session:
 
 
 @contextmanager
-def session(
-    *, as_json: bool = False, quiet: bool = False, threads: int | None = None
-) -> Iterator[Session]:
+def session(*, as_json: bool = False, quiet: bool = False) -> Iterator[Session]:
     """Runs a subcommand: every error ends in one clear line and the right exit code."""
     current = Session(as_json=as_json, quiet=quiet)
     error: str | None = None
@@ -62,8 +67,6 @@ def session(
         stack.enter_context(_logs_on_stderr())
         stack.enter_context(_progress_bar(shown=not quiet and sys.stderr.isatty()))
         try:
-            if threads is not None:
-                _limit_threads(threads)
             yield current
         except typer.Exit:
             raise
@@ -83,10 +86,7 @@ def session(
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    from hybridreg.cluster import ClusterError
-    from hybridreg.methods.base import RegistrationError
-
-    if isinstance(error, (RegistrationError, ClusterError)):
+    if _is_failure(error):
         return FAILED, str(error)
     if isinstance(error, FileNotFoundError) and error.filename:
         return WRONG_INPUT, f"there is no file {error.filename}"
@@ -102,10 +102,15 @@ def _explain(error: Exception) -> tuple[int, str]:
     )
 
 
-def _limit_threads(threads: int):
-    import torch
-
-    torch.set_num_threads(threads)
+def _is_failure(error: Exception) -> bool:
+    """Of a tool, not of its input; a class that was never loaded raised nothing."""
+    for module, name in (
+        ("hybridreg.methods.base", "RegistrationError"),
+        ("hybridreg.cluster", "ClusterError"),
+    ):
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return True
+    return False
 
 
 @contextmanager

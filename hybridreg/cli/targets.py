@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from hybridreg.choices import TARGET_KINDS
 from hybridreg.cli import cases, options
+from hybridreg.cli.devices import check_device, resolve_device
+from hybridreg.cli.refusals import check_method
 from hybridreg.cli.session import session
 
 
@@ -60,10 +63,15 @@ def targets(
 ):
     """Make training targets of many pairs; stops and continues at will."""
     with session(as_json=json, quiet=quiet) as current:
-        rows = cases.read_rows(current, table, pairs_of)
+        if kind not in TARGET_KINDS:
+            known = ", ".join(TARGET_KINDS)
+            raise ValueError(f"there is no kind {kind!r} of targets; known are {known}")
+        check_device(device)
         place = cases.place_of(workers, scheduler, slurm)
         limits = cases.limits_of(case_time, case_memory, threads)
-        from hybridreg.cli.devices import resolve_device
+        for name in (method, start, lddmm):
+            check_method(name)
+        rows = cases.read_rows(current, table, pairs_of)
         from hybridreg.targets import Recipe, load_kind, make_targets
 
         chosen = load_kind(

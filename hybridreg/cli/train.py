@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from hybridreg.cli import options
+from hybridreg.cli.devices import check_device, resolve_device
+from hybridreg.cli.refusals import check_files, check_name
 from hybridreg.cli.session import Session, session
+from hybridreg.registry import TASKS
 
 
 class Precision(StrEnum):
@@ -49,12 +52,15 @@ def train(
     quiet: options.Quiet = False,
 ):
     """Train a network; interruptible and resumable (needs: pip install 'hybridreg\\[train]')."""
-    with session(as_json=json, quiet=quiet, threads=threads) as current:
+    with session(as_json=json, quiet=quiet) as current:
+        check_name(TASKS, task)
+        check_files(config)
+        check_device(device)
+        limit = None if max_time is None else seconds(max_time)
+        current.limit_threads(threads)
         from hybridreg.config import load_training
 
         settings = load_training(task, config)
-        limit = None if max_time is None else seconds(max_time)
-        from hybridreg.cli.devices import resolve_device
         from hybridreg.training import require_lightning
         from hybridreg.training import train as run
 

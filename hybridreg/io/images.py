@@ -185,8 +185,8 @@ def _frame(contents: Contents, frame: int | None) -> np.ndarray:
     count = len(contents.values)
     if frame is None and count > 1:
         raise ValueError(
-            f"it holds {count} frames: choose one, frame=0 to frame={count - 1} (--fixed-frame or "
-            "--moving-frame)"
+            f"it holds {count} frames: choose one, frame=0 to frame={count - 1} (of the images: "
+            "`hybridreg register --fixed-frame`, `hybridreg register --moving-frame`)"
         )
     if not 0 <= (frame or 0) < count:
         raise ValueError(f"there is no frame {frame}: it holds {count}, counted from 0")

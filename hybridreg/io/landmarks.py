@@ -181,7 +181,7 @@ def _elastix_points(text: str, grid: Grid | None) -> LandmarkSet:
     if grid is None:
         raise ValueError(
             "the points are voxel indices ('index'): their image must be given to place them in mm "
-            "(-f of apply)"
+            "(`hybridreg apply -f`)"
         )
     landmarks = _of_dimension(landmarks, grid.dimension)
     return LandmarkSet(apply_matrix(grid.voxel_to_physical(), landmarks.points))

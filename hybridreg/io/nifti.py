@@ -19,6 +19,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
+from nibabel.spatialimages import SpatialImage
 
 from hybridreg.geometry import Grid
 
@@ -84,6 +85,26 @@ def read_nifti(path: Path) -> Contents:
     grid, placed, notes = _nifti_grid(header, shape)
     slope, intercept = _nifti_scaling(header)
     return Contents(values.swapaxes(0, 1), grid, slope, intercept, placed, notes)
+
+
+def nibabel_contents(image: SpatialImage) -> Contents:
+    """What a nibabel image holds, its header understood as that of the file it would make."""
+    if isinstance(image, nibabel.Nifti1Pair):
+        copy = type(image)(image.dataobj, image.affine, image.header)
+    elif isinstance(image, nibabel.MGHImage):
+        copy = nibabel.Nifti1Image(image.dataobj, image.affine, dtype=image.get_data_dtype())
+    else:
+        raise ValueError(
+            f"nibabel's {type(image).__name__} is not taken: make it a nibabel.Nifti1Image, with "
+            "an affine that is known to be right"
+        )
+    copy.update_header()
+    shape, channels, frames = _nifti_shape(copy.header)
+    if len(shape) == 2:
+        _complete_third_axis(copy.header)
+    values = np.asanyarray(image.dataobj).T.reshape(channels, frames, *shape)
+    grid, placed, notes = _nifti_grid(copy.header, shape)
+    return Contents(values.swapaxes(0, 1), grid, placed=placed, notes=notes)
 
 
 def nifti_bytes(values: np.ndarray, grid: Grid) -> bytes:

@@ -173,7 +173,7 @@ def _read_itk(path: Path, kind: str) -> Transform:
         before.SetAsGlobalITKLogger()
     if any("more than one transform" in warning for warning in listener.texts):
         raise ValueError(SEVERAL)
-    return _from_itk(itk)
+    return from_itk(itk)
 
 
 class _Warnings(sitk.LoggerBase):
@@ -190,14 +190,15 @@ class _Warnings(sitk.LoggerBase):
     DisplayGenericOutputText = DisplayWarningText
 
 
-def _from_itk(itk: sitk.Transform) -> Transform:
+def from_itk(itk: sitk.Transform) -> Transform:
+    """A SimpleITK transform as one of ours; both map fixed to moving, in LPS mm."""
     if itk.IsLinear():
         return _affine_of(itk)
     itk = itk.Downcast()
     match itk:
         case sitk.CompositeTransform():
             parts = [itk.GetNthTransform(i) for i in range(itk.GetNumberOfTransforms())]
-            return compose(*map(_from_itk, parts))
+            return compose(*map(from_itk, parts))
         case sitk.BSplineTransform():
             grid = from_sitk(itk.GetCoefficientImages()[0]).grid
             values = torch.tensor(itk.GetParameters(), dtype=torch.float64)

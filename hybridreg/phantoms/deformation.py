@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hybridreg.transforms import NumericalInverse, Transform, compose, rigid
+from hybridreg.transforms import NumericalInverse, Transform, compose, of_points, rigid
 
 _WAVES = 2  # for each component of the displacement
 _STEEPEST_WINDOW = 8 / (3 * math.sqrt(3))  # largest slope of (1 - r^2)^2
@@ -43,6 +43,7 @@ class SmoothDeformation:
         slope = self.wave_vectors.norm(dim=-1).max().item() + _STEEPEST_WINDOW / self.radius_mm
         return self.amplitude_mm.norm().item() * slope
 
+    @of_points
     def __call__(self, points: Tensor) -> Tensor:
         offset = (points - self.center.to(points)).to(torch.float64)
         window = (1 - (offset / self.radius_mm).square().sum(-1)).clamp(min=0).square()

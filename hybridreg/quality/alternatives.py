@@ -75,7 +75,7 @@ class Alignment:
         coarse = [max(s, step / 2) for s in pair.moving.grid.spacing]
         grid = pair.moving.grid.with_spacing(coarse)
         moving, mask = pair.moving, pair.moving_mask
-        moving = warp(moving, IDENTITY, onto=grid, default=moving.data.min().item())
+        moving = warp(moving, IDENTITY, onto=grid)
         mask = mask and warp(mask, IDENTITY, onto=grid)
         pair, mask = replace(pair, moving=moving, moving_mask=mask), pair.fixed_mask
         share = 1.0 if mask is None else (mask.data != 0).double().mean().item()

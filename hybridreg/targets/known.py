@@ -81,7 +81,7 @@ class Known:
         truth = self.draw(grid, seed=seed)
         there = DisplacementField.sampled(truth, grid)
         back = DisplacementField.sampled(exact_inverse(truth), grid)
-        fixed = warp(moving, there, onto=grid, default=moving.data.min().item())
+        fixed = warp(moving, there, onto=grid)
         return Target(
             ImagePair(fixed, moving),
             grid,
