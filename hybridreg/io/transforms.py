@@ -20,28 +20,18 @@ from hybridreg.geodesics import as_fields
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
 from hybridreg.io.files import errors_of, name_for_itk, reserve, whole_file
-from hybridreg.io.images import from_sitk, read_image, to_sitk, write_image
-from hybridreg.io.itk_files import (
-    KNOWN,
-    SEVERAL,
-    check_entries,
-    check_hdf5,
-    is_itk_text,
-    matlab_entries,
-    text_entries,
-)
+from hybridreg.io.images import read_image, to_sitk, write_image
+from hybridreg.io.itk_files import is_itk, read_itk
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
     CompositeTransform,
     DisplacementField,
     Transform,
-    compose,
 )
 
 _FIELDS = (".nii", ".nii.gz", ".mha", ".nrrd")
 _ITK = (".h5", ".hdf5", ".tfm", ".txt")
-_FAR_MM = 1e7
 _READABLE = (*_ITK, ".mat", ".toml", *_FIELDS)
 
 
@@ -63,10 +53,7 @@ def read_transform(path: str | Path) -> Transform:
             raise ValueError("the file is empty")
     if kind in _FIELDS:
         return _read_field(path)
-    if kind == ".toml" or (kind == ".txt" and not is_itk_text(path)):
-        return read_transform_parameters(path)
-    with errors_of(path):
-        return _read_itk(path, kind)
+    return read_itk(path)[1] if is_itk(path) else read_transform_parameters(path)
 
 
 def write_transform(path: str | Path, transform: Transform):
@@ -119,7 +106,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     return {"dimension": dimension, "parameters": parameters, "parts": described}
 
 
-# ITK's transforms
+# As ITK's transforms
 
 
 def _to_itk(transform: Transform) -> sitk.Transform:
@@ -149,75 +136,6 @@ def _to_itk(transform: Transform) -> sitk.Transform:
         f"a {type(transform).__name__} has no place in a file: make a displacement field of it "
         "first (an inverse by hybridreg.warping.invert, others by DisplacementField.sampled)"
     )
-
-
-def _read_itk(path: Path, kind: str) -> Transform:
-    if kind in (".tfm", ".txt"):
-        check_entries(text_entries(path))
-    elif kind == ".mat":
-        check_entries(matlab_entries(path))
-    else:
-        check_hdf5(path)
-    name = name_for_itk(path)
-    # SimpleITK gives the first of several transforms and tells of the others in a warning only.
-    listener = _Warnings()
-    before = listener.SetAsGlobalITKLogger()
-    try:
-        itk = sitk.ReadTransform(name)
-    except (
-        RuntimeError,
-        KeyError,
-    ) as error:  # KeyError: a type that SimpleITK 2.5 has no class for
-        raise ValueError("it is damaged, or holds a type of transform that ITK lacks") from error
-    finally:
-        before.SetAsGlobalITKLogger()
-    if any("more than one transform" in warning for warning in listener.texts):
-        raise ValueError(SEVERAL)
-    return _from_itk(itk)
-
-
-class _Warnings(sitk.LoggerBase):
-    """Keeps what ITK would print."""
-
-    def __init__(self):
-        super().__init__()
-        self.texts: list[str] = []
-
-    def DisplayWarningText(self, text: str):
-        self.texts.append(text)
-
-    DisplayText = DisplayErrorText = DisplayDebugText = DisplayWarningText
-    DisplayGenericOutputText = DisplayWarningText
-
-
-def _from_itk(itk: sitk.Transform) -> Transform:
-    if itk.IsLinear():
-        return _affine_of(itk)
-    itk = itk.Downcast()
-    match itk:
-        case sitk.CompositeTransform():
-            parts = [itk.GetNthTransform(i) for i in range(itk.GetNumberOfTransforms())]
-            return compose(*map(_from_itk, parts))
-        case sitk.BSplineTransform():
-            grid = from_sitk(itk.GetCoefficientImages()[0]).grid
-            values = torch.tensor(itk.GetParameters(), dtype=torch.float64)
-            return BSplineTransform(values.reshape(-1, *grid.shape), grid, itk.GetOrder())
-        case sitk.DisplacementFieldTransform():
-            field = from_sitk(itk.GetDisplacementField())
-            return DisplacementField(field.data, field.grid)
-    raise ValueError(f"transforms of the type {itk.GetName()} cannot be read; {KNOWN}")
-
-
-def _affine_of(itk: sitk.Transform) -> AffineTransform:
-    """Any linear transform by its values at the origin and one mm along each axis."""
-    dimension = itk.GetDimension()
-    origin = np.array(itk.TransformPoint([0.0] * dimension))
-    if not np.abs(origin).max() < _FAR_MM:
-        raise ValueError(f"it moves points by {np.abs(origin).max():.3g} mm: it is damaged")
-    axes = [np.array(itk.TransformPoint(unit)) - origin for unit in np.eye(dimension).tolist()]
-    if abs(np.linalg.det(axes)) < 1e-12:
-        raise ValueError("its matrix is singular: it maps the whole space to a plane or less")
-    return AffineTransform.from_parts(np.stack(axes, 1), origin)
 
 
 # Displacement fields as images
