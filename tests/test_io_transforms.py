@@ -13,7 +13,8 @@ import torch
 from conftest import oblique_grid
 
 from hybridreg.geometry import Grid
-from hybridreg.io.images import from_sitk, read_image
+from hybridreg.images import Image
+from hybridreg.io.images import from_sitk, read_image, to_sitk
 from hybridreg.io.transforms import describe, read_transform, write_transform
 from hybridreg.transforms import (
     IDENTITY,
@@ -226,7 +227,9 @@ def test_a_transform_file_moves_a_real_image_as_simpleitk_does(data, tmp_path):
     assert ours.data.std() > 0.05 * scale
 
 
-def field_nifti(path, *, intent: int, axes: int = 5, name: str = "") -> DisplacementField:
+def field_nifti(
+    path, *, intent: int, axes: int = 5, name: str = "", kind: int = 0
+) -> DisplacementField:
     """A file that nibabel wrote; gives the field that its numbers are when they are LPS."""
     grid = oblique_grid()
     expected = field(grid)
@@ -234,7 +237,7 @@ def field_nifti(path, *, intent: int, axes: int = 5, name: str = "") -> Displace
     values = expected.vectors.permute(3, 2, 1, 0).numpy()  # (x, y, z, component)
     image = nibabel.Nifti1Image(values if axes == 4 else values[:, :, :, None], affine)
     image.header["intent_code"] = intent
-    image.header["intent_name"] = name.encode()
+    image.header["intent_name"], image.header["intent_p1"] = name.encode(), kind
     nibabel.save(image, path)
     return expected
 
@@ -265,7 +268,7 @@ def test_a_vector_field_with_components_along_the_fourth_axis_is_read(tmp_path):
         (0, 4, "", "intent 0"),
         (1006, 4, "", "4 axes"),
         (2006, 4, "", "intent 2006"),  # FSL
-        (1007, 5, "NREG_TRANS", "reg_transform"),
+        (1007, 5, "NREG_TRANS", "reg_transform"),  # positions
         (1007, 5, "Mapping", "SPM"),
     ],
 )
@@ -291,6 +294,98 @@ def test_a_nrrd_field_in_another_space_is_refused(tmp_path):
     (tmp_path / "f.nrrd").write_bytes(raw)
     with pytest.raises(ValueError, match="right-anterior-superior"):
         read_transform(tmp_path / "f.nrrd")
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+@pytest.mark.parametrize("direction", ["resampling", "modeling", "sideways"])
+def test_a_field_of_slicer_that_maps_moving_to_fixed_is_refused(direction, ending, tmp_path):
+    wanted, path = field(oblique_grid()), tmp_path / f"f{ending}"
+    image = to_sitk(Image(wanted.vectors, wanted.grid))
+    image.SetMetaData("displacement field type", direction)
+    image.SetMetaData("intent_code", "1006")  # in NRRD this says nothing of RAS
+    sitk.WriteImage(image, str(path))
+    assert b"displacement field type" in path.read_bytes()
+    if direction == "resampling":
+        points = points_about(oblique_grid())
+        assert difference_mm(read_transform(path)(points), wanted(points)) < FIELD_MM
+        return
+    with pytest.raises(ValueError, match=f"{direction}.*moving to fixed.*Slicer"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("measurement frame: (1,0,0) (0,1,0) (0,0,1)", None),
+        ("measurement frame: (-1,0,0) (0,-1,0) (0,0,1)", "frame of their own"),
+        ("measurement frame: (1,0,0) (0,1,0) (0,0.5,1)", "frame of their own"),
+        ("kinds: 3-color domain domain domain", "3-color"),
+        ("kinds: point domain domain domain", "point"),
+        ("kinds: list domain domain domain", None),
+        ("kinds: covariant-vector domain domain domain", None),
+        ("space: right-anterior-superior", "right-anterior-superior"),
+        ("space: RAS", "RAS"),
+    ],
+)
+def test_the_frame_and_kind_of_vectors_in_a_nrrd_header_count(line, words, tmp_path):
+    path, wanted = tmp_path / "f.nrrd", field(oblique_grid())
+    write_transform(path, wanted)
+    header, _, voxels = path.read_bytes().partition(b"\n\n")
+    key = line.partition(":")[0]
+    lines = header.decode().splitlines()
+    lines = [line if old.startswith(f"{key}:") else old for old in lines]
+    lines += [] if line in lines else [line]
+    for end in ("\n", "\r\n"):
+        path.write_bytes("".join(part + end for part in [*lines, ""]).encode() + voxels)
+        if words is None:
+            assert torch.equal(read_transform(path).vectors, wanted.vectors)
+            continue
+        with pytest.raises(ValueError, match=words):
+            read_transform(path)
+
+
+def test_a_metaimage_field_in_other_units_is_refused(tmp_path):
+    path = tmp_path / "f.mha"
+    write_transform(path, field(oblique_grid()))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"NDims = 3\n", b"NDims = 3\nDistanceUnits = um\n"))
+    with pytest.raises(ValueError, match="um"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_a_sequence_of_fields_is_not_cut_to_its_first(ending, tmp_path):
+    series = sitk.JoinSeries([to_sitk(Image(noise(3, 4, 5, 6).float(), Grid((4, 5, 6))))] * 2)
+    sitk.WriteImage(series, str(tmp_path / f"f{ending}"))
+    with pytest.raises(ValueError, match="more than one field"):
+        read_transform(tmp_path / f"f{ending}")
+
+
+@pytest.mark.parametrize("unit", [1, 3])
+def test_a_nifti_field_in_other_units_is_refused(unit, tmp_path):
+    field_nifti(tmp_path / "f.nii", intent=1007)
+    raw = bytearray((tmp_path / "f.nii").read_bytes())
+    raw[123] = unit  # xyzt_units
+    (tmp_path / "f.nii").write_bytes(raw)
+    with pytest.raises(ValueError, match="convert grid and vectors"):
+        read_transform(tmp_path / "f.nii")
+
+
+def test_a_displacement_field_of_niftyreg_is_read_in_ras(tmp_path):
+    """What reg_transform -disp writes: the same name as its positions, and 1 for the kind."""
+    expected = field_nifti(tmp_path / "f.nii", intent=1007, name="NREG_TRANS", kind=1)
+    ours = read_transform(tmp_path / "f.nii")
+    assert torch.equal(ours.vectors[:2], -expected.vectors[:2])
+    assert torch.equal(ours.vectors[2], expected.vectors[2])
+
+
+def test_a_2d_nifti_field_in_ras_is_turned_to_lps(tmp_path):
+    vectors = noise(2, 8, 9).float()
+    write_transform(tmp_path / "f.nii", DisplacementField(vectors, Grid((8, 9))))
+    raw = bytearray((tmp_path / "f.nii").read_bytes())
+    struct.pack_into("<h", raw, 68, 1006)
+    (tmp_path / "f.nii").write_bytes(raw)
+    assert torch.equal(read_transform(tmp_path / "f.nii").vectors, -vectors)
 
 
 def test_one_slice_in_3d_is_not_written_as_what_nifti_takes_for_2d(tmp_path):

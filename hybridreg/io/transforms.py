@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -156,42 +157,45 @@ def _field_image(transform: Transform, kind: str) -> Image:
 def _read_field(path: Path) -> DisplacementField:
     image = read_image(path, frame=0)
     vectors, grid = image.data, image.grid
+    is_ras, axes = False, 0
     with errors_of(path):
-        intent = 1007
         if ".nii" in _extension(path):
-            intent, axes = _nifti_intent(path)
-            if axes == 4:  # the components lie where NIfTI has time
-                vectors = torch.cat([read_image(path, frame=i).data for i in range(3)])
-        elif path.suffix.lower() == ".nrrd":
-            _check_space(path)
+            is_ras, axes = _checked_nifti(path)
+        else:
+            _check_header(_header(path))
+        if axes == 4:  # the components lie where NIfTI has time
+            vectors = torch.cat([read_image(path, frame=i).data for i in range(3)])
         if len(vectors) != grid.dimension:
             raise ValueError(
                 f"a displacement field has as many components as dimensions; found {len(vectors)} "
                 f"component(s) in {grid.dimension}D: is this an image?"
             )
-        if intent == 1006:  # on disk in RAS
-            vectors = vectors * torch.tensor([-1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
+        if is_ras:
+            vectors = vectors.clone()
+            vectors[:2] *= -1
         return DisplacementField(vectors, grid)
 
 
-_ABSOLUTE = {  # names under which others keep positions, not displacements, with the intent 1007
-    "NREG_TRANS": "NiftyReg's transformation; convert it with reg_transform -disp",
-    "Mapping": "SPM's deformation; convert it to a displacement field in mm",
-}
+_NIFTYREG_DISPLACEMENT = 1  # the field's kind, in intent_p1; in RAS mm
 
 
-def _nifti_intent(path: Path) -> tuple[int, int]:
-    """The intent of a NIfTI displacement field and its number of axes; others are refused."""
+def _checked_nifti(path: Path) -> tuple[bool, int]:
+    """Whether the displacements of a NIfTI file are in RAS, and its number of axes."""
     try:
         header = nibabel.load(path).header
     except (HeaderDataError, ImageFileError) as error:
         raise ValueError(f"its header is damaged: {error}") from error
-    name = header["intent_name"].item().decode("latin-1")
-    if name in _ABSOLUTE:
-        raise ValueError(f"this is {_ABSOLUTE[name]}")
+    if int(header["xyzt_units"]) & 7 in (1, 3):
+        raise ValueError("its lengths are in meters or micrometers: convert grid and vectors to mm")
     intent, axes, components = (int(n) for n in (header["intent_code"], *header["dim"][[0, 4]]))
-    if (axes == 5 and intent in (1006, 1007)) or (axes == 4 and components == 3 and intent == 1007):
-        return intent, axes
+    is_vector = intent == 1007 and (axes == 5 or (axes, components) == (4, 3))
+    name = header["intent_name"].item().decode("latin-1")
+    if name == "NREG_TRANS" and not (is_vector and header["intent_p1"] == _NIFTYREG_DISPLACEMENT):
+        raise ValueError("this is NiftyReg's transformation; convert it with reg_transform -disp")
+    if name == "Mapping":
+        raise ValueError("this is SPM's deformation; convert it to a displacement field in mm")
+    if is_vector or (axes, intent) == (5, 1006):
+        return intent == 1006 or name == "NREG_TRANS", axes
     raise ValueError(
         "a displacement field tells itself in its header by the intent 1007 (vector, LPS mm) or "
         f"1006 (displacement, RAS mm) with 5 axes; found intent {intent} with {axes} axes: if it "
@@ -199,13 +203,40 @@ def _nifti_intent(path: Path) -> tuple[int, int]:
     )
 
 
-def _check_space(path: Path):
-    """Refuses a NRRD file in another space than LPS: which axes its vectors follow is not told."""
+def _header(path: Path) -> dict[str, str]:
+    """The text before the voxels of a NRRD or MetaImage file: keys in lower case -> values."""
     with path.open("rb") as file:
-        header = file.read(1 << 16).partition(b"\n\n")[0].decode("latin-1")
-    space = re.search(r"^space\s*:\s*(\S+)", header, re.MULTILINE | re.IGNORECASE)
-    if space and space[1].lower() not in ("left-posterior-superior", "lps"):
-        raise ValueError(f"its space is {space[1]}; fields are read in left-posterior-superior mm")
+        text = re.split(rb"\n\r?\n|\nElementDataFile", file.read(1 << 16))[0].decode("latin-1")
+    lines = [re.split(r"\s*[:=]+\s*", line.strip(), maxsplit=1) for line in text.splitlines()]
+    return {line[0].lower(): line[1] for line in lines if len(line) == 2}
+
+
+_VECTOR_KINDS = {"domain", "space", "vector", "covariant-vector", "2-vector", "3-vector", "list"}
+_VECTOR_KINDS |= {"none", "???"}  # the tool that wrote it did not say
+
+
+def _check_header(fields: dict[str, str]):
+    """Refuses what maps the other way, in another frame or unit than LPS mm, and what is no field."""
+    direction = fields.get("displacement field type", "resampling").lower()
+    if direction != "resampling":  # 3D Slicer's words; ITK's fields do not name it
+        raise ValueError(
+            f'its "displacement field type" is {direction}, so it maps moving to fixed points: in '
+            "3D Slicer, convert it (Transforms, Convert) to a displacement field on the fixed image"
+        )
+    space = fields.get("space", "LPS")
+    if space.lower() not in ("left-posterior-superior", "lps"):
+        raise ValueError(f"its space is {space}; fields are read in left-posterior-superior mm")
+    frame = fields.get("measurement frame", "")
+    numbers = [float(n) for n in re.findall(r"[-+.\d][-+.\deE]*", frame)]
+    if frame and not np.array_equal(numbers, np.eye(math.isqrt(len(numbers))).ravel()):
+        raise ValueError(f"its vectors are in a frame of their own, {frame}: turn them to LPS mm")
+    if fields.get("distanceunits", "mm").lower() != "mm":
+        raise ValueError(f"its lengths are in {fields['distanceunits']}: convert it to mm")
+    others = set(fields.get("kinds", "").lower().split()) - _VECTOR_KINDS
+    if others:
+        raise ValueError(f"its values are of the kind {', '.join(others)}, not displacements")
+    if int(fields.get("ndims", 3)) > 3 or int(fields.get("dimension", 4)) > 4:
+        raise ValueError("it holds more than one field (or is no field): give one of them")
 
 
 # In words
