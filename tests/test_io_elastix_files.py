@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 import torch
 
 from hybridreg.io.elastix_files import (
@@ -383,6 +384,7 @@ BSPLINE = {
         (EULER, {"TransformParameters": ["0.1", "3"]}, "3 numbers, found 2"),
         (EULER, {"TransformParameters": ["0.1", "3", "four"]}, "four"),
         (EULER, {"TransformParameters": ["0.1", "3", "nan"]}, "not finite"),
+        (EULER, {"TransformParameters": ["0.1", "3", "4_0"]}, "'_'"),
         (EULER, {"CenterOfRotationPoint": ["1", "2", "3"]}, "CenterOfRotationPoint"),
         (EULER, {"UseDirectionCosines": ["false"]}, "UseDirectionCosines"),
         (EULER, {"FixedImageDimension": ["3"]}, "2D to 2D"),
@@ -458,3 +460,26 @@ def test_initial_transforms_that_lead_in_a_circle_are_refused(tmp_path):
         read_transform_parameters(shift(tmp_path, "T.2.txt", 1.0, "T.1.txt"))
     with pytest.raises(ValueError, match="lead back"):
         read_transform_parameters(shift(tmp_path, "T.3.txt", 1.0, "T.3.txt"))
+
+
+@pytest.mark.parametrize("name", ["init.tfm", "init.h5", "init.txt"])
+def test_an_initial_transform_in_a_file_of_itk_acts_first(name, tmp_path):
+    angle = 0.1
+    sitk.WriteTransform(sitk.Euler2DTransform((0.0, 0.0), angle, (5.0, 7.0)), str(tmp_path / name))
+    shift(tmp_path, "T.0.txt", 1.0, f"/elsewhere/{name}")
+    last = shift(tmp_path, "T.1.txt", 10.0, "T.0.txt")
+    moved = read_transform(last)(torch.tensor([[30.0, 0.0]]).double())
+    wanted = [30 * math.cos(angle) + 5 + 11, 30 * math.sin(angle) + 7]
+    assert moved[0].tolist() == pytest.approx(wanted)
+
+
+def test_an_initial_transform_of_itk_must_fit(tmp_path):
+    last = shift(tmp_path, "T.0.txt", 1.0, "init.tfm")
+    with pytest.raises(ValueError, match="does not lie beside"):
+        read_transform(last)
+    sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "init.tfm"))
+    with pytest.raises(ValueError, match="2D and 3D"):
+        read_transform(last)
+    (tmp_path / "init.tfm").write_text("#Insight Transform File V1.0\n")
+    with pytest.raises(ValueError, match=r"init\.tfm: there is no transform"):
+        read_transform(last)

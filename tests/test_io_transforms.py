@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from pathlib import Path
 
 import nibabel
@@ -12,7 +13,8 @@ import torch
 from conftest import oblique_grid
 
 from hybridreg.geometry import Grid
-from hybridreg.io.images import from_sitk, read_image
+from hybridreg.images import Image
+from hybridreg.io.images import from_sitk, read_image, to_sitk
 from hybridreg.io.transforms import describe, read_transform, write_transform
 from hybridreg.transforms import (
     IDENTITY,
@@ -225,7 +227,9 @@ def test_a_transform_file_moves_a_real_image_as_simpleitk_does(data, tmp_path):
     assert ours.data.std() > 0.05 * scale
 
 
-def field_nifti(path, *, intent: int, axes: int = 5, name: str = "") -> DisplacementField:
+def field_nifti(
+    path, *, intent: int, axes: int = 5, name: str = "", kind: int = 0
+) -> DisplacementField:
     """A file that nibabel wrote; gives the field that its numbers are when they are LPS."""
     grid = oblique_grid()
     expected = field(grid)
@@ -233,7 +237,7 @@ def field_nifti(path, *, intent: int, axes: int = 5, name: str = "") -> Displace
     values = expected.vectors.permute(3, 2, 1, 0).numpy()  # (x, y, z, component)
     image = nibabel.Nifti1Image(values if axes == 4 else values[:, :, :, None], affine)
     image.header["intent_code"] = intent
-    image.header["intent_name"] = name.encode()
+    image.header["intent_name"], image.header["intent_p1"] = name.encode(), kind
     nibabel.save(image, path)
     return expected
 
@@ -264,7 +268,7 @@ def test_a_vector_field_with_components_along_the_fourth_axis_is_read(tmp_path):
         (0, 4, "", "intent 0"),
         (1006, 4, "", "4 axes"),
         (2006, 4, "", "intent 2006"),  # FSL
-        (1007, 5, "NREG_TRANS", "reg_transform"),
+        (1007, 5, "NREG_TRANS", "reg_transform"),  # positions
         (1007, 5, "Mapping", "SPM"),
     ],
 )
@@ -292,6 +296,98 @@ def test_a_nrrd_field_in_another_space_is_refused(tmp_path):
         read_transform(tmp_path / "f.nrrd")
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+@pytest.mark.parametrize("direction", ["resampling", "modeling", "sideways"])
+def test_a_field_of_slicer_that_maps_moving_to_fixed_is_refused(direction, ending, tmp_path):
+    wanted, path = field(oblique_grid()), tmp_path / f"f{ending}"
+    image = to_sitk(Image(wanted.vectors, wanted.grid))
+    image.SetMetaData("displacement field type", direction)
+    image.SetMetaData("intent_code", "1006")  # in NRRD this says nothing of RAS
+    sitk.WriteImage(image, str(path))
+    assert b"displacement field type" in path.read_bytes()
+    if direction == "resampling":
+        points = points_about(oblique_grid())
+        assert difference_mm(read_transform(path)(points), wanted(points)) < FIELD_MM
+        return
+    with pytest.raises(ValueError, match=f"{direction}.*moving to fixed.*Slicer"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("measurement frame: (1,0,0) (0,1,0) (0,0,1)", None),
+        ("measurement frame: (-1,0,0) (0,-1,0) (0,0,1)", "frame of their own"),
+        ("measurement frame: (1,0,0) (0,1,0) (0,0.5,1)", "frame of their own"),
+        ("kinds: 3-color domain domain domain", "3-color"),
+        ("kinds: point domain domain domain", "point"),
+        ("kinds: list domain domain domain", None),
+        ("kinds: covariant-vector domain domain domain", None),
+        ("space: right-anterior-superior", "right-anterior-superior"),
+        ("space: RAS", "RAS"),
+    ],
+)
+def test_the_frame_and_kind_of_vectors_in_a_nrrd_header_count(line, words, tmp_path):
+    path, wanted = tmp_path / "f.nrrd", field(oblique_grid())
+    write_transform(path, wanted)
+    header, _, voxels = path.read_bytes().partition(b"\n\n")
+    key = line.partition(":")[0]
+    lines = header.decode().splitlines()
+    lines = [line if old.startswith(f"{key}:") else old for old in lines]
+    lines += [] if line in lines else [line]
+    for end in ("\n", "\r\n"):
+        path.write_bytes("".join(part + end for part in [*lines, ""]).encode() + voxels)
+        if words is None:
+            assert torch.equal(read_transform(path).vectors, wanted.vectors)
+            continue
+        with pytest.raises(ValueError, match=words):
+            read_transform(path)
+
+
+def test_a_metaimage_field_in_other_units_is_refused(tmp_path):
+    path = tmp_path / "f.mha"
+    write_transform(path, field(oblique_grid()))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"NDims = 3\n", b"NDims = 3\nDistanceUnits = um\n"))
+    with pytest.raises(ValueError, match="um"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_a_sequence_of_fields_is_not_cut_to_its_first(ending, tmp_path):
+    series = sitk.JoinSeries([to_sitk(Image(noise(3, 4, 5, 6).float(), Grid((4, 5, 6))))] * 2)
+    sitk.WriteImage(series, str(tmp_path / f"f{ending}"))
+    with pytest.raises(ValueError, match="more than one field"):
+        read_transform(tmp_path / f"f{ending}")
+
+
+@pytest.mark.parametrize("unit", [1, 3])
+def test_a_nifti_field_in_other_units_is_refused(unit, tmp_path):
+    field_nifti(tmp_path / "f.nii", intent=1007)
+    raw = bytearray((tmp_path / "f.nii").read_bytes())
+    raw[123] = unit  # xyzt_units
+    (tmp_path / "f.nii").write_bytes(raw)
+    with pytest.raises(ValueError, match="convert grid and vectors"):
+        read_transform(tmp_path / "f.nii")
+
+
+def test_a_displacement_field_of_niftyreg_is_read_in_ras(tmp_path):
+    """What reg_transform -disp writes: the same name as its positions, and 1 for the kind."""
+    expected = field_nifti(tmp_path / "f.nii", intent=1007, name="NREG_TRANS", kind=1)
+    ours = read_transform(tmp_path / "f.nii")
+    assert torch.equal(ours.vectors[:2], -expected.vectors[:2])
+    assert torch.equal(ours.vectors[2], expected.vectors[2])
+
+
+def test_a_2d_nifti_field_in_ras_is_turned_to_lps(tmp_path):
+    vectors = noise(2, 8, 9).float()
+    write_transform(tmp_path / "f.nii", DisplacementField(vectors, Grid((8, 9))))
+    raw = bytearray((tmp_path / "f.nii").read_bytes())
+    struct.pack_into("<h", raw, 68, 1006)
+    (tmp_path / "f.nii").write_bytes(raw)
+    assert torch.equal(read_transform(tmp_path / "f.nii").vectors, -vectors)
+
+
 def test_one_slice_in_3d_is_not_written_as_what_nifti_takes_for_2d(tmp_path):
     thin = DisplacementField(noise(3, 1, 8, 9), Grid((1, 8, 9)))
     with pytest.raises(ValueError, match=r"\.mha"):
@@ -308,9 +404,12 @@ BROKEN = {
     "no header": (AFFINE + NUMBERS, "Insight"),
     "unknown type": (HEAD + AFFINE.replace("Affine", "Foo") + NUMBERS, "FooTransform"),
     "other dimensions": (HEAD + AFFINE.replace("3_3", "3_2") + NUMBERS, "cannot be read"),
-    "3D numbers in 2D": (HEAD + AFFINE.replace("3_3", "2_2") + NUMBERS, "not complete"),
-    "3D type in 2D": (HEAD + AFFINE.replace("Affine", "Euler3D").replace("3_3", "2_2"), "complete"),
-    "too few numbers": (HEAD + AFFINE + NUMBERS.replace(" 3 4 5", ""), "not complete"),
+    "3D numbers in 2D": (HEAD + AFFINE.replace("3_3", "2_2") + NUMBERS, "do not fit"),
+    "3D type in 2D": (
+        HEAD + AFFINE.replace("Affine", "Euler3D").replace("3_3", "2_2"),
+        "FixedParameters are|are missing",
+    ),
+    "too few numbers": (HEAD + AFFINE + NUMBERS.replace(" 3 4 5", ""), "do not fit"),
     # ITK ends the process on this one, having written past the end of its array.
     "quaternion": (HEAD + AFFINE.replace("Affine", "QuaternionRigid") + NUMBERS, "Quaternion"),
     "a word": (HEAD + AFFINE + NUMBERS.replace("3 4", "3 four"), "line 3.*four"),
@@ -323,8 +422,45 @@ BROKEN = {
         HEAD
         + AFFINE.replace("Affine", "Composite")
         + AFFINE.replace("3_3", "2_2")
-        + "Parameters: 1 0 0 1 0 0\n",
+        + "Parameters: 1 0 0 1 0 0\nFixedParameters: 0 0\n",
         "mixes",
+    ),
+    # ITK takes this one, and what is cut inside an entry, for the identity.
+    "no fixed parameters": (
+        HEAD + AFFINE + NUMBERS.partition("Fixed")[0],
+        "FixedParameters .*miss",
+    ),
+    "no parameters": (HEAD + AFFINE + "FixedParameters: 0 0 0\n", "the Parameters .*missing"),
+    "type alone": (HEAD + AFFINE, "missing"),
+    "cut in a last number": (HEAD + AFFINE + NUMBERS.removesuffix("\n"), "truncated"),
+    "too many numbers": (HEAD + AFFINE + NUMBERS.replace(" 5", " 5 6"), "expected 12, found 13"),
+    "a long center": (HEAD + AFFINE + NUMBERS.replace("0 0 0\n", "0 0 0 0\n"), "3, found 4"),
+    "a short center": (HEAD + AFFINE + NUMBERS.replace("0 0 0\n", "0 0\n"), "3, found 2"),
+    "infinity": (HEAD + AFFINE + NUMBERS.replace("3 4", "3 1e999"), "not finite"),
+    "digits parted": (HEAD + AFFINE + NUMBERS.replace("3 4", "3 4_0"), "line 3.*_"),
+    "numbers twice": (HEAD + AFFINE + NUMBERS + NUMBERS, "line 5"),
+    "composite inside": (
+        HEAD
+        + AFFINE.replace("Affine", "Composite")
+        + (AFFINE + NUMBERS)
+        + AFFINE.replace("Affine", "Composite"),
+        "composite within",
+    ),
+    "a center for a translation": (
+        HEAD
+        + AFFINE.replace("Affine", "Translation")
+        + "Parameters: 1 2 3\nFixedParameters: 0 0 0\n",
+        "expected 0, found 3",
+    ),
+    "half a control point": (
+        HEAD
+        + AFFINE.replace("Affine", "BSpline")
+        + "Parameters: \nFixedParameters: 4 4 4.5 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1\n",
+        "size .*4.5",
+    ),
+    "field of a Slicer inverse": (
+        HEAD + AFFINE.replace("Affine", "InverseDisplacementField") + NUMBERS,
+        "InverseDisplacementFieldTransform cannot be read",
     ),
 }
 
@@ -336,6 +472,107 @@ def test_broken_text_is_refused_in_words(content, tmp_path):
     with pytest.raises(ValueError, match=words) as caught:
         read_transform(tmp_path / "t.tfm")
     assert str(caught.value).startswith(str(tmp_path / "t.tfm"))
+
+
+@pytest.mark.parametrize("kind", LINEAR, ids=lambda t: f"{t.GetName()}-{t.GetDimension()}D")
+def test_every_linear_transform_needs_just_its_numbers(kind, tmp_path):
+    path = tmp_path / "t.tfm"
+    sitk.WriteTransform(random_itk(sitk.Transform(kind).Downcast()), str(path))
+    whole = path.read_text()
+    read_transform(path)
+    _, _, _, parameters, fixed, *_ = whole.splitlines()
+    for line, name in ((parameters, "Parameters"), (fixed, "FixedParameters")):
+        changed = [line + " 0.5", *([line.rsplit(" ", 1)[0]] if line.split()[1:] else [])]
+        if kind.GetName() == "Euler3DTransform" and name == "FixedParameters":
+            changed = [line + " 0.5", line.rsplit(" ", 2)[0]]  # the order of angles may lack
+        for other in changed:
+            path.write_text(whole.replace(line + "\n", other + "\n"))
+            with pytest.raises(ValueError, match=rf"the {name} of {kind.GetName()} do not fit"):
+                read_transform(path)
+        path.write_text(whole.replace(line + "\n", ""))
+        with pytest.raises(ValueError, match=f"the {name} of {kind.GetName()} are missing"):
+            read_transform(path)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".tfm", ".mat"])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_an_identity_of_simpleitk_is_read_alone_and_in_a_composite(dimension, ending, tmp_path):
+    identity = sitk.Transform(dimension, sitk.sitkIdentity)
+    shift = sitk.TranslationTransform(dimension, [3.0, -4.0, 5.0][:dimension])
+    points = points_about(oblique_grid(dimension))
+    wanted = {"alone": identity}
+    if ending != ".mat":  # which holds no composites
+        wanted["inside"] = sitk.CompositeTransform([identity, shift, identity])
+    for name, transform in wanted.items():
+        sitk.WriteTransform(transform, str(tmp_path / f"{name}{ending}"))
+        ours = read_transform(tmp_path / f"{name}{ending}")
+        assert difference_mm(ours(points), by_simpleitk(transform, points)) < EXACT_MM
+        assert describe(tmp_path / f"{name}{ending}")["dimension"] == dimension
+
+
+def with_type(path: Path, old: str, new: str) -> Path:
+    """An HDF5 file whose numbers stay, under another type of a name that is no longer."""
+    raw = path.read_bytes()
+    assert raw.count(old.encode()) == 1
+    path.write_bytes(raw.replace(old.encode(), new.encode().ljust(len(old), b"\0")))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "type_name", "words"),
+    [
+        (sitk.ScaleSkewVersor3DTransform(), "AffineTransform", "expected 12, found 15"),
+        (sitk.ScaleSkewVersor3DTransform(), "Euler3DTransform", "expected 6, found 15"),
+        (sitk.AffineTransform(3), "Euler3DTrans", "Euler3DTrans cannot be read"),
+        (sitk.Similarity3DTransform(), "ScaleTransform", "expected 3, found 7"),
+        (sitk.Similarity3DTransform(), "AffineTransform", "truncated or damaged"),  # 7 of 12
+        (sitk.ScaleVersor3DTransform(), "QuaternionRigidTransform"[:22], "QuaternionRigidTransfo"),
+    ],
+)
+def test_numbers_of_another_type_are_refused_in_hdf5_too(source, type_name, words, tmp_path, capfd):
+    sitk.WriteTransform(source, str(tmp_path / "t.h5"))
+    old, new = f"{source.GetName()}_double_3_3", f"{type_name}_double_3_3"
+    with pytest.raises(ValueError, match=words):
+        read_transform(with_type(tmp_path / "t.h5", old, new))
+    assert capfd.readouterr().err == ""
+
+
+def test_older_ants_affines_are_read_from_hdf5_alone_and_in_a_composite(tmp_path):
+    """SimpleITK cannot name them, but reads and writes them."""
+    affine = (
+        "Transform: MatrixOffsetTransformBase_double_3_3\n"
+        "Parameters: 1 0.1 0 0 1 0 0 -0.2 1 3 4 5\nFixedParameters: 10 20 30\n"
+    )
+    composite = "Transform: CompositeTransform_double_3_3\n"
+    points = points_about(oblique_grid())
+    for text in (affine, composite + affine, composite + affine + affine):
+        (tmp_path / "t.tfm").write_text(HEAD + text)
+        itk = sitk.ReadTransform(str(tmp_path / "t.tfm"))
+        sitk.WriteTransform(itk, str(tmp_path / "t.h5"))
+        for name in ("t.tfm", "t.h5"):
+            ours = read_transform(tmp_path / name)(points)
+            assert difference_mm(ours, by_simpleitk(itk, points)) < EXACT_MM
+
+
+def test_texts_in_utf_8_are_one_clear_line_and_no_pages_of_hdf5(tmp_path, capfd):
+    """As h5py writes them: one bit of the type of the texts, in headers without checksums."""
+    path = tmp_path / "t.h5"
+    both = sitk.CompositeTransform([sitk.Euler3DTransform(), sitk.AffineTransform(3)])
+    sitk.WriteTransform(both, str(path))
+    raw, ascii_text = path.read_bytes(), b"\x19\x01\x00\x00\x10\x00\x00\x00"
+    assert ascii_text in raw
+    path.write_bytes(raw.replace(ascii_text, b"\x19\x01\x01\x00\x10\x00\x00\x00"))
+    with pytest.raises(ValueError) as caught:
+        read_transform(path)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_negative_size_in_a_mat_file_ends(tmp_path):
+    header = struct.pack("<5i", 0, 0, 0, 0, -20)  # which would lead back to itself
+    (tmp_path / "t.mat").write_bytes(header + bytes(40))
+    with pytest.raises(ValueError, match="not one affine"):
+        read_transform(tmp_path / "t.mat")
 
 
 @pytest.mark.parametrize("ending", [".h5", ".tfm", ".mat", ".nii", ".nii.gz", ".mha", ".nrrd"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hybridreg.geometry import Grid
 from hybridreg.io.files import errors_of, read_text, whole_file
+from hybridreg.io.itk_files import is_itk, read_itk
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
@@ -56,36 +57,42 @@ def write_parameter_map(path: str | Path, parameters: ParameterMap):
         partial.write_text("".join(lines), encoding="utf-8")
 
 
-def transform_from_maps(maps: Sequence[ParameterMap]) -> Transform:
+def transform_from_maps(
+    maps: Sequence[ParameterMap], initial: tuple[int, Transform] | None = None
+) -> Transform:
     """The transform of elastix's transform parameter maps, fixed -> moving.
 
     maps: in order of application, as a ParameterObject holds them: the first acts first.
+    initial: dimension of, and a transform that acts before all of them.
     """
     if not maps:
         raise ValueError("there are no transform parameters: elastix gives one map for each stage")
-    parts = [_part(parameters, first=i == 0) for i, parameters in enumerate(maps)]
-    dimensions = {_dimension(parameters) for parameters in maps}
+    first = [] if initial is None else [initial]
+    parts = [_part(parameters, first=not first and i == 0) for i, parameters in enumerate(maps)]
+    dimensions = {_dimension(parameters) for parameters in maps} | {n for n, _ in first}
     if len(dimensions) > 1:
         raise ValueError("2D and 3D transforms cannot follow each other")
-    return compose(*reversed(parts))
+    return compose(*reversed(parts), *[transform for _, transform in first])
 
 
 def read_transform_parameters(path: str | Path) -> Transform:
     """The transform of a TransformParameters file (.txt or .toml) and of all it starts from.
 
-    An initial transform is looked for in the same folder, by its file name alone.
+    An initial transform, elastix's or ITK's own (.tfm, .h5), is looked for in the same folder, by
+    its file name alone.
     """
     chain = []
     visited: list[Path] = []
     following: Path | None = Path(path)
-    while following is not None:
+    while following is not None and not (chain and is_itk(following)):
         visited.append(following)
         chain.append(read_parameter_map(following))
         following = _initial(chain[-1], following)
         if following in visited:
             raise ValueError(f"{path}: its initial transforms lead back to {following.name}")
+    initial = None if following is None else read_itk(following)
     with errors_of(Path(path)):
-        return transform_from_maps(chain[::-1])
+        return transform_from_maps(chain[::-1], initial)
 
 
 def _initial(parameters: ParameterMap, path: Path) -> Path | None:
@@ -195,8 +202,11 @@ def _one(parameters: ParameterMap, key: str, default: str | None = None) -> str:
 
 
 def _numbers(parameters: ParameterMap, key: str, count: int) -> Tensor:
+    texts = parameters.get(key, ())
     try:
-        values = np.array(parameters.get(key, ()), dtype=np.float64)
+        if any("_" in text for text in texts):  # which Python takes for a separator of digits
+            raise ValueError("there is a '_' in one of them")
+        values = np.array(texts, dtype=np.float64)
     except ValueError as error:
         raise ValueError(f"{key} should hold numbers: {error}") from error
     if len(values) != count:

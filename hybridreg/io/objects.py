@@ -20,9 +20,10 @@ from nibabel.spatialimages import SpatialImage
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet, kind_of
 from hybridreg.io.images import from_sitk, read_image, read_labels
+from hybridreg.io.itk_files import from_itk
 from hybridreg.io.landmarks import read_landmarks
 from hybridreg.io.nifti import check_number_type, nibabel_contents
-from hybridreg.io.transforms import from_itk, read_transform
+from hybridreg.io.transforms import read_transform
 from hybridreg.transforms import Transform
 
 log = logging.getLogger(__name__)

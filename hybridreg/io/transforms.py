@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -20,28 +21,18 @@ from hybridreg.geodesics import as_fields
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
 from hybridreg.io.files import errors_of, name_for_itk, reserve, whole_file
-from hybridreg.io.images import from_sitk, read_image, to_sitk, write_image
-from hybridreg.io.itk_files import (
-    KNOWN,
-    SEVERAL,
-    check_entries,
-    check_hdf5,
-    is_itk_text,
-    matlab_entries,
-    text_entries,
-)
+from hybridreg.io.images import read_image, to_sitk, write_image
+from hybridreg.io.itk_files import is_itk, read_itk
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
     CompositeTransform,
     DisplacementField,
     Transform,
-    compose,
 )
 
 _FIELDS = (".nii", ".nii.gz", ".mha", ".nrrd")
 _ITK = (".h5", ".hdf5", ".tfm", ".txt")
-_FAR_MM = 1e7
 _READABLE = (*_ITK, ".mat", ".toml", *_FIELDS)
 
 
@@ -63,10 +54,7 @@ def read_transform(path: str | Path) -> Transform:
             raise ValueError("the file is empty")
     if kind in _FIELDS:
         return _read_field(path)
-    if kind == ".toml" or (kind == ".txt" and not is_itk_text(path)):
-        return read_transform_parameters(path)
-    with errors_of(path):
-        return _read_itk(path, kind)
+    return read_itk(path)[1] if is_itk(path) else read_transform_parameters(path)
 
 
 def write_transform(path: str | Path, transform: Transform):
@@ -119,7 +107,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     return {"dimension": dimension, "parameters": parameters, "parts": described}
 
 
-# ITK's transforms
+# As ITK's transforms
 
 
 def _to_itk(transform: Transform) -> sitk.Transform:
@@ -151,76 +139,6 @@ def _to_itk(transform: Transform) -> sitk.Transform:
     )
 
 
-def _read_itk(path: Path, kind: str) -> Transform:
-    if kind in (".tfm", ".txt"):
-        check_entries(text_entries(path))
-    elif kind == ".mat":
-        check_entries(matlab_entries(path))
-    else:
-        check_hdf5(path)
-    name = name_for_itk(path)
-    # SimpleITK gives the first of several transforms and tells of the others in a warning only.
-    listener = _Warnings()
-    before = listener.SetAsGlobalITKLogger()
-    try:
-        itk = sitk.ReadTransform(name)
-    except (
-        RuntimeError,
-        KeyError,
-    ) as error:  # KeyError: a type that SimpleITK 2.5 has no class for
-        raise ValueError("it is damaged, or holds a type of transform that ITK lacks") from error
-    finally:
-        before.SetAsGlobalITKLogger()
-    if any("more than one transform" in warning for warning in listener.texts):
-        raise ValueError(SEVERAL)
-    return from_itk(itk)
-
-
-class _Warnings(sitk.LoggerBase):
-    """Keeps what ITK would print."""
-
-    def __init__(self):
-        super().__init__()
-        self.texts: list[str] = []
-
-    def DisplayWarningText(self, text: str):
-        self.texts.append(text)
-
-    DisplayText = DisplayErrorText = DisplayDebugText = DisplayWarningText
-    DisplayGenericOutputText = DisplayWarningText
-
-
-def from_itk(itk: sitk.Transform) -> Transform:
-    """A SimpleITK transform as one of ours; both map fixed to moving, in LPS mm."""
-    if itk.IsLinear():
-        return _affine_of(itk)
-    itk = itk.Downcast()
-    match itk:
-        case sitk.CompositeTransform():
-            parts = [itk.GetNthTransform(i) for i in range(itk.GetNumberOfTransforms())]
-            return compose(*map(from_itk, parts))
-        case sitk.BSplineTransform():
-            grid = from_sitk(itk.GetCoefficientImages()[0]).grid
-            values = torch.tensor(itk.GetParameters(), dtype=torch.float64)
-            return BSplineTransform(values.reshape(-1, *grid.shape), grid, itk.GetOrder())
-        case sitk.DisplacementFieldTransform():
-            field = from_sitk(itk.GetDisplacementField())
-            return DisplacementField(field.data, field.grid)
-    raise ValueError(f"transforms of the type {itk.GetName()} cannot be read; {KNOWN}")
-
-
-def _affine_of(itk: sitk.Transform) -> AffineTransform:
-    """Any linear transform by its values at the origin and one mm along each axis."""
-    dimension = itk.GetDimension()
-    origin = np.array(itk.TransformPoint([0.0] * dimension))
-    if not np.abs(origin).max() < _FAR_MM:
-        raise ValueError(f"it moves points by {np.abs(origin).max():.3g} mm: it is damaged")
-    axes = [np.array(itk.TransformPoint(unit)) - origin for unit in np.eye(dimension).tolist()]
-    if abs(np.linalg.det(axes)) < 1e-12:
-        raise ValueError("its matrix is singular: it maps the whole space to a plane or less")
-    return AffineTransform.from_parts(np.stack(axes, 1), origin)
-
-
 # Displacement fields as images
 
 
@@ -239,42 +157,45 @@ def _field_image(transform: Transform, kind: str) -> Image:
 def _read_field(path: Path) -> DisplacementField:
     image = read_image(path, frame=0)
     vectors, grid = image.data, image.grid
+    is_ras, axes = False, 0
     with errors_of(path):
-        intent = 1007
         if ".nii" in _extension(path):
-            intent, axes = _nifti_intent(path)
-            if axes == 4:  # the components lie where NIfTI has time
-                vectors = torch.cat([read_image(path, frame=i).data for i in range(3)])
-        elif path.suffix.lower() == ".nrrd":
-            _check_space(path)
+            is_ras, axes = _checked_nifti(path)
+        else:
+            _check_header(_header(path))
+        if axes == 4:  # the components lie where NIfTI has time
+            vectors = torch.cat([read_image(path, frame=i).data for i in range(3)])
         if len(vectors) != grid.dimension:
             raise ValueError(
                 f"a displacement field has as many components as dimensions; found {len(vectors)} "
                 f"component(s) in {grid.dimension}D: is this an image?"
             )
-        if intent == 1006:  # on disk in RAS
-            vectors = vectors * torch.tensor([-1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
+        if is_ras:
+            vectors = vectors.clone()
+            vectors[:2] *= -1
         return DisplacementField(vectors, grid)
 
 
-_ABSOLUTE = {  # names under which others keep positions, not displacements, with the intent 1007
-    "NREG_TRANS": "NiftyReg's transformation; convert it with reg_transform -disp",
-    "Mapping": "SPM's deformation; convert it to a displacement field in mm",
-}
+_NIFTYREG_DISPLACEMENT = 1  # the field's kind, in intent_p1; in RAS mm
 
 
-def _nifti_intent(path: Path) -> tuple[int, int]:
-    """The intent of a NIfTI displacement field and its number of axes; others are refused."""
+def _checked_nifti(path: Path) -> tuple[bool, int]:
+    """Whether the displacements of a NIfTI file are in RAS, and its number of axes."""
     try:
         header = nibabel.load(path).header
     except (HeaderDataError, ImageFileError) as error:
         raise ValueError(f"its header is damaged: {error}") from error
-    name = header["intent_name"].item().decode("latin-1")
-    if name in _ABSOLUTE:
-        raise ValueError(f"this is {_ABSOLUTE[name]}")
+    if int(header["xyzt_units"]) & 7 in (1, 3):
+        raise ValueError("its lengths are in meters or micrometers: convert grid and vectors to mm")
     intent, axes, components = (int(n) for n in (header["intent_code"], *header["dim"][[0, 4]]))
-    if (axes == 5 and intent in (1006, 1007)) or (axes == 4 and components == 3 and intent == 1007):
-        return intent, axes
+    is_vector = intent == 1007 and (axes == 5 or (axes, components) == (4, 3))
+    name = header["intent_name"].item().decode("latin-1")
+    if name == "NREG_TRANS" and not (is_vector and header["intent_p1"] == _NIFTYREG_DISPLACEMENT):
+        raise ValueError("this is NiftyReg's transformation; convert it with reg_transform -disp")
+    if name == "Mapping":
+        raise ValueError("this is SPM's deformation; convert it to a displacement field in mm")
+    if is_vector or (axes, intent) == (5, 1006):
+        return intent == 1006 or name == "NREG_TRANS", axes
     raise ValueError(
         "a displacement field tells itself in its header by the intent 1007 (vector, LPS mm) or "
         f"1006 (displacement, RAS mm) with 5 axes; found intent {intent} with {axes} axes: if it "
@@ -282,13 +203,40 @@ def _nifti_intent(path: Path) -> tuple[int, int]:
     )
 
 
-def _check_space(path: Path):
-    """Refuses a NRRD file in another space than LPS: which axes its vectors follow is not told."""
+def _header(path: Path) -> dict[str, str]:
+    """The text before the voxels of a NRRD or MetaImage file: keys in lower case -> values."""
     with path.open("rb") as file:
-        header = file.read(1 << 16).partition(b"\n\n")[0].decode("latin-1")
-    space = re.search(r"^space\s*:\s*(\S+)", header, re.MULTILINE | re.IGNORECASE)
-    if space and space[1].lower() not in ("left-posterior-superior", "lps"):
-        raise ValueError(f"its space is {space[1]}; fields are read in left-posterior-superior mm")
+        text = re.split(rb"\n\r?\n|\nElementDataFile", file.read(1 << 16))[0].decode("latin-1")
+    lines = [re.split(r"\s*[:=]+\s*", line.strip(), maxsplit=1) for line in text.splitlines()]
+    return {line[0].lower(): line[1] for line in lines if len(line) == 2}
+
+
+_VECTOR_KINDS = {"domain", "space", "vector", "covariant-vector", "2-vector", "3-vector", "list"}
+_VECTOR_KINDS |= {"none", "???"}  # the tool that wrote it did not say
+
+
+def _check_header(fields: dict[str, str]):
+    """Refuses what maps the other way, in another frame or unit than LPS mm, and what is no field."""
+    direction = fields.get("displacement field type", "resampling").lower()
+    if direction != "resampling":  # 3D Slicer's words; ITK's fields do not name it
+        raise ValueError(
+            f'its "displacement field type" is {direction}, so it maps moving to fixed points: in '
+            "3D Slicer, convert it (Transforms, Convert) to a displacement field on the fixed image"
+        )
+    space = fields.get("space", "LPS")
+    if space.lower() not in ("left-posterior-superior", "lps"):
+        raise ValueError(f"its space is {space}; fields are read in left-posterior-superior mm")
+    frame = fields.get("measurement frame", "")
+    numbers = [float(n) for n in re.findall(r"[-+.\d][-+.\deE]*", frame)]
+    if frame and not np.array_equal(numbers, np.eye(math.isqrt(len(numbers))).ravel()):
+        raise ValueError(f"its vectors are in a frame of their own, {frame}: turn them to LPS mm")
+    if fields.get("distanceunits", "mm").lower() != "mm":
+        raise ValueError(f"its lengths are in {fields['distanceunits']}: convert it to mm")
+    others = set(fields.get("kinds", "").lower().split()) - _VECTOR_KINDS
+    if others:
+        raise ValueError(f"its values are of the kind {', '.join(others)}, not displacements")
+    if int(fields.get("ndims", 3)) > 3 or int(fields.get("dimension", 4)) > 4:
+        raise ValueError("it holds more than one field (or is no field): give one of them")
 
 
 # In words
