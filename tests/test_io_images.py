@@ -1,5 +1,6 @@
 """Files as SimpleITK and nibabel understand them; what is odd is said, what is broken is refused."""
 
+import gzip
 import json
 import logging
 import re
@@ -647,6 +648,39 @@ def test_half_a_nifti_pair_is_refused(tmp_path):
     assert "ends too early (1679 of 1680 bytes" in refusal(tmp_path / "a.hdr")
     (tmp_path / "a.img").unlink()
     assert "a.img is missing" in refusal(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("names", [
+    ("a.hdr", "a.img"), ("a.hdr.gz", "a.img.gz"), ("a.hdr", "a.img.gz"), ("A.HDR", "A.IMG"),
+    ("A.HDR", "A.IMG.GZ"),
+])  # fmt: skip
+def test_a_nifti_pair_is_found_by_either_name_packed_or_in_capitals(tmp_path, names):
+    values = np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Pair(values, affine()), tmp_path / "b.img")
+    for name, source in zip(names, ("b.hdr", "b.img"), strict=True):
+        raw = (tmp_path / source).read_bytes()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.lower().endswith("gz") else raw)
+    for name in names:
+        assert np.array_equal(read_image(tmp_path / name).data[0], values.T)
+
+
+@pytest.mark.parametrize("ending", [*VOLUMES, ".png", ".tif"])
+def test_endings_in_capitals_mean_the_same(tmp_path, ending):
+    grid = Grid((5, 6), (1.0, 1.0)) if ending in (".png", ".tif") else oblique_grid()
+    image = phantom(grid, dtype="uint8")
+    write_image(tmp_path / f"A{ending.upper()}", image)
+    shutil.copy(tmp_path / f"A{ending.upper()}", tmp_path / f"b{ending}")
+    assert torch.equal(read_image(tmp_path / f"A{ending.upper()}").data, image.data)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / f"b{ending}")),
+                          image.data[0])  # fmt: skip
+
+
+def test_a_file_unpacked_into_a_folder_of_its_name_is_told(tmp_path):
+    (tmp_path / "a.nii.gz").mkdir()
+    write_image(tmp_path / "a.nii.gz" / "a.nii", phantom(oblique_grid()))
+    for read in (read_image, read_labels, describe):
+        with pytest.raises(ValueError, match="a.nii.gz: this is a folder: choose a file in it"):
+            read(tmp_path / "a.nii.gz")
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", ".mgz", ".png"])

@@ -19,7 +19,8 @@ from hybridreg.decomposition import decompose
 from hybridreg.geodesics import as_fields
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
-from hybridreg.io.files import errors_of, name_for_itk, reserve, whole_file
+from hybridreg.io.files import errors_of, lower_ending, name_for_itk, reserve, whole_file
+from hybridreg.io.formats import WRITTEN_VOLUMES
 from hybridreg.io.images import from_sitk, read_image, to_sitk, write_image
 from hybridreg.io.itk_files import (
     KNOWN,
@@ -39,7 +40,7 @@ from hybridreg.transforms import (
     compose,
 )
 
-_FIELDS = (".nii", ".nii.gz", ".mha", ".nrrd")
+_FIELDS = WRITTEN_VOLUMES
 _ITK = (".h5", ".hdf5", ".tfm", ".txt")
 _FAR_MM = 1e7
 _READABLE = (*_ITK, ".mat", ".toml", *_FIELDS)
@@ -89,11 +90,13 @@ def write_transform(path: str | Path, transform: Transform):
         itk = _to_itk(total)
         name_for_itk(path)
         with whole_file(path) as partial:
-            reserve(partial, _most_bytes(total))
+            plain = partial.with_suffix(kind)  # ITK (5.4) knows no ending in capitals
+            reserve(plain, _most_bytes(total))
             try:
-                sitk.WriteTransform(itk, str(partial))
+                sitk.WriteTransform(itk, str(plain))
             except RuntimeError as error:
                 raise OSError(errno.EIO, "it could not be written whole") from error
+            plain.rename(partial)
 
 
 def _most_bytes(transform: Transform) -> int:
@@ -158,12 +161,12 @@ def _read_itk(path: Path, kind: str) -> Transform:
         check_entries(matlab_entries(path))
     else:
         check_hdf5(path)
-    name = name_for_itk(path)
     # SimpleITK gives the first of several transforms and tells of the others in a warning only.
     listener = _Warnings()
     before = listener.SetAsGlobalITKLogger()
     try:
-        itk = sitk.ReadTransform(name)
+        with lower_ending(path) as plain:
+            itk = sitk.ReadTransform(name_for_itk(plain))
     except (
         RuntimeError,
         KeyError,
