@@ -23,6 +23,7 @@ import torch
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import intact
+from hybridreg.io.decimal_point import decimal_point
 from hybridreg.io.files import errors_of, name_for_itk, naming, reserve, whole_file
 from hybridreg.io.formats import FORMATS, NUMBER_TYPES, Format, ending_of, format_of, is_dicom_file
 from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
@@ -231,7 +232,8 @@ def _colors(values: np.ndarray) -> np.ndarray:
 
 def _sitk_file(path: Path, reader: str) -> sitk.Image:
     try:
-        return sitk.ReadImage(name_for_itk(path), imageIO=reader)
+        with decimal_point():
+            return sitk.ReadImage(name_for_itk(path), imageIO=reader)
     except RuntimeError as error:
         raise ValueError(
             f"it is damaged or of a kind that cannot be read ({_cause(error)}): "
@@ -295,7 +297,8 @@ def _write(path: Path, values: np.ndarray, grid: Grid):
         return
     itk_name = name_for_itk(path)
     try:
-        sitk.WriteImage(_sitk_image(values, grid), itk_name, True, _COMPRESSION)
+        with decimal_point():
+            sitk.WriteImage(_sitk_image(values, grid), itk_name, True, _COMPRESSION)
         _read(path, format_of(path))
     except (RuntimeError, ValueError) as error:
         reserve(path, values.nbytes)  # says what is wrong with the disk, where that is the reason
