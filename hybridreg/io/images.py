@@ -27,6 +27,7 @@ from hybridreg.io.decimal_point import decimal_point
 from hybridreg.io.files import errors_of, name_for_itk, naming, reserve, whole_file
 from hybridreg.io.formats import FORMATS, NUMBER_TYPES, Format, ending_of, format_of, is_dicom_file
 from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
+from hybridreg.io.pictures import as_shown, read_grey_alpha, without_orientation
 
 log = logging.getLogger(__name__)
 
@@ -217,9 +218,14 @@ def _read_volume(path: Path, format: Format) -> Contents:
 
 
 def _read_picture(path: Path, format: Format) -> Contents:
-    values = _colors(_channels_first(_sitk_file(path, format.reader)))
+    notes = [_NO_SIZE]
+    values = read_grey_alpha(path) if format.name == "PNG" else None
+    if values is None:
+        with without_orientation(path, format.name) as stored:
+            values = _channels_first(_sitk_file(stored, format.reader))
+    values = as_shown(path, format.name, _colors(values), notes)
     pages = values.swapaxes(0, 1) if values.ndim == 4 else values[None]
-    return Contents(pages, Grid(pages.shape[2:]), placed=False, notes=(_NO_SIZE,))
+    return Contents(pages, Grid(pages.shape[2:]), placed=False, notes=tuple(notes))
 
 
 def _colors(values: np.ndarray) -> np.ndarray:
