@@ -23,7 +23,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
 from hybridreg.intensity import to_unit
 from hybridreg.io.files import sha256_of
-from hybridreg.io.images import read_image, read_labels
+from hybridreg.io.images import read_image, read_labels, read_mask
 from hybridreg.io.landmarks import read_landmarks
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
@@ -137,7 +137,7 @@ def read_case(
         if name in MASKS and source == "auto":
             continue
         if name in MASKS:
-            mask = _value(source, read_labels)
+            mask = _value(source, read_mask)
             values[name] = mask and _on_image(mask, fixed if name == "fixed_mask" else moving, name)
         elif name in LABELS:
             values[name] = _value(source, read_labels)

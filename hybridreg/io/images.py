@@ -32,6 +32,7 @@ from hybridreg.io.pictures import as_shown, read_grey_alpha, without_orientation
 log = logging.getLogger(__name__)
 
 _LABEL_TYPES = ("uint8", "int16", "int32")  # of volumes
+_LABEL_ROUNDING = 1e-3  # how far labels may be from whole numbers, after a header rescales them
 _NO_SIZE = "a picture has no size in mm; 1 mm per pixel was taken"
 _COMPRESSION = 1  # of 9: a brain scan then takes 0.1 s and is 4 % larger than at 6
 
@@ -60,19 +61,41 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool
 
 
 def read_labels(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
-    """The label map in a file: whole numbers, of whatever type they are stored in."""
+    """The label map in a file: whole numbers, of whatever type they are stored in.
+
+    What is within 0.001 of a whole number is rounded, with a warning.
+    """
     with naming(path):
-        contents = _contents(Path(path))
-        values = _frame(contents, frame)
-        if len(values) != 1:
-            raise ValueError(f"it has {len(values)} channels; a label map has one")
-        if not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
-            raise ValueError("labels must be whole numbers; found others: is this an image?")
-        low, high = int(values.min()), int(values.max())
-        limits = np.iinfo(np.int32)
-        if low < limits.min or high > limits.max:
-            raise ValueError(f"its labels go from {low} to {high}: renumber them within 32 bits")
-        return LabelMap(torch.from_numpy(values[0].astype(np.int32, order="C")), contents.grid)
+        contents, values = _one_channel(Path(path), frame, "a label map")
+        if not np.isfinite(values).all():
+            raise ValueError(f"its labels have {_not_finite(values)}: replace them by 0, say")
+        if (odd := _beside_whole(values)) is not None:
+            raise ValueError(
+                f"labels must be whole numbers; found {odd:.6g}: is this an image? Labels are "
+                "resampled by nearest neighbor and saved as integers" + _rescaled(contents)
+            )
+        return _label_map(path, values, contents)
+
+
+def read_mask(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
+    """The mask in a file: 0 is outside, any other whole number (1, 255, a label) is inside."""
+    with naming(path):
+        contents, values = _one_channel(Path(path), frame, "a mask")
+        if not np.isfinite(values).all():
+            raise ValueError(f"this mask has {_not_finite(values)}: replace them by 0 (outside)")
+        if _beside_whole(values) is not None or values.min() < 0:
+            raise ValueError(
+                f"a mask is 0 outside and 1 inside; found values from {values.min():.4g} to "
+                f"{values.max():.4g}: threshold it, and save it as integers"
+            )
+        mask = _label_map(path, values, contents)
+    inside = torch.unique(mask.data[mask.data != 0])
+    if len(inside) > 1:
+        log.warning(
+            "%s: this mask has %d values from %d to %d besides 0; all of them are inside",
+            *(path, len(inside), inside.min(), inside.max()),
+        )
+    return mask
 
 
 def write_image(path: str | os.PathLike, image: Image | LabelMap):
@@ -183,6 +206,43 @@ def _check_folder(path: Path):
     """A folder of DICOM slices may have any name, but some tools unpack a.nii.gz into such one."""
     if path.is_dir() and ending_of(path) and any(ending_of(f) for f in os.listdir(path)):
         raise ValueError(f"{path}: this is a folder: choose a file in it")
+
+
+def _one_channel(path: Path, frame: int | None, what: str) -> tuple[Contents, np.ndarray]:
+    """What is in a file, and the values (*grid.shape) of the one frame."""
+    contents = _contents(path)
+    values = _frame(contents, frame)
+    if len(values) != 1:
+        raise ValueError(f"it has {len(values)} channels; {what} has one")
+    return contents, values[0]
+
+
+def _not_finite(values: np.ndarray) -> str:
+    return f"{int((~np.isfinite(values)).sum())} voxels that are NaN or infinite"
+
+
+def _beside_whole(values: np.ndarray) -> float | None:
+    """The value furthest from a whole number, where it is too far to be rounded."""
+    apart = np.abs(values - np.rint(values)) if values.dtype.kind == "f" else np.zeros(1)
+    return float(values.flat[apart.argmax()]) if apart.max() > _LABEL_ROUNDING else None
+
+
+def _rescaled(contents: Contents) -> str:
+    if (contents.slope, contents.intercept) == (1, 0):
+        return ""
+    return f" (the header rescales them by {contents.slope:.6g}, which may have moved them)"
+
+
+def _label_map(path: str | os.PathLike, values: np.ndarray, contents: Contents) -> LabelMap:
+    whole = np.rint(values)
+    low, high = int(whole.min()), int(whole.max())
+    limits = np.iinfo(np.int32)
+    if low < limits.min or high > limits.max:
+        raise ValueError(f"its labels go from {low} to {high}: renumber them within 32 bits")
+    if not np.array_equal(whole, values):
+        apart = np.abs(whole - values).max()
+        log.warning("%s: values up to %.1g from whole numbers were rounded", path, apart)
+    return LabelMap(torch.from_numpy(whole.astype(np.int32, order="C")), contents.grid)
 
 
 def _frame(contents: Contents, frame: int | None) -> np.ndarray:
