@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from hybridreg.cases import ImagePair, check_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import (
@@ -685,6 +686,21 @@ def test_a_file_unpacked_into_a_folder_of_its_name_is_told(tmp_path):
     for read in (read_image, read_labels, describe):
         with pytest.raises(ValueError, match="a.nii.gz: this is a folder: choose a file in it"):
             read(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_remedy_for_a_volume_of_one_slice_gives_a_2d_image(tmp_path, monkeypatch, axis):
+    monkeypatch.chdir(tmp_path)
+    shape = tuple(1 if 2 - axis == i else 9 for i in range(3))
+    thin = phantom(replace(oblique_grid(), shape=shape))
+    write_image("thin.nii.gz", thin)
+    with pytest.raises(ValueError, match="fixed image has 1 .*at least 4") as refused:
+        check_pair(ImagePair(thin, phantom(oblique_grid(2))))  # before their dimensions differ
+    command = re.search(r"sitk\.WriteImage\(.*'slice.mha'\)", str(refused.value))[0]
+    exec(command.replace("FILE", "'thin.nii.gz'"), {"sitk": sitk})
+    flat = read_image("slice.mha")
+    assert torch.equal(flat.data[0], thin.data[0].squeeze(2 - axis))
+    check_pair(ImagePair(flat, flat))
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", ".mgz", ".png"])

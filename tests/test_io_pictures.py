@@ -7,6 +7,9 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
+from hybridreg.cases import ImagePair, check_pair
+from hybridreg.geometry import Grid
+from hybridreg.images import Image
 from hybridreg.io.images import read_image
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (6, 9), dtype=np.uint8)
@@ -126,3 +129,16 @@ def test_a_transparent_grey_that_does_not_occur_is_nothing(tmp_path):
     PIL.Image.fromarray(PIXELS).save(tmp_path / "b.png", transparency=int(PIXELS[0, 0]))
     with pytest.raises(ValueError, match="transparent"):
         read_image(tmp_path / "b.png")
+
+
+def test_a_large_picture_is_not_taken_for_a_wrong_spacing(tmp_path):
+    picture = np.random.default_rng(1).integers(0, 256, (4, 10_100), dtype=np.uint8)
+    PIL.Image.fromarray(picture).save(tmp_path / "a.png")
+    large = read_image(tmp_path / "a.png")
+    check_pair(ImagePair(large, large))
+    small = Image(large.data[..., :500], Grid((4, 500)))
+    with pytest.raises(ValueError, match=r"1 mm per pixel, as pictures are taken to be.*scale it"):
+        check_pair(ImagePair(large, small))
+    in_microns = Image(large.data, Grid((4, 10_100), spacing=(10.0, 10.0)))
+    with pytest.raises(ValueError, match="not in mm"):
+        check_pair(ImagePair(in_microns, in_microns))
