@@ -120,6 +120,8 @@ def check_pair(pair: ImagePair, initial: Transform | None = None):
     initial: where the registration starts; given, the images must overlap under it.
     """
     fixed, moving = pair.fixed, pair.moving
+    _check_thickness("fixed", fixed.grid)
+    _check_thickness("moving", moving.grid)
     if fixed.grid.dimension != moving.grid.dimension:
         raise ValueError(
             f"the fixed image is {fixed.grid.dimension}D and the moving image "
@@ -181,6 +183,22 @@ def _letters(grid: Grid) -> str:
     )
 
 
+def _check_thickness(side: str, grid: Grid):
+    count = min(grid.size)
+    if count >= 4:
+        return
+    has = f"the {side} image has {count} voxel(s) along one axis (size {_by(grid.size)})"
+    if grid.dimension == 2:
+        raise ValueError(f"{has}; at least 4 are needed: give a larger one")
+    size = list(grid.size)
+    size[size.index(count)] = 0  # the axis to drop
+    raise ValueError(
+        f"{has}; at least 4 are needed in a volume. Save one slice as a 2D image (in Python: "
+        f"sitk.WriteImage(sitk.Extract(sitk.ReadImage(FILE), {size}, (0, 0, 0), 1), 'slice.mha') "
+        "with SimpleITK as sitk) and register that with a 2D image, or give a thicker volume"
+    )
+
+
 def _check_image(side: str, image: Image):
     bad = int((~torch.isfinite(image.data)).sum())
     if bad:
@@ -193,12 +211,6 @@ def _check_image(side: str, image: Image):
         raise ValueError(
             f"the {side} image has values up to {largest:.3g}, too large to compute with: "
             "scale them down, or correct the slope in its header"
-        )
-    if min(image.grid.shape) < 4:
-        raise ValueError(
-            f"the {side} image has {min(image.grid.shape)} voxel(s) along one axis (size "
-            f"{'x'.join(map(str, image.grid.size))}); at least 4 are needed: "
-            "register it as a 2D image, or give a thicker volume"
         )
     for channel, data in enumerate(image.data):
         if data.min() == data.max():
@@ -238,18 +250,30 @@ def _check_points(pair: ImagePair):
 def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):
     """Units wrong by 10 or 1000 show as fields of view that cannot be of the same thing."""
     for side, grid in (("fixed", fixed), ("moving", moving)):
-        if not 1 < grid.diagonal < 10_000:
+        # A picture counts pixels: 1 mm each stands for no size at all.
+        if not 1 < grid.diagonal < (math.inf if _has_no_size(grid) else 10_000):
             raise ValueError(
                 f"the {side} image measures {_extent(grid)}: its spacing is not in mm; "
                 "correct the header"
             )
     ratio = _ratio(fixed, moving)
     if ratio > 10 or (ratio > 3 and not placed):
+        if _has_no_size(fixed) or _has_no_size(moving):
+            raise ValueError(
+                f"{different_extents(fixed, moving)}. An image of 1 mm per pixel, as pictures are "
+                "taken to be, may be of another size: scale it so that both show things equally "
+                "large, save it with its spacing in mm (.mha), or give an initial transform"
+            )
         raise ValueError(
             f"{different_extents(fixed, moving)}, so one header probably has its spacing in "
             "another unit than mm: correct it; if one is a small part of the other, crop the "
             "larger one or give an initial transform"
         )
+
+
+def _has_no_size(grid: Grid) -> bool:
+    """2D with 1 mm per pixel, which is what a picture without a size gets."""
+    return grid.dimension == 2 and grid.spacing == (1, 1)
 
 
 def different_extents(fixed: Grid, moving: Grid) -> str:
@@ -296,6 +320,10 @@ def overlap_of_fields(fixed: Grid, moving: Grid, transform: Transform) -> float:
     coarse = fixed.with_spacing([max(e / 16, s) for e, s in zip(fixed.extent, fixed.spacing)])
     share = moving.contains(transform(coarse.points())).double().mean().item()
     return min(1.0, share * max(1.0, np.prod(fixed.extent) / np.prod(moving.extent)))
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
 
 
 def _extent(grid: Grid) -> str:

@@ -18,12 +18,13 @@ from hybridreg.fusion_scores import SCORES, FusionScores, fused_pair, fusion_sco
 from hybridreg.images import Image, LabelMap
 from hybridreg.intensity import Scaling, to_unit
 from hybridreg.io.files import errors_of, sha256_of, whole_file
+from hybridreg.io.formats import WRITTEN_COLORS
 from hybridreg.io.images import write_image
 from hybridreg.io.output import write_json
 
 DEFAULT_RULE = "salience"
 BASELINES = ("mean", "maximum", "laplacian")  # what any rule worth its cost must beat
-ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".png")
+ENDINGS = WRITTEN_COLORS
 UNIT = "intensities from 0 to 1 without a unit: they are no Hounsfield units and measure nothing"
 ROUNDING = "8-bit sRGB: 255 times the intensity, rounded to the nearest whole number"
 

@@ -22,7 +22,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
 from hybridreg.intensity import to_unit
 from hybridreg.io.files import sha256_of
-from hybridreg.io.objects import as_image, as_labels, as_landmarks, as_transform
+from hybridreg.io.objects import as_image, as_labels, as_landmarks, as_mask, as_transform
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.outcome import Outcome
 from hybridreg.preprocessing import foreground
@@ -138,7 +138,7 @@ def read_case(
             continue
         image = fixed if name.startswith("fixed") else moving
         if name in MASKS:
-            values[name] = _on_image(as_labels(source, name=name), image, name)
+            values[name] = _on_image(as_mask(source, name=name), image, name)
         elif name in LABELS:
             values[name] = as_labels(source, name=name)
         else:

@@ -92,8 +92,8 @@ MASKS: Mapping[str, tuple[Says, Callable[[Picture], Picture]]] = {
     "of another size": (Warned("resampled"), _mask_of(lambda v: np.pad(_ones(v), (0, 2)))),
     "shifted": (Warned("resampled"), _mask_of(_ones, origin=lambda o: o + 1.5)),
     "elsewhere": ("another place", _mask_of(_ones, origin=lambda o: o + 150)),
-    "fractions": ("whole numbers", _mask_of(lambda v: 0.5 * _ones(v))),
-    "NaN": ("whole numbers", _mask_of(lambda v: np.nan * _ones(v))),
+    "fractions": ("threshold it", _mask_of(lambda v: 0.5 * _ones(v))),
+    "NaN": ("NaN", _mask_of(lambda v: np.nan * _ones(v))),
 }
 
 # Starts

@@ -254,12 +254,12 @@ def test_amounts_of_memory_are_read(text, count):
 
 def test_all_ordered_pairs_of_a_folder(tmp_path):
     for name in ("b.nii.gz", "a.mha", "c.nii"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"1")
     (tmp_path / "notes.txt").touch()
     rows = pairs_of_folder(tmp_path)
     assert [row.name for row in rows] == ["a-b", "a-c", "b-a", "b-c", "c-a", "c-b"]
     assert rows[0].fixed == tmp_path / "a.mha" and rows[0].moving == tmp_path / "b.nii.gz"
-    (tmp_path / "a.nii").touch()
+    (tmp_path / "a.nii").write_bytes(b"1")
     with pytest.raises(ValueError, match=r"a.mha and a.nii have one name"):
         pairs_of_folder(tmp_path)
     (tmp_path / "empty").mkdir()

@@ -1,5 +1,6 @@
 """Files as SimpleITK and nibabel understand them; what is odd is said, what is broken is refused."""
 
+import gzip
 import json
 import logging
 import re
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from hybridreg.cases import ImagePair, check_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import (
@@ -458,12 +460,16 @@ def test_large_labels_are_exact_and_larger_ones_refused(tmp_path):
         read_labels(tmp_path / "b.nii")
 
 
-@pytest.mark.parametrize("bad", [0.5, np.nan, np.inf])
-def test_an_image_is_no_label_map(tmp_path, bad):
+@pytest.mark.parametrize(("bad", "words"), [
+    (0.5, "whole numbers; found 0.5: is this an image"),
+    (np.nan, "its labels have 1 voxels that are NaN or infinite: replace them by 0"),
+    (np.inf, "its labels have 1 voxels that are NaN or infinite"),
+])  # fmt: skip
+def test_an_image_is_no_label_map(tmp_path, bad, words):
     data = torch.ones(oblique_grid().shape)
     data[3, 4, 5] = bad
     write_image(tmp_path / "a.mha", Image(data, oblique_grid()))
-    with pytest.raises(ValueError, match="whole numbers.*is this an image"):
+    with pytest.raises(ValueError, match=words):
         read_labels(tmp_path / "a.mha")
     write_image(tmp_path / "b.mha", phantom(oblique_grid(), channels=2))
     with pytest.raises(ValueError, match="2 channels; a label map has one"):
@@ -647,6 +653,54 @@ def test_half_a_nifti_pair_is_refused(tmp_path):
     assert "ends too early (1679 of 1680 bytes" in refusal(tmp_path / "a.hdr")
     (tmp_path / "a.img").unlink()
     assert "a.img is missing" in refusal(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("names", [
+    ("a.hdr", "a.img"), ("a.hdr.gz", "a.img.gz"), ("a.hdr", "a.img.gz"), ("A.HDR", "A.IMG"),
+    ("A.HDR", "A.IMG.GZ"),
+])  # fmt: skip
+def test_a_nifti_pair_is_found_by_either_name_packed_or_in_capitals(tmp_path, names):
+    values = np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Pair(values, affine()), tmp_path / "b.img")
+    for name, source in zip(names, ("b.hdr", "b.img"), strict=True):
+        raw = (tmp_path / source).read_bytes()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.lower().endswith("gz") else raw)
+    for name in names:
+        assert np.array_equal(read_image(tmp_path / name).data[0], values.T)
+
+
+@pytest.mark.parametrize("ending", [*VOLUMES, ".png", ".tif"])
+def test_endings_in_capitals_mean_the_same(tmp_path, ending):
+    grid = Grid((5, 6), (1.0, 1.0)) if ending in (".png", ".tif") else oblique_grid()
+    image = phantom(grid, dtype="uint8")
+    write_image(tmp_path / f"A{ending.upper()}", image)
+    shutil.copy(tmp_path / f"A{ending.upper()}", tmp_path / f"b{ending}")
+    assert torch.equal(read_image(tmp_path / f"A{ending.upper()}").data, image.data)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / f"b{ending}")),
+                          image.data[0])  # fmt: skip
+
+
+def test_a_file_unpacked_into_a_folder_of_its_name_is_told(tmp_path):
+    (tmp_path / "a.nii.gz").mkdir()
+    write_image(tmp_path / "a.nii.gz" / "a.nii", phantom(oblique_grid()))
+    for read in (read_image, read_labels, describe):
+        with pytest.raises(ValueError, match="a.nii.gz: this is a folder: choose a file in it"):
+            read(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_remedy_for_a_volume_of_one_slice_gives_a_2d_image(tmp_path, monkeypatch, axis):
+    monkeypatch.chdir(tmp_path)
+    shape = tuple(1 if 2 - axis == i else 9 for i in range(3))
+    thin = phantom(replace(oblique_grid(), shape=shape))
+    write_image("thin.nii.gz", thin)
+    with pytest.raises(ValueError, match="fixed image has 1 .*at least 4") as refused:
+        check_pair(ImagePair(thin, phantom(oblique_grid(2))))  # before their dimensions differ
+    command = re.search(r"sitk\.WriteImage\(.*'slice.mha'\)", str(refused.value))[0]
+    exec(command.replace("FILE", "'thin.nii.gz'"), {"sitk": sitk})
+    flat = read_image("slice.mha")
+    assert torch.equal(flat.data[0], thin.data[0].squeeze(2 - axis))
+    check_pair(ImagePair(flat, flat))
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", ".mgz", ".png"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import struct
 from pathlib import Path
 
@@ -760,3 +761,22 @@ def test_what_ants_registered_is_read_as_ants_applies_it(dimension, tmp_path):
     theirs = ants_points(ants, points, [whole["fwdtransforms"]])
     assert difference_mm(composite(points), theirs) < ANTS_MM
     assert difference_mm(composite(points), points) > 0.5
+
+
+@pytest.mark.parametrize("ending", [".tfm", ".txt", ".h5", ".nii.gz", ".mha"])
+def test_transforms_keep_their_format_under_endings_in_capitals(tmp_path, ending):
+    grid = oblique_grid()
+    field = DisplacementField(torch.rand(3, *grid.shape, dtype=torch.float64), grid)
+    write_transform(tmp_path / f"A{ending.upper()}", field)
+    shutil.copy(tmp_path / f"A{ending.upper()}", tmp_path / f"b{ending}")
+    for name in (f"A{ending.upper()}", f"b{ending}"):
+        again = read_transform(tmp_path / name)
+        assert torch.allclose(again.vectors.double(), field.vectors, atol=1e-6)
+
+
+def test_an_affine_of_ants_is_read_under_an_ending_in_capitals(tmp_path):
+    affine = sitk.AffineTransform(3)
+    affine.SetTranslation((1.5, -2.25, 0.125))
+    sitk.WriteTransform(affine, str(tmp_path / "a.mat"))
+    (tmp_path / "a.mat").rename(tmp_path / "A.MAT")
+    assert read_transform(tmp_path / "A.MAT").translation.tolist() == [1.5, -2.25, 0.125]

@@ -110,10 +110,10 @@ def fuse(
 def _fused(images: dict, rule: str | None, weights: str | None, masks: dict, **how):
     """The fusion by the rule or our default one, with masks read from their files."""
     from hybridreg.fusing import DEFAULT_RULE, fuse_images, network_of
-    from hybridreg.io.images import read_labels
+    from hybridreg.io.images import read_mask
 
     rule = rule or DEFAULT_RULE
-    valid = {side: path and read_labels(path) for side, path in masks.items()}
+    valid = {side: path and read_mask(path) for side, path in masks.items()}
     return fuse_images(**images, **valid, **how, rule=rule, network=network_of(rule, weights))
 
 

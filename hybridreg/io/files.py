@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -136,6 +137,16 @@ def name_for_itk(path: Path) -> str:
     except UnicodeEncodeError:
         raise ValueError("its name is not text in UTF-8: rename it (or its folder)") from None
     return str(path)
+
+
+@contextmanager
+def lower_ending(path: Path) -> Iterator[Path]:
+    """The file, or a copy where its name ends in capitals, which some readers do not know."""
+    if path.suffix == path.suffix.lower():
+        yield path
+        return
+    with working_folder("hybridreg-copy-") as folder:
+        yield Path(shutil.copyfile(path, folder / f"copy{path.suffix.lower()}"))
 
 
 def reserve(path: Path, count: int):

@@ -2,7 +2,8 @@
 
 Read: NIfTI, MetaImage, NRRD, FreeSurfer MGH, and 2D pictures (PNG, JPEG, TIFF, BMP), which have no
 place in the patient: 1 mm per pixel, whatever resolution they claim. Written: NIfTI, MetaImage and
-NRRD as single files, and 2D as PNG or TIFF. Every refusal begins with the path as it was given.
+NRRD as single files, and 2D as PNG or TIFF (``formats`` has the table). Every refusal begins with
+the path as it was given.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import gzip
 import logging
 import os
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,14 +23,17 @@ import torch
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import intact
+from hybridreg.io.decimal_point import decimal_point
 from hybridreg.io.files import errors_of, name_for_itk, naming, reserve, whole_file
+from hybridreg.io.formats import FORMATS, NUMBER_TYPES, Format, ending_of, format_of, is_dicom_file
 from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
+from hybridreg.io.pictures import as_shown, read_grey_alpha, without_orientation
 
 log = logging.getLogger(__name__)
 
-_IMAGE_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
-_LABEL_TYPES = ("uint8", "int16", "int32")
-_PICTURE_TYPES = {"PNG": ("uint8", "uint16"), "TIFF": ("uint8", "uint16", "float32")}
+_LABEL_TYPES = ("uint8", "int16", "int32")  # of volumes
+_LABEL_ROUNDING = 1e-3  # how far labels may be from whole numbers, after a header rescales them
+_NO_SIZE = "a picture has no size in mm; 1 mm per pixel was taken"
 _COMPRESSION = 1  # of 9: a brain scan then takes 0.1 s and is 4 % larger than at 6
 
 
@@ -44,7 +46,8 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool
     whose three colors are equal is grey either way. A DICOM file, or a folder that holds one DICOM
     series, is read by ``read_dicom``.
     """
-    if os.path.isdir(path) or _may_be_dicom(path):
+    if os.path.isdir(path) or is_dicom_file(path):
+        _check_folder(Path(path))
         from hybridreg.io.dicom import read_dicom  # only who has DICOM pays for its libraries
 
         return read_dicom(path, frame=frame)
@@ -58,19 +61,41 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool
 
 
 def read_labels(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
-    """The label map in a file: whole numbers, of whatever type they are stored in."""
+    """The label map in a file: whole numbers, of whatever type they are stored in.
+
+    What is within 0.001 of a whole number is rounded, with a warning.
+    """
     with naming(path):
-        contents = _contents(Path(path))
-        values = _frame(contents, frame)
-        if len(values) != 1:
-            raise ValueError(f"it has {len(values)} channels; a label map has one")
-        if not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
-            raise ValueError("labels must be whole numbers; found others: is this an image?")
-        low, high = int(values.min()), int(values.max())
-        limits = np.iinfo(np.int32)
-        if low < limits.min or high > limits.max:
-            raise ValueError(f"its labels go from {low} to {high}: renumber them within 32 bits")
-        return LabelMap(torch.from_numpy(values[0].astype(np.int32, order="C")), contents.grid)
+        contents, values = _one_channel(Path(path), frame, "a label map")
+        if not np.isfinite(values).all():
+            raise ValueError(f"its labels have {_not_finite(values)}: replace them by 0, say")
+        if (odd := _beside_whole(values)) is not None:
+            raise ValueError(
+                f"labels must be whole numbers; found {odd:.6g}: is this an image? Labels are "
+                "resampled by nearest neighbor and saved as integers" + _rescaled(contents)
+            )
+        return _label_map(path, values, contents)
+
+
+def read_mask(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
+    """The mask in a file: 0 is outside, any other whole number (1, 255, a label) is inside."""
+    with naming(path):
+        contents, values = _one_channel(Path(path), frame, "a mask")
+        if not np.isfinite(values).all():
+            raise ValueError(f"this mask has {_not_finite(values)}: replace them by 0 (outside)")
+        if _beside_whole(values) is not None or values.min() < 0:
+            raise ValueError(
+                f"a mask is 0 outside and 1 inside; found values from {values.min():.4g} to "
+                f"{values.max():.4g}: threshold it, and save it as integers"
+            )
+        mask = _label_map(path, values, contents)
+    inside = torch.unique(mask.data[mask.data != 0])
+    if len(inside) > 1:
+        log.warning(
+            "%s: this mask has %d values from %d to %d besides 0; all of them are inside",
+            *(path, len(inside), inside.min(), inside.max()),
+        )
+    return mask
 
 
 def write_image(path: str | os.PathLike, image: Image | LabelMap):
@@ -83,12 +108,17 @@ def write_image(path: str | os.PathLike, image: Image | LabelMap):
     """
     path = Path(path)
     with errors_of(path):
-        format = _format(path)
-        if not format.is_written:
-            raise ValueError(f"such files are only read; write one of {_endings(written=True)}")
-        values = _stored(image, format.name)
+        format = format_of(path)
+        ending = ending_of(path)
+        if ending not in format.written:
+            written = " ".join(e for format in FORMATS for e in format.written)
+            raise ValueError(f"such files are only read; write one of {written}")
+        values = _stored(image, format)
         with whole_file(path) as partial:
-            _write(partial, values, image.grid)
+            # Under an ending in capitals MetaIO (SimpleITK 2.5) writes another file.
+            plain = partial.with_name(partial.name[: -len(ending)] + ending)
+            _write(plain, values, image.grid)
+            plain.rename(partial)
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -105,7 +135,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     ends = (finite.min(), finite.max()) if finite.size else ()
     meant = sorted(float(end) * contents.slope + contents.intercept for end in ends)
     return {
-        "format": _format(Path(path)).name,
+        "format": format_of(path).name,
         "size": list(grid.size),
         "spacing_mm": list(grid.spacing),
         "origin_mm": list(grid.origin),
@@ -163,21 +193,56 @@ def _contents(path: Path, *, color: bool = False) -> Contents:
         raise ValueError("this is a folder: choose a file in it")
     if path.stat().st_size == 0:
         raise ValueError("the file is empty: copy or download it again")
-    format = _format(path)
-    contents = format.read(path)
+    format = format_of(path)
+    contents = _read(path, format)
     if format.is_picture and contents.values.shape[1] > 1 and not color:
         raise ValueError("this is a color picture: convert it to grey, or save one of its channels")
     for note in contents.notes:
-        log.log(logging.INFO if format.is_picture else logging.WARNING, "%s: %s", path, note)
+        log.log(logging.INFO if note == _NO_SIZE else logging.WARNING, "%s: %s", path, note)
     return contents
 
 
-def _may_be_dicom(path: str | os.PathLike) -> bool:
-    """True where a file has none of our names, or says by its first bytes that it is DICOM."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM" or str(path).lower().endswith(".dcm")
+def _check_folder(path: Path):
+    """A folder of DICOM slices may have any name, but some tools unpack a.nii.gz into such one."""
+    if path.is_dir() and ending_of(path) and any(ending_of(f) for f in os.listdir(path)):
+        raise ValueError(f"{path}: this is a folder: choose a file in it")
+
+
+def _one_channel(path: Path, frame: int | None, what: str) -> tuple[Contents, np.ndarray]:
+    """What is in a file, and the values (*grid.shape) of the one frame."""
+    contents = _contents(path)
+    values = _frame(contents, frame)
+    if len(values) != 1:
+        raise ValueError(f"it has {len(values)} channels; {what} has one")
+    return contents, values[0]
+
+
+def _not_finite(values: np.ndarray) -> str:
+    return f"{int((~np.isfinite(values)).sum())} voxels that are NaN or infinite"
+
+
+def _beside_whole(values: np.ndarray) -> float | None:
+    """The value furthest from a whole number, where it is too far to be rounded."""
+    apart = np.abs(values - np.rint(values)) if values.dtype.kind == "f" else np.zeros(1)
+    return float(values.flat[apart.argmax()]) if apart.max() > _LABEL_ROUNDING else None
+
+
+def _rescaled(contents: Contents) -> str:
+    if (contents.slope, contents.intercept) == (1, 0):
+        return ""
+    return f" (the header rescales them by {contents.slope:.6g}, which may have moved them)"
+
+
+def _label_map(path: str | os.PathLike, values: np.ndarray, contents: Contents) -> LabelMap:
+    whole = np.rint(values)
+    low, high = int(whole.min()), int(whole.max())
+    limits = np.iinfo(np.int32)
+    if low < limits.min or high > limits.max:
+        raise ValueError(f"its labels go from {low} to {high}: renumber them within 32 bits")
+    if not np.array_equal(whole, values):
+        apart = np.abs(whole - values).max()
+        log.warning("%s: values up to %.1g from whole numbers were rounded", path, apart)
+    return LabelMap(torch.from_numpy(whole.astype(np.int32, order="C")), contents.grid)
 
 
 def _frame(contents: Contents, frame: int | None) -> np.ndarray:
@@ -196,9 +261,15 @@ def _frame(contents: Contents, frame: int | None) -> np.ndarray:
     return values * contents.slope + contents.intercept
 
 
-def _read_volume(path: Path, *, check: Callable[[Path], None], reader: str) -> Contents:
-    check(path)
-    image = _sitk_file(path, reader)
+def _read(path: Path, format: Format) -> Contents:
+    if format.reader is None:
+        return {"NIfTI": read_nifti, "FreeSurfer": read_mgh}[format.name](path)
+    _CHECKS[format.name](path)
+    return (_read_picture if format.is_picture else _read_volume)(path, format)
+
+
+def _read_volume(path: Path, format: Format) -> Contents:
+    image = _sitk_file(path, format.reader)
     if image.GetDimension() > 4:
         raise ValueError(f"it has {image.GetDimension()} axes: give an image of 2 or 3")
     values = _channels_first(image)
@@ -206,13 +277,15 @@ def _read_volume(path: Path, *, check: Callable[[Path], None], reader: str) -> C
     return Contents(values, _grid(image, min(image.GetDimension(), 3)))
 
 
-def _read_picture(path: Path, *, check: Callable[[Path], None], reader: str) -> Contents:
-    check(path)
-    image = _sitk_file(path, reader)
-    values = _colors(_channels_first(image))
-    pages = values.swapaxes(0, 1) if image.GetDimension() == 3 else values[None]
-    notes = ("a picture has no size in mm; 1 mm per pixel was taken",)
-    return Contents(pages, Grid(pages.shape[2:]), placed=False, notes=notes)
+def _read_picture(path: Path, format: Format) -> Contents:
+    notes = [_NO_SIZE]
+    values = read_grey_alpha(path) if format.name == "PNG" else None
+    if values is None:
+        with without_orientation(path, format.name) as stored:
+            values = _channels_first(_sitk_file(stored, format.reader))
+    values = as_shown(path, format.name, _colors(values), notes)
+    pages = values.swapaxes(0, 1) if values.ndim == 4 else values[None]
+    return Contents(pages, Grid(pages.shape[2:]), placed=False, notes=tuple(notes))
 
 
 def _colors(values: np.ndarray) -> np.ndarray:
@@ -225,7 +298,8 @@ def _colors(values: np.ndarray) -> np.ndarray:
 
 def _sitk_file(path: Path, reader: str) -> sitk.Image:
     try:
-        return sitk.ReadImage(name_for_itk(path), imageIO=reader)
+        with decimal_point():
+            return sitk.ReadImage(name_for_itk(path), imageIO=reader)
     except RuntimeError as error:
         raise ValueError(
             f"it is damaged or of a kind that cannot be read ({_cause(error)}): "
@@ -242,22 +316,20 @@ def _cause(error: Exception) -> str:
     return re.sub(r"^\[nrrd\] \w+:\s*", "", line).strip()[:160]
 
 
-def _stored(image: Image | LabelMap, format: str) -> np.ndarray:
+def _stored(image: Image | LabelMap, format: Format) -> np.ndarray:
     """The values (C, *shape) in the number type to write."""
-    labels = isinstance(image, LabelMap)
-    types = _PICTURE_TYPES.get(format, _LABEL_TYPES if labels else _IMAGE_TYPES)
-    data = (image.data[None] if labels else image.data).detach().cpu().numpy()
-    channels = (1, 3) if format == "PNG" else (1,)
-    if format in _PICTURE_TYPES and (image.grid.dimension != 2 or len(data) not in channels):
+    name, channels = format.name, format.channels
+    data = (image.data[None] if isinstance(image, LabelMap) else image.data).detach().cpu().numpy()
+    if channels and (image.grid.dimension != 2 or len(data) not in channels):
         raise ValueError(
-            f"{format} holds 2D pictures of {' or '.join(map(str, channels))} channels, not "
+            f"{name} holds 2D pictures of {' or '.join(map(str, channels))} channels, not "
             f"{image.grid.dimension}D images of {len(data)}: write .nii.gz or .mha"
         )
-    if labels:
-        return _fitted(data, types, format)
-    if image.dtype not in types:
+    if isinstance(image, LabelMap):
+        return _fitted(data, format.types if format.is_picture else _LABEL_TYPES, name)
+    if image.dtype not in format.types:
         raise ValueError(
-            f"{format} holds {', '.join(types)}, not {image.dtype}: write .nii.gz or .mha, "
+            f"{name} holds {', '.join(format.types)}, not {image.dtype}: write .nii.gz or .mha, "
             "or give the image another dtype"
         )
     return data if image.dtype == "float32" else _clamped(data, image.dtype)
@@ -283,17 +355,17 @@ def _clamped(values: np.ndarray, dtype: str) -> np.ndarray:
 def _write(path: Path, values: np.ndarray, grid: Grid):
     """NIfTI by our own hand and the rest read again: on a full disk SimpleITK (2.5) leaves NIfTI
     and TIFF cut short without a word."""
-    name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
+    if format_of(path).name == "NIfTI":
         content = nifti_bytes(values, grid)
-        if name.endswith(".gz"):
+        if ending_of(path).endswith(".gz"):
             content = gzip.compress(content, _COMPRESSION, mtime=0)
         path.write_bytes(content)
         return
     itk_name = name_for_itk(path)
     try:
-        sitk.WriteImage(_sitk_image(values, grid), itk_name, True, _COMPRESSION)
-        _format(path).read(path)
+        with decimal_point():
+            sitk.WriteImage(_sitk_image(values, grid), itk_name, True, _COMPRESSION)
+        _read(path, format_of(path))
     except (RuntimeError, ValueError) as error:
         reserve(path, values.nbytes)  # says what is wrong with the disk, where that is the reason
         raise OSError(errno.EIO, f"it could not be written whole ({_cause(error)})") from error
@@ -302,52 +374,14 @@ def _write(path: Path, values: np.ndarray, grid: Grid):
 def _image_type(dtype: np.dtype) -> str:
     if dtype.kind == "b":
         return "uint8"
-    return dtype.name if dtype.name in _IMAGE_TYPES else "float32"
+    return dtype.name if dtype.name in NUMBER_TYPES else "float32"
 
 
-class _Format(NamedTuple):
-    name: str
-    read: Callable[[Path], Contents]
-    is_written: bool = False
-    is_picture: bool = False
-
-
-_META = partial(_read_volume, check=intact.check_metaimage, reader="MetaImageIO")
-_NRRD = partial(_read_volume, check=intact.check_nrrd, reader="NrrdImageIO")
-_PNG = partial(_read_picture, check=intact.check_png, reader="PNGImageIO")
-_JPEG = partial(_read_picture, check=intact.check_jpeg, reader="JPEGImageIO")
-_TIFF = partial(_read_picture, check=intact.check_tiff, reader="TIFFImageIO")
-_BMP = partial(_read_picture, check=intact.check_bmp, reader="BMPImageIO")
-
-_FORMATS = {
-    ".nii.gz": _Format("NIfTI", read_nifti, is_written=True),
-    ".nii": _Format("NIfTI", read_nifti, is_written=True),
-    ".hdr": _Format("NIfTI", read_nifti),
-    ".img": _Format("NIfTI", read_nifti),
-    ".mha": _Format("MetaImage", _META, is_written=True),
-    ".mhd": _Format("MetaImage", _META),
-    ".nrrd": _Format("NRRD", _NRRD, is_written=True),
-    ".nhdr": _Format("NRRD", _NRRD),
-    ".mgz": _Format("FreeSurfer", read_mgh),
-    ".mgh": _Format("FreeSurfer", read_mgh),
-    ".png": _Format("PNG", _PNG, is_written=True, is_picture=True),
-    ".tif": _Format("TIFF", _TIFF, is_written=True, is_picture=True),
-    ".tiff": _Format("TIFF", _TIFF, is_written=True, is_picture=True),
-    ".jpg": _Format("JPEG", _JPEG, is_picture=True),
-    ".jpeg": _Format("JPEG", _JPEG, is_picture=True),
-    ".bmp": _Format("BMP", _BMP, is_picture=True),
+_CHECKS = {  # by the name of the format, whatever SimpleITK does not notice
+    "MetaImage": intact.check_metaimage,
+    "NRRD": intact.check_nrrd,
+    "PNG": intact.check_png,
+    "JPEG": intact.check_jpeg,
+    "TIFF": intact.check_tiff,
+    "BMP": intact.check_bmp,
 }
-
-
-def _format(path: Path) -> _Format:
-    for ending, format in _FORMATS.items():
-        if path.name.lower().endswith(ending):
-            return format
-    raise ValueError(
-        f"its name does not end like an image read here ({_endings()}) and it is no DICOM; "
-        "other formats must be converted first"
-    )
-
-
-def _endings(*, written: bool = False) -> str:
-    return " ".join(end for end, format in _FORMATS.items() if format.is_written or not written)

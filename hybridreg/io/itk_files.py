@@ -23,7 +23,7 @@ import SimpleITK as sitk
 import torch
 
 from hybridreg.geometry import Grid
-from hybridreg.io.files import errors_of, name_for_itk
+from hybridreg.io.files import errors_of, lower_ending, name_for_itk
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
@@ -272,11 +272,13 @@ def _hdf5_entries(path: Path) -> list[_Entry]:
         if file.read(8) != b"\x89HDF\r\n\x1a\n":
             raise ValueError("it is no HDF5 file, though its name says so")
     cpu_s = _CPU_S + (path.stat().st_size >> 23)
-    command = [sys.executable, "-P", str(_CHILD), name_for_itk(path.absolute()), str(cpu_s)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_WAIT_S + cpu_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise ValueError(_DAMAGED) from None
+    how = {"capture_output": True, "timeout": _WAIT_S + cpu_s, "check": False}
+    with lower_ending(path.absolute()) as plain:
+        command = [sys.executable, "-P", str(_CHILD), name_for_itk(plain), str(cpu_s)]
+        try:
+            done = subprocess.run(command, **how)
+        except subprocess.TimeoutExpired:
+            raise ValueError(_DAMAGED) from None
     said = done.stderr.decode("utf-8", "replace")
     if "more than one transform" in said:
         raise ValueError(_SEVERAL)

@@ -22,6 +22,7 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spatialimages import SpatialImage
 
 from hybridreg.geometry import Grid
+from hybridreg.io.formats import ending_of
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNIT_IN_MM = {1: 1000.0, 3: 0.001}  # meter, micron; 2 is mm, and 0 (unknown) is taken as mm
@@ -69,8 +70,9 @@ def read_nifti(path: Path) -> Contents:
 
     5D files of one time point hold channels along their fifth axis, as ITK writes vector images.
     """
-    paired = path.suffix.lower() in (".hdr", ".img")
-    raw = _bytes(path.with_suffix(".hdr") if paired else path)
+    stem, ending = path.name[: -len(ending_of(path))], ending_of(path)
+    paired = ending.startswith((".hdr", ".img"))
+    raw = _bytes(_half(path, stem, ".hdr") if paired else path)
     header = _nifti_header(raw, paired)
     shape, channels, frames = _nifti_shape(header)
     if len(shape) == 2:
@@ -80,7 +82,7 @@ def read_nifti(path: Path) -> Contents:
     offset = float(header["vox_offset"])
     if not 0 <= offset <= 1 << 40:
         raise ValueError(f"its header puts the voxels at byte {offset:g}: the header is damaged")
-    voxels = _bytes(path.with_suffix(".img")) if paired else raw
+    voxels = _bytes(_half(path, stem, ".img")) if paired else raw
     values = _voxels(voxels, dtype, (channels, frames, *shape), int(max(start, offset)))
     grid, placed, notes = _nifti_grid(header, shape)
     slope, intercept = _nifti_scaling(header)
@@ -156,10 +158,19 @@ def read_mgh(path: Path) -> Contents:
     return Contents(values, grid, placed=placed, notes=notes)
 
 
+def _half(path: Path, stem: str, ending: str) -> Path:
+    """The header (.hdr) or the voxels (.img) of a pair, packed or not, in capitals or not."""
+    if ending_of(path).startswith(ending):
+        return path
+    for other in (ending, f"{ending}.gz"):
+        for name in (stem + other, stem + other.upper()):
+            if path.with_name(name).is_file():
+                return path.with_name(name)
+    raise ValueError(f"its other half {stem}{ending} is missing: keep both files together")
+
+
 def _bytes(path: Path) -> bytes:
     """The whole file, unpacked where it is gzip, which its content tells better than its name."""
-    if not path.is_file():
-        raise ValueError(f"its other half {path.name} is missing: keep both files together")
     raw = path.read_bytes()
     if raw[:2] != b"\x1f\x8b":
         return raw

@@ -19,7 +19,7 @@ from nibabel.spatialimages import SpatialImage
 
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet, kind_of
-from hybridreg.io.images import from_sitk, read_image, read_labels
+from hybridreg.io.images import from_sitk, read_image, read_labels, read_mask
 from hybridreg.io.itk_files import from_itk
 from hybridreg.io.landmarks import read_landmarks
 from hybridreg.io.nifti import check_number_type, nibabel_contents
@@ -55,7 +55,7 @@ def image_of(values: np.ndarray, grid: Grid) -> Image:
 
 
 def as_labels(value: Any, *, name: str = "a label map") -> LabelMap:
-    """The same for a label map or a mask: whole numbers, one channel."""
+    """The same for a label map: whole numbers, one channel."""
     if isinstance(value, (str, os.PathLike)):
         return read_labels(value)
     if isinstance(value, LabelMap):
@@ -64,6 +64,13 @@ def as_labels(value: Any, *, name: str = "a label map") -> LabelMap:
         if isinstance(value, Image):
             return labels_of(value.data.numpy(force=True), value.grid)
         return labels_of(*_values(value))
+
+
+def as_mask(value: Any, *, name: str = "a mask") -> LabelMap:
+    """The same for a mask: 0 is outside, any other whole number inside."""
+    if isinstance(value, (str, os.PathLike)):
+        return read_mask(value)
+    return as_labels(value, name=name)
 
 
 def labels_of(values: np.ndarray, grid: Grid) -> LabelMap:

@@ -12,9 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hybridreg.io.files import naming
+from hybridreg.io.formats import PICTURES as _FORMATS
 
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
-_FORMATS[".bmp"] = "BMP"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits at most
 
 
@@ -38,7 +37,8 @@ def read_photographs(paths: Iterable[str | Path]) -> dict[str, Tensor]:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _FORMATS)
+    shown = (file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())
+    files = sorted(file for file in shown if file.suffix.lower() in _FORMATS)
     if not files:
         raise ValueError(
             f"{path}: there are no photographs in this folder ({' '.join(_FORMATS)}): "

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 from hybridreg.io.files import errors_of, read_text
+from hybridreg.io.image_folders import images_of
 
 DECIMAL_COMMA = "decimals need a point, not a comma"
 
@@ -44,7 +45,6 @@ class CaseRow:
 _COLUMNS = tuple(field.name for field in fields(CaseRow) if field.name != "more")
 _ALIKE = 0.85  # fixed_label is as close to fixed_labels (.96), subject_id not to subject (.82)
 _PAIRED = ("labels", "landmarks", "points")
-_IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".png")
 
 
 def absolute(case: CaseRow) -> CaseRow:
@@ -64,20 +64,11 @@ def without_files(text: str, case: CaseRow) -> str:
 def pairs_of_folder(folder: str | Path) -> list[CaseRow]:
     """Every ordered pair of the images of a folder, named "fixed-moving" by their files.
 
-    ValueError where there are fewer than two, or two whose names differ by their ending only.
+    ValueError where there are fewer than two, or a file that can be none (see ``images_of``).
     """
     folder = Path(folder)
     with errors_of(folder):
-        if not folder.is_dir():
-            raise ValueError("there is no such folder")
-        images: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            ending = max((e for e in _IMAGE_ENDINGS if path.name.endswith(e)), key=len, default="")
-            if ending and path.is_file():
-                name = path.name.removesuffix(ending)
-                if name in images:
-                    raise ValueError(f"{images[name].name} and {path.name} have one name: move one")
-                images[name] = path
+        images = images_of(folder)
         if len(images) < 2:
             raise ValueError(f"pairs need at least two images, found {len(images)}")
         cases = [

@@ -21,6 +21,7 @@ from hybridreg.geodesics import as_fields
 from hybridreg.images import Image
 from hybridreg.io.elastix_files import read_transform_parameters
 from hybridreg.io.files import errors_of, name_for_itk, reserve, whole_file
+from hybridreg.io.formats import WRITTEN_VOLUMES
 from hybridreg.io.images import read_image, to_sitk, write_image
 from hybridreg.io.itk_files import is_itk, read_itk
 from hybridreg.transforms import (
@@ -31,7 +32,7 @@ from hybridreg.transforms import (
     Transform,
 )
 
-_FIELDS = (".nii", ".nii.gz", ".mha", ".nrrd")
+_FIELDS = WRITTEN_VOLUMES
 _ITK = (".h5", ".hdf5", ".tfm", ".txt")
 _READABLE = (*_ITK, ".mat", ".toml", *_FIELDS)
 
@@ -77,11 +78,13 @@ def write_transform(path: str | Path, transform: Transform):
         itk = _to_itk(total)
         name_for_itk(path)
         with whole_file(path) as partial:
-            reserve(partial, _most_bytes(total))
+            plain = partial.with_suffix(kind)  # ITK (5.4) knows no ending in capitals
+            reserve(plain, _most_bytes(total))
             try:
-                sitk.WriteTransform(itk, str(partial))
+                sitk.WriteTransform(itk, str(plain))
             except RuntimeError as error:
                 raise OSError(errno.EIO, "it could not be written whole") from error
+            plain.rename(partial)
 
 
 def _most_bytes(transform: Transform) -> int:
