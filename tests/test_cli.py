@@ -202,7 +202,7 @@ def test_apply_places_voxel_indices_by_the_image_that_they_lie_in(files, case, t
     write_transform(tmp_path / "t.tfm", shift)
     (tmp_path / "p.txt").write_text("index\n2\n0 0 0\n3 5 7\n")
     ask = ("apply", "-t", tmp_path / "t.tfm", "--points", tmp_path / "p.txt", "--json")
-    assert "(-f of apply)" in call(*ask, "-o", tmp_path / "q.csv", code=2)["error"]
+    assert "(`hybridreg apply -f`)" in call(*ask, "-o", tmp_path / "q.csv", code=2)["error"]
     call(*ask, "-f", files / "fixed.nii.gz", "-o", tmp_path / "q.csv")
     grid = read_image(files / "fixed.nii.gz").grid
     expected = shift(grid.points()[(0, 7), (0, 5), (0, 3)])

@@ -113,8 +113,7 @@ def several(volumes: Sequence[Volume]) -> str:
     last = len(volumes) - 1
     return (
         f"it holds {len(volumes)} volumes that differ in {' and '.join(shown)}: choose one, "
-        f"frame=0 to frame={last} (`hybridreg register --fixed-frame` or "
-        "`hybridreg register --moving-frame`); "
+        f"frame=0 to frame={last}; "
         f"{as_file('--frame N')}"
     )
 
