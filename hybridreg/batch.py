@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridreg import pipeline
+from hybridreg.case_files import LABELS, LANDMARKS, MASKS, POINTS
 from hybridreg.cluster import Ended, Limits, Local, Place, run
 from hybridreg.config import (
     describe_method,
@@ -22,7 +23,6 @@ from hybridreg.io.files import errors_of, read_text, whole_file
 from hybridreg.io.inputs import changed_inputs
 from hybridreg.io.output import RESULT, write_json
 from hybridreg.io.tables import CaseRow, absolute, without_files
-from hybridreg.pipeline import LABELS, LANDMARKS, MASKS, POINTS
 from hybridreg.records import COLUMNS, Record, read_records, write_records
 
 BATCH, RECORDS = "batch.json", "records"

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hybridreg.geometry import Grid
 from hybridreg.transforms import (
-    CompositeTransform,
     DisplacementField,
     Transform,
     compose,
     of_points,
+    parts_of,
 )
 
 
@@ -78,15 +78,12 @@ class GeodesicTransform:
 
 
 def as_fields(transform: Transform) -> Transform:
-    """The transform with every geodesic in it as the field it is evaluated as: for files of others."""
-    total = compose(transform)
-    if isinstance(total, CompositeTransform):
-        return compose(*(as_fields(part) for part in total.parts))
-    return total.field if isinstance(total, GeodesicTransform) else total
+    """The transform with every geodesic in it as the field it is evaluated as, for export."""
+    plain = (part.field if isinstance(part, GeodesicTransform) else part for part in parts_of(transform))
+    return compose(*plain)
 
 
 def momenta(transform: Transform) -> tuple[GeodesicTransform, ...]:
     """The geodesics that a transform is composed of, the first acting first."""
-    total = compose(transform)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(transform)
     return tuple(part for part in reversed(parts) if isinstance(part, GeodesicTransform))

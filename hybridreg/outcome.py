@@ -9,6 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
 from hybridreg.decomposition import Decomposition
 from hybridreg.evaluation import Scores
@@ -20,15 +23,13 @@ from hybridreg.io.images import write_image
 from hybridreg.io.transforms import write_transform
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.quality import Similarity, Verdict
-from hybridreg.record import Record
 from hybridreg.report import write_report
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
-    compose,
+    parts_of,
 )
 from hybridreg.views import make_views, save_views
 from hybridreg.warping import Inverse
@@ -47,13 +48,8 @@ _KINDS = {
 class Outcome:
     """What came out of one case; ``save`` writes all of it.
 
-    moved: the moving image on the fixed grid, resampled once through the total transform.
-    interpolation: how.
-    displacement: of every fixed voxel. jacobian: det(dT/dx) there.
-    affine: of the nearest affine, about the center of the fixed field of view.
-    inverse: moving -> fixed, with its residual in mm.
-    similarity and scores: before (through the initial transform) and after.
-    verdict: whether the result looks sound, judged without labels, and why not.
+    moved, displacement, jacobian, affine, inverse, moved_labels, similarity, scores, verdict: see
+    ``assessment.Assessment``. interpolation: how the moving image was resampled.
     fused: fixed and moved in one image, where that was asked for.
     preset: the name of the method's preset, where it is one.
     """
@@ -66,10 +62,10 @@ class Outcome:
     displacement: DisplacementField
     jacobian: Image
     affine: Decomposition
-    inverse: Inverse
+    inverse: Inverse | None
     moved_labels: LabelMap | None
     similarity: tuple[Similarity, Similarity]
-    verdict: Verdict
+    verdict: Verdict | None
     scores: tuple[Scores, Scores]
     times_s: Mapping[str, float]
     interpolation: str = "linear"
@@ -90,18 +86,22 @@ class Outcome:
         *,
         overwrite: bool = False,
         report: bool = True,
+        pictures: bool = True,
         command: str | None = None,
     ) -> Path:
         """Writes the output folder, whole or not at all, and gives its path.
 
+        pictures: keep what the report's pictures are drawn from; without them its page has none.
+
         command: how it was called, for the record; it may hold file names of patients.
         """
-        record = Record()
+        record = CaseLog()
         with output.output_folder(folder, overwrite=overwrite) as partial:
             with record.timing("write"):
                 self._write_files(partial)
-            with record.timing("views"):
-                save_views(partial / output.VIEWS, self.views())
+            if pictures:
+                with record.timing("views"):
+                    save_views(partial / output.VIEWS, self.views())
             summary = replace(self, times_s={**self.times_s, **record.times_s}).summary(command)
             output.write_json(partial / output.RESULT, summary)
             (partial / output.LOG).write_text(
@@ -114,14 +114,20 @@ class Outcome:
     def _write_files(self, folder: Path):
         write_image(folder / output.MOVED, self.moved)
         write_image(folder / output.JACOBIAN, self.jacobian)
-        write_transform(folder / output.TRANSFORM, self.transform)
-        write_transform(folder / output.INVERSE, self.inverse.transform)
+        write_transform(folder / output.TRANSFORM, self._with_dimension(self.transform))
+        if self.inverse is not None:
+            write_transform(folder / output.INVERSE, self._with_dimension(self.inverse.transform))
         for geodesic in momenta(self.transform)[:1]:
             write_image(folder / output.MOMENTUM, Image(geodesic.momentum, geodesic.grid))
         if self.moved_labels is not None:
             write_image(folder / output.MOVED_LABELS, self.moved_labels)
         if self.fused is not None:
             write_image(folder / output.FUSED, self.fused.image)
+
+    def _with_dimension(self, transform: Transform) -> Transform:
+        """A composition of nothing, as a method gives that moves nothing, says no dimension."""
+        identity = AffineTransform(torch.eye(self.case.pair.dimension + 1))
+        return transform if parts_of(transform) else identity
 
     def views(self) -> dict[str, Any]:
         """The reduced images that the report shows."""
@@ -139,8 +145,7 @@ class Outcome:
 
     def _motion(self) -> dict[str, Any]:
         """The transform in numbers: its nearest affine about the fixed center, and how far it goes."""
-        total = compose(self.transform)
-        parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+        parts = parts_of(self.transform)
         length = self.displacement.vectors.norm(dim=0).flatten()
         return {
             "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
@@ -167,7 +172,8 @@ class Outcome:
             "inputs": dict(self.inputs),
             "interpolation": self.interpolation,
             "transform": self._motion(),
-            "inverse": {
+            "inverse": self.inverse
+            and {
                 "mean_residual_mm": self.inverse.mean_residual_mm,
                 "max_residual_mm": self.inverse.max_residual_mm,
             },
@@ -176,7 +182,7 @@ class Outcome:
                 "after": asdict(self.similarity[1]),
             },
             "scores": {"before": before.to_dict(), "after": after.to_dict()},
-            "verdict": asdict(self.verdict),
+            "verdict": self.verdict and asdict(self.verdict),
             "fusion": self.fused and self.fused.summary(),
             "warnings": list(self.warnings),
             "times_s": dict(self.times_s),

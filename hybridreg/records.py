@@ -93,7 +93,7 @@ class Record:
     @classmethod
     def of(cls, result: Mapping[str, Any], name: str, **known: Any) -> Record:
         """The record of a result.json; ``known``: further fields."""
-        verdict = result["verdict"]
+        verdict = result["verdict"] or {"status": "", "reasons": ()}
         return cls(
             name,
             method=result.get("preset") or result["method"]["name"],

@@ -239,6 +239,12 @@ def compose(*transforms: Transform) -> Transform:
     return parts[0] if len(parts) == 1 else CompositeTransform(tuple(parts))
 
 
+def parts_of(transform: Transform) -> tuple[Transform, ...]:
+    """What ``compose`` leaves of a transform, the last part acting first; () for the identity."""
+    total = compose(transform)
+    return total.parts if isinstance(total, CompositeTransform) else (total,)
+
+
 def _opened(transforms: Iterable[Transform]) -> Iterable[Transform]:
     for transform in transforms:
         if isinstance(transform, CompositeTransform):

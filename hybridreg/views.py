@@ -12,6 +12,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import singledispatch
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,11 @@ _MARGIN = 0.08  # of the object's length, kept around it on either side
 _COARSE_FROM = 1_000_000  # voxels from which Jacobian and displacement are kept at half resolution
 
 
-def make_views(
-    pair: ImagePair,
-    transform: Transform,
-    *,
-    initial: Transform = IDENTITY,
-    moved: Image | None = None,
-    field: DisplacementField | None = None,
-    jacobian: Image | None = None,
-    fixed_labels: LabelMap | None = None,
-    moved_labels: LabelMap | None = None,
-    units: Mapping[str, Image] | None = None,
-) -> dict[str, np.ndarray]:
+@singledispatch
+def make_views(pair, transform: Transform, **known) -> dict[str, np.ndarray]:
     """The arrays that ``save_views`` writes and a report is drawn from, on the display grid.
+
+    Chosen by the type of the pair.
 
     initial: what the moving image is seen through "before" the registration.
     moved, field, jacobian: results on the fixed grid; what is missing is computed, which is slow.
@@ -65,6 +58,22 @@ def make_views(
     ``fixed_window`` and ``moving_window`` (low, high) and their ``..._name``.
     Of several channels the first is shown.
     """
+    raise TypeError(f"there are no pictures of a {type(pair).__name__}")
+
+
+@make_views.register
+def _(
+    pair: ImagePair,
+    transform: Transform,
+    *,
+    initial: Transform = IDENTITY,
+    moved: Image | None = None,
+    field: DisplacementField | None = None,
+    jacobian: Image | None = None,
+    fixed_labels: LabelMap | None = None,
+    moved_labels: LabelMap | None = None,
+    units: Mapping[str, Image] | None = None,
+) -> dict[str, np.ndarray]:
     grid = pair.fixed.grid
     units = units or {}
     _check_grids(grid, {"moved": moved, "field": field, "jacobian": jacobian, **units})

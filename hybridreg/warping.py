@@ -21,6 +21,7 @@ from hybridreg.transforms import (
     Transform,
     compose,
     interpolate,
+    parts_of,
 )
 
 Warpable = TypeVar("Warpable", Image, LabelMap)
@@ -197,10 +198,9 @@ def invert(transform: Transform, *, onto: Grid) -> Inverse:
     Affine parts are inverted in closed form. Whatever is deformable becomes one displacement field,
     sampled on ``onto`` (the moving grid, or a coarser one over it).
     """
-    total = compose(transform)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(transform)
     if all(isinstance(part, AffineTransform) for part in parts):
-        return Inverse(total.inverse())
+        return Inverse(compose(transform).inverse())
     first_affine = parts[-1] if isinstance(parts[-1], AffineTransform) else None
     deformable = compose(*(parts[:-1] if first_affine else parts))
     vectors = torch.empty(onto.dimension, *onto.shape)

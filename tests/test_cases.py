@@ -1,7 +1,7 @@
 """Pairs that no registration can do anything sound with are refused in words, before any work."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,9 +10,14 @@ from conftest import oblique_grid
 from test_transforms import bspline_pair, turned
 from test_warping import pair_of_grids
 
-from hybridreg.cases import Case, ImagePair, check_pair, hints, overlap_of_fields, warp_pair
+from hybridreg.cases import Case, ImagePair, warp_pair
+from hybridreg.checks import check_pair, hints, overlap_of_fields
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap, LandmarkSet
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.phantoms import blobs
+from hybridreg.pipeline import run
+from hybridreg.records import Record
 from hybridreg.transforms import IDENTITY, compose, rigid
 from hybridreg.warping import warp
 
@@ -225,3 +230,60 @@ def test_what_judges_a_case_comes_in_pairs(known, says):
 
 def test_moving_labels_alone_are_an_atlas_to_be_warped():
     assert Case(SOUND, moving_labels=LabelMap(torch.ones(GRID.shape), GRID)).fixed_labels is None
+
+
+@dataclass(frozen=True)
+class Points:
+    """Another type of pair: two clouds of points."""
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+
+
+@check_pair.register
+def _(pair: Points, initial=None):
+    if len(pair.fixed) != len(pair.moving):
+        raise ValueError("the clouds differ in size")
+
+
+@dataclass(frozen=True)
+class Shift:
+    accepts = Points
+
+    def register(self, pair, initial=IDENTITY):
+        return RegistrationResult(initial)
+
+
+def test_another_type_of_pair_brings_its_own_check_and_its_methods_name_it():
+    with pytest.raises(ValueError, match="the clouds differ"):
+        check_pair(Points(torch.zeros(3, 3), torch.zeros(2, 3)))
+    assert list(hints(Points(torch.zeros(3, 3), torch.zeros(3, 3)))) == []
+    with pytest.raises(ValueError, match="Shift takes pairs of the type Points, and this is of the type ImagePair"):
+        run(Case(ImagePair(image(), image())), Shift())
+    with pytest.raises(ValueError, match="'str' is no|str is no type of pair"):
+        check_pair("two files")
+
+
+def test_what_a_comparison_does_not_need_is_left_out():
+    case = blobs(dimension=2)
+    outcome = run(case, Stays(), without=("inverse", "verdict"))
+    assert outcome.inverse is None and outcome.verdict is None
+    assert outcome.scores[1].inverse_consistency is None and outcome.scores[1].dice is not None
+    assert not {"invert", "verdict"} & outcome.times_s.keys()
+    record = Record.of(outcome.summary(), "a")
+    assert record.verdict == "" and record.scores["dice"] > 0
+    with pytest.raises(ValueError, match="'scores'. cannot be left out; inverse, verdict can"):
+        run(case, Stays(), without=("scores",))
+
+
+def test_a_result_without_inverse_verdict_and_pictures_is_written_and_shown(tmp_path):
+    outcome = run(blobs(dimension=2), Stays(), without=("inverse", "verdict"))
+    folder = outcome.save(tmp_path / "out", pictures=False)
+    names = {path.name for path in folder.iterdir()}
+    assert not {"inverse.h5", "views.npz"} & names and "report.html" in names
+
+
+@dataclass(frozen=True)
+class Stays:
+    def register(self, pair, initial=IDENTITY):
+        return RegistrationResult(initial)

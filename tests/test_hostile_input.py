@@ -25,11 +25,11 @@ from hypothesis import HealthCheck, example, given, settings
 from typer.testing import CliRunner
 
 import hybridreg
+from hybridreg.case_log import CaseLog
 from hybridreg.cli.app import app
 from hybridreg.io.images import read_image
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.elastix import Elastix
-from hybridreg.record import Record
 
 FEW = {"NumberOfResolutions": 1, "MaximumNumberOfIterations": 2, "NumberOfSpatialSamples": 60}
 FILES = {
@@ -145,7 +145,7 @@ def check_sound(scene: Scene, made: Made, outcome: hybridreg.Outcome | None):
         assert any(re.search(warning, text) for text in result["warnings"]), result["warnings"]
     with np.load(out / "views.npz", allow_pickle=False) as views:
         assert {"fixed", "moved"} <= set(views)
-    with (told := Record()).listening():
+    with (told := CaseLog()).listening():
         moved, jacobian = read_image(out / "moved.nii.gz"), read_image(out / "jacobian.nii.gz")
     assert not told.warnings
     assert torch.isfinite(moved.data).all() and jacobian.grid == moved.grid

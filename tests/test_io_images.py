@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from hybridreg.cases import ImagePair, check_pair
+from hybridreg.cases import ImagePair
+from hybridreg.checks import check_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import (

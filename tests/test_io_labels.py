@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import oblique_grid
 
+from hybridreg.case_files import read_case
 from hybridreg.images import Image
 from hybridreg.io.images import read_labels, read_mask, write_image
-from hybridreg.pipeline import read_case
 
 LABELS = np.random.default_rng(5).integers(0, 4, (7, 6, 5))
 

@@ -8,11 +8,11 @@ import torch
 from conftest import oblique_grid
 
 import hybridreg
+from hybridreg.case_files import read_case, start_of
 from hybridreg.images import Image, LabelMap, LandmarkSet
 from hybridreg.io.images import read_image, read_labels, to_sitk, write_image
 from hybridreg.io.objects import as_image, as_labels, as_landmarks, as_transform
 from hybridreg.io.transforms import write_transform
-from hybridreg.pipeline import read_case, start_of
 from hybridreg.transforms import rigid
 
 

@@ -7,7 +7,8 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from hybridreg.cases import ImagePair, check_pair
+from hybridreg.cases import ImagePair
+from hybridreg.checks import check_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.images import read_image

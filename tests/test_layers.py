@@ -12,13 +12,14 @@ LAYERS = [
     ["progress", "parameter_folder", "choices", "registry", "methods"],
     ["geometry", "kernels"],
     ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
-    + ["cases"],
+    + ["cases", "checks"],
     ["lattice", "similarity", "shooting", "momentum"]
     + ["io", "phantoms", "initialization", "preprocessing", "intensity"]
-    + ["network_inputs", "target_patches", "pyramids"]
+    + ["case_files", "network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],
-    ["record", "records", "evaluation", "quality", "config", "training", "views", "cluster"],
+    ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]
+    + ["cluster"],
     ["report", "outcome", "pipeline", "batch", "targets", "testing"],
     ["cli"],
 ]

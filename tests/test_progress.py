@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from hybridreg.case_log import CaseLog
 from hybridreg.progress import listening, report, within
-from hybridreg.record import Record
 
 
 def test_reports_are_scaled_by_the_part_they_fill():
@@ -20,7 +20,7 @@ def test_reports_are_scaled_by_the_part_they_fill():
 
 
 def test_a_record_holds_lines_warnings_and_times_and_leaves_no_handler_behind():
-    record, logger = Record(), logging.getLogger("hybridreg")
+    record, logger = CaseLog(), logging.getLogger("hybridreg")
     before = list(logger.handlers), logger.level
     with pytest.raises(RuntimeError), record.listening(), record.timing("a"):
         logging.getLogger("hybridreg.x").info("read %d", 3)

@@ -10,7 +10,6 @@ import typer
 from hybridreg import progress
 from hybridreg.cli import options
 from hybridreg.cli.session import Session, session
-from hybridreg.record import Record
 
 _WHAT = {
     "rigid": "CT to T1, rigid: turned by 8, -5 and 12 degrees, shifted by 14 mm",
@@ -19,8 +18,8 @@ _WHAT = {
 _PARTS = {  # what is said of the time, and which parts of a run it is
     "phantom": ("phantom",),
     "registration": ("register",),
-    "moved image and inverse": ("resample", "invert"),
-    "scores": ("evaluate",),
+    "moved image and inverse": ("resample", "jacobian", "invert"),
+    "scores": ("evaluate", "similarity", "decompose"),
     "verdict": ("verdict",),
     "fusion": ("fuse",),
     "report and files": ("save",),
@@ -38,12 +37,13 @@ def demo(
 ):
     """Register a phantom head, CT to MR and MR to MR, print the true error, and fuse CT with MR."""
     with session(as_json=json, quiet=quiet) as current:
+        from hybridreg.case_log import CaseLog
         from hybridreg.io.output import check_output
 
         parts = {"rigid": out / "ct-to-t1-rigid", "bspline": out / "t1-to-t1-deformable"}
         for folder in parts.values():
             check_output(folder, overwrite=overwrite)
-        record = Record()
+        record = CaseLog()
         with record.timing("all"):
             with record.timing("start"):
                 current.limit_threads(threads)
@@ -57,12 +57,13 @@ def demo(
 
 
 def _run(current: Session, method: str, folder: Path, threads: int | None, overwrite: bool) -> dict:
+    from hybridreg.case_log import CaseLog
     from hybridreg.config import load_method, with_settings
     from hybridreg.fusing import DEFAULT_RULE
     from hybridreg.io.output import FUSED
     from hybridreg.pipeline import run
 
-    record = Record()
+    record = CaseLog()
     current.say(_WHAT[method])
     rule = DEFAULT_RULE if method == "rigid" else None  # two images of one contrast add nothing
     with record.timing("all"):

@@ -66,8 +66,8 @@ def evaluate(
 
 def _evaluate_table(current: Session, table: Path, results: Path):
     from hybridreg import progress
+    from hybridreg.case_files import LABELS, LANDMARKS
     from hybridreg.io.tables import read_case_table
-    from hybridreg.pipeline import LABELS, LANDMARKS
 
     cases = read_case_table(table)
     records, failures = {}, {}
@@ -90,10 +90,10 @@ def _evaluate_table(current: Session, table: Path, results: Path):
 
 
 def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
+    from hybridreg.case_files import read_case
     from hybridreg.evaluation import evaluate as judge
     from hybridreg.io.output import INVERSE, TRANSFORM
     from hybridreg.io.transforms import read_transform
-    from hybridreg.pipeline import read_case
     from hybridreg.transforms import IDENTITY
 
     _check_sides(what, fixed, moving)

@@ -30,6 +30,7 @@ from hybridreg.transforms import (
     CompositeTransform,
     DisplacementField,
     Transform,
+    parts_of,
 )
 
 _FIELDS = WRITTEN_VOLUMES
@@ -102,8 +103,7 @@ def _most_bytes(transform: Transform) -> int:
 
 def describe(path: str | Path) -> dict[str, Any]:
     """What a transform file holds, ready for JSON; its parts stand in the order they act in."""
-    total = read_transform(path)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(read_transform(path))
     described = [_described(part) for part in reversed(parts)]
     dimension = {part.pop("dimension") for part in described}.pop()
     parameters = sum(part["parameters"] for part in described)

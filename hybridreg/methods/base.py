@@ -45,9 +45,22 @@ class RegistrationResult:
 
 @runtime_checkable
 class RegistrationMethod(Protocol):
-    """Aligns a moving image to a fixed one: moving(T(x)) ~ fixed(x), x in LPS mm."""
+    """Aligns a moving image to a fixed one: moving(T(x)) ~ fixed(x), x in LPS mm.
+
+    A method for another type of pair than ``ImagePair`` names it in a class attribute ``accepts``.
+    """
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult: ...
+
+
+def check_accepts(method: RegistrationMethod, pair: object):
+    """Refuses a pair of a type that the method does not register (ValueError)."""
+    accepts = getattr(method, "accepts", ImagePair)
+    if not isinstance(pair, accepts):
+        raise ValueError(
+            f"{type(method).__name__} takes pairs of the type {accepts.__name__}, and this is of "
+            f"the type {type(pair).__name__}: choose another method"
+        )
 
 
 class RegistrationError(RuntimeError):

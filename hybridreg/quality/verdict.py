@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from hybridreg.cases import ImagePair, compared_volumes, different_extents
+from hybridreg.cases import ImagePair, compared_volumes
+from hybridreg.checks import different_extents
 from hybridreg.decomposition import Decomposition
 from hybridreg.quality.alternatives import Finding, doubts
 from hybridreg.quality.similarity import Similarity

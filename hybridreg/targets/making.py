@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridreg.case_files import MASKS, POINTS, read_case, start_of
 from hybridreg.cases import ImagePair
 from hybridreg.cluster import Ended, Limits, Local, Place, run
 from hybridreg.config import files_of
@@ -25,7 +26,6 @@ from hybridreg.io.inputs import changed_inputs
 from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.io.target_store import TargetStore
 from hybridreg.network_inputs import on_grid
-from hybridreg.pipeline import MASKS, POINTS, read_case, start_of
 from hybridreg.preprocessing import coarser
 from hybridreg.targets.target import Kind, Target
 from hybridreg.transforms import IDENTITY

@@ -19,10 +19,9 @@ from hybridreg.targets.field import energy, judged
 from hybridreg.targets.target import Target
 from hybridreg.transforms import (
     AffineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
-    compose,
+    parts_of,
 )
 
 
@@ -147,8 +146,7 @@ def _target(
 
 def _parts(transform: Transform) -> tuple[AffineTransform, GeodesicTransform]:
     """(A, phi^-1) of x -> A(phi^-1(x)); ValueError for anything else."""
-    total = compose(transform)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(transform)
     match parts:
         case (AffineTransform() as affine, GeodesicTransform() as geodesic):
             return affine, geodesic

@@ -14,10 +14,10 @@ from hybridreg.decomposition import fitted_affine
 from hybridreg.geometry import Grid
 from hybridreg.transforms import (
     AffineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
     compose,
+    parts_of,
 )
 
 _POINTS = 20_000  # at which a residual is looked at
@@ -58,13 +58,12 @@ def split(transform: Transform, grid: Grid) -> tuple[AffineTransform, Transform]
     A is the affine at either end of the composition, as a method's linear stages leave it; where
     there is none, the affine nearest to T over the grid.
     """
-    total = compose(transform)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(transform)
     affines = [part for part in (parts[:1] + parts[-1:]) if isinstance(part, AffineTransform)]
     if not affines:
         coarse = grid.with_spacing([max(e / 32, s) for e, s in zip(grid.extent, grid.spacing)])
-        affines = [fitted_affine(DisplacementField.sampled(total, coarse))]
-    return affines[0], compose(affines[0].inverse(), total)
+        affines = [fitted_affine(DisplacementField.sampled(transform, coarse))]
+    return affines[0], compose(affines[0].inverse(), transform)
 
 
 def residual_mm(truth: Transform, stored: Transform, grid: Grid) -> dict[str, float]:

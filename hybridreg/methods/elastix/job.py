@@ -16,10 +16,9 @@ from hybridreg.methods.elastix.parameter_maps import Parameters, dummies
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
-    compose,
+    parts_of,
 )
 
 
@@ -58,8 +57,7 @@ def initial_maps(transform: Transform) -> list[dict[str, list[str]]] | None:
 
     None where elastix has no such transform of its own: fields, and whatever else moves points.
     """
-    total = compose(transform)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(transform)
     maps = []
     for part in reversed(parts):
         if isinstance(part, AffineTransform):

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from hybridreg.cases import ImagePair, check_pair, warp_pair
+from hybridreg.cases import ImagePair, warp_pair
+from hybridreg.checks import check_pair
 from hybridreg.io.elastix_files import read_parameter_map, transform_from_maps
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.methods.elastix import parameter_maps

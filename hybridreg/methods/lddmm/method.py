@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hybridreg import progress
-from hybridreg.cases import ImagePair, check_pair, warp_pair
+from hybridreg.cases import ImagePair, warp_pair
+from hybridreg.checks import check_pair
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.geometry import Grid
 from hybridreg.images import LabelMap
@@ -26,10 +27,10 @@ from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.similarity import LNCC, Measure
 from hybridreg.transforms import (
     IDENTITY,
-    CompositeTransform,
     DisplacementField,
     Transform,
     compose,
+    parts_of,
 )
 from hybridreg.warping import jacobian_determinant
 
@@ -227,8 +228,7 @@ def _first(operator: Operator, begun: GeodesicTransform | None, grid: Grid) -> T
 
 def _continued(initial: Transform, kernel: Kernel) -> tuple[Transform, GeodesicTransform | None]:
     """What comes after the geodesic that an initial transform begins with, and that geodesic."""
-    total = compose(initial)
-    parts = total.parts if isinstance(total, CompositeTransform) else (total,)
+    parts = parts_of(initial)
     if parts and isinstance(parts[-1], GeodesicTransform) and parts[-1].kernel == kernel:
         return compose(*parts[:-1]), parts[-1]
     return initial, None

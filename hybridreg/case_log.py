@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Record(logging.Handler):
+class CaseLog(logging.Handler):
     """The log lines of this package while it listens, the warnings among them, and wall seconds.
 
-    >>> record = Record()
-    >>> with record.listening(), record.timing("read"):
+    >>> log = CaseLog()
+    >>> with log.listening(), log.timing("read"):
     ...     logging.getLogger("hybridreg.io").warning("the sform is sheared")
-    >>> record.warnings, list(record.times_s)
+    >>> log.warnings, list(log.times_s)
     (['the sform is sheared'], ['read'])
     """
 

@@ -1,0 +1,143 @@
+"""What is made of a transform and how good it is: moved image, Jacobian, inverse, scores, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+from hybridreg.case_log import CaseLog
+from hybridreg.cases import Case, ImagePair
+from hybridreg.decomposition import Decomposition, decompose, fitted_affine
+from hybridreg.evaluation import Scores, evaluate
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
+from hybridreg.transforms import DisplacementField, Transform
+from hybridreg.warping import Inverse, invert, jacobian_determinant, measured, warp
+
+OPTIONAL = ("inverse", "verdict")  # what a comparison of many methods may do without
+_INVERSE_SAMPLES = 5e5  # at most, about: a deformation is smoother than the image it moves
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What is known of a registration besides its transform.
+
+    moved: the moving image on the fixed grid, resampled once through the total transform.
+    displacement: of every fixed voxel. jacobian: det(dT/dx) there.
+    affine: of the nearest affine, about the center of the fixed field of view.
+    inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the initial
+    transform) and after. verdict: whether the result looks sound, without labels, and why not.
+    inverse and verdict are None where they were left out.
+    """
+
+    moved: Image
+    displacement: DisplacementField
+    jacobian: Image
+    moved_labels: LabelMap | None
+    inverse: Inverse | None
+    similarity: tuple[Similarity, Similarity]
+    scores: tuple[Scores, Scores]
+    affine: Decomposition
+    verdict: Verdict | None
+
+
+@singledispatch
+def assess(
+    pair: Any,
+    case: Case,
+    result: RegistrationResult,
+    *,
+    initial: Transform,
+    intent: Intent,
+    interpolation: str,
+    log: CaseLog,
+    without: Collection[str] = (),
+) -> Assessment:
+    """Assesses a registration; chosen by the type of the case's pair, which is given first.
+
+    initial: where it started. without: what of ``OPTIONAL`` is left out.
+    """
+    raise TypeError(f"a {type(pair).__name__} cannot be assessed")
+
+
+@assess.register
+def _(
+    pair: ImagePair,
+    case: Case,
+    result: RegistrationResult,
+    *,
+    initial: Transform,
+    intent: Intent,
+    interpolation: str,
+    log: CaseLog,
+    without: Collection[str] = (),
+) -> Assessment:
+    transform, onto = result.transform, pair.fixed.grid
+    with log.timing("resample"):
+        displacement = DisplacementField.sampled(transform, onto)
+        moved = warp(pair.moving, displacement, onto=onto, interpolation=interpolation)
+        labels = case.moving_labels
+        moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
+    with log.timing("jacobian"):
+        jacobian = jacobian_determinant(displacement, onto)
+    inverse = None
+    if "inverse" not in without:
+        with log.timing("invert"):
+            inverse = _inverse(result, pair.moving.grid)
+    with log.timing("evaluate"):
+        scores = (
+            evaluate(case, initial),
+            evaluate(
+                case,
+                transform,
+                inverse=inverse and inverse.transform,
+                jacobian=jacobian,
+                moved_labels=moved_labels,
+            ),
+        )
+    with log.timing("similarity"):
+        fit = similarity(pair, initial), similarity(pair, transform)
+    with log.timing("decompose"):
+        affine = decompose(fitted_affine(displacement), onto.center)
+    verdict = None
+    if "verdict" not in without:
+        with log.timing("verdict"):
+            verdict = judge(
+                pair,
+                transform,
+                similarity=fit,
+                folding_percent=scores[1].jacobian.folding_percent,
+                affine=affine,
+                start=_affine_part(initial, onto),
+                intent=intent,
+            )
+    return Assessment(
+        moved, displacement, jacobian, moved_labels, inverse, fit, scores, affine, verdict
+    )
+
+
+def _inverse(result: RegistrationResult, moving: Grid) -> Inverse:
+    onto = _inverse_grid(moving)
+    if result.inverse is None:
+        return invert(result.transform, onto=onto)
+    return measured(result.inverse, result.transform, onto=onto)
+
+
+def _affine_part(transform: Transform, grid: Grid) -> Decomposition:
+    """What a transform does as a whole over a grid, from a few samples."""
+    coarse = grid.with_spacing([max(e / 16, s) for e, s in zip(grid.extent, grid.spacing)])
+    return decompose(fitted_affine(DisplacementField.sampled(transform, coarse)), grid.center)
+
+
+def _inverse_grid(moving: Grid) -> Grid:
+    volume = 1.0
+    for length in moving.extent:
+        volume *= length
+    step = (volume / _INVERSE_SAMPLES) ** (1 / moving.dimension)
+    if step <= min(moving.spacing):
+        return moving
+    return moving.with_spacing([max(s, step) for s in moving.spacing])
