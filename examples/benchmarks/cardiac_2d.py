@@ -3,15 +3,15 @@
 The test persons of sunnybrook_2d: every slice level has one frame at the end of diastole and one at
 the end of systole (frames are numbered 20 to a level; the one with more blood is the former). Blood
 pool of the left ventricle, Dice and surface distance, before and after. The files have no pixel
-spacing: 1 pixel is taken as 1 mm, about 1.3 to 1.4 mm in truth. Folds are counted over the whole
-image.
+spacing: 1 pixel is taken as 1 mm, about 1.3 to 1.4 mm in truth. Folds are counted over the foreground.
 
 `cardiac-2d` in both directions, everyone else onto systole from diastole only. ANTs runs in the
 Python that ANTS_PYTHON names, by default in this one.
 
-Rows are printed as they come, tables at the end. `--times` measures times instead: of the first
-person's slices, from arrays in memory to a transform in memory (ANTs: from files it has read), warm,
-on 2 threads, medians.
+Each registration leaves a record (`hybridreg.records`), all of them together records.csv and
+records.json in the folder of --records; tables are made of these. Times are of the registration, from
+arrays in memory to a transform in memory (ANTs: from files it has read), medians over the pairs onto
+systole; `--times` measures these alone, of the first person.
 
     HYBRIDREG_DATA=... python examples/benchmarks/cardiac_2d.py [--patients HF-I-40] [--times]
 """
@@ -24,7 +24,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,21 +34,20 @@ import torch
 from peers import AntsProcess, elastix_default
 from sections import table, write_section
 
-from hybridreg.cases import ImagePair
+from hybridreg.cases import Case, ImagePair
 from hybridreg.config import load_method, with_settings
-from hybridreg.evaluation import dice, surface_distances
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.io.transforms import read_transform
+from hybridreg.methods.base import RegistrationMethod, RegistrationResult
+from hybridreg.pipeline import run
+from hybridreg.records import Record, write_records
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform, compose
-from hybridreg.warping import jacobian_determinant, warp
 
 TABLE = Path(__file__).with_suffix(".md")
 HEAD = "\n\n".join(["`cardiac-2d` beside what one would use instead", *__doc__.split("\n\n")[1:3]])
 FRAMES_A_LEVEL = 20
-TEST = ["HF-I-40", "HF-NI-04", "HF-NI-36", "HYP-01"]
-
-Arm = Callable[[ImagePair], tuple[Transform, float]]  # fixed to moving, seconds
+TEST = ["HF-I-40", "HF-NI-04", "HF-NI-31", "HF-NI-36", "HYP-01", "HYP-38", "N-02", "N-40"]
 
 ANTS = """
 done = ants.registration(
@@ -66,56 +65,52 @@ class Frame:
     pool: LabelMap
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one method reached on one pair of frames; hd95_mm is nan where the pool was lost."""
-
-    patient: str
-    onto: str
-    arm: str
-    dice: float
-    hd95_mm: float
-    folding_percent: float
-
-
-def read_pairs(folder: Path, patient: str) -> Iterator[tuple[Frame, Frame]]:
-    """Diastole and systole of every slice level that has both."""
+def read_cases(folder: Path, patient: str) -> Iterator[Case]:
+    """Both directions of every slice level that has diastole and systole."""
     levels: dict[int, list[Frame]] = {}
     for path in sorted((folder / "images").glob(f"SC-{patient}-IM-*.png")):
         number = int(re.search(r"-(\d+)\.dcm\.png$", path.name)[1])
         frame = Frame(read_image(path), read_labels(folder / "labels" / path.name))
         levels.setdefault((number - 1) // FRAMES_A_LEVEL, []).append(frame)
-    for frames in levels.values():
+    for level, frames in levels.items():
         if len(frames) == 2:
-            small, large = sorted(frames, key=lambda frame: int((frame.pool.data != 0).sum()))
-            yield large, small
+            systole, diastole = sorted(frames, key=lambda frame: int((frame.pool.data != 0).sum()))
+            for onto, fixed, moving in (
+                ("systole", systole, diastole),
+                ("diastole", diastole, systole),
+            ):
+                pair = ImagePair(fixed.image, moving.image)
+                name = f"{patient} {level} onto {onto}"
+                yield Case(pair, name, patient, fixed_labels=fixed.pool, moving_labels=moving.pool)
 
 
-def ours(method) -> Arm:
-    def arm(pair: ImagePair) -> tuple[Transform, float]:
-        start = time.perf_counter()
-        found = method.register(pair).transform
-        return found, time.perf_counter() - start
+@dataclass(frozen=True)
+class Nothing:
+    """Leaves the images where they are."""
 
-    return arm
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        return RegistrationResult(initial)
 
 
-def demons(pair: ImagePair) -> tuple[Transform, float]:
+@dataclass(frozen=True)
+class Demons:
     """SimpleITK's diffeomorphic demons at three levels, each from the field of the one before."""
-    fixed, moving = (sitk.GetImageFromArray(i.data[0].numpy()) for i in (pair.fixed, pair.moving))
-    start = time.perf_counter()
-    moving = sitk.HistogramMatching(moving, fixed, 1024, 7)
-    method = sitk.DiffeomorphicDemonsRegistrationFilter()
-    method.SetNumberOfIterations(100)
-    method.SetStandardDeviations(1.5)
-    field = None
-    for factor in (4, 2, 1):
-        small = [_shrunk(image, factor) for image in (fixed, moving)]
-        given = [] if field is None else [sitk.Resample(field, small[0])]
-        field = method.Execute(*small, *given)
-    seconds = time.perf_counter() - start
-    vectors = torch.from_numpy(sitk.GetArrayFromImage(field)).movedim(-1, 0)
-    return DisplacementField(vectors, pair.fixed.grid), seconds
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        fixed, moving = (
+            sitk.GetImageFromArray(image.data[0].numpy()) for image in (pair.fixed, pair.moving)
+        )
+        moving = sitk.HistogramMatching(moving, fixed, 1024, 7)
+        method = sitk.DiffeomorphicDemonsRegistrationFilter()
+        method.SetNumberOfIterations(100)
+        method.SetStandardDeviations(1.5)
+        field = None
+        for factor in (4, 2, 1):
+            small = [_shrunk(image, factor) for image in (fixed, moving)]
+            given = [] if field is None else [sitk.Resample(field, small[0])]
+            field = method.Execute(*small, *given)
+        vectors = torch.from_numpy(sitk.GetArrayFromImage(field)).movedim(-1, 0)
+        return RegistrationResult(DisplacementField(vectors, pair.fixed.grid))
 
 
 def _shrunk(image: sitk.Image, factor: int) -> sitk.Image:
@@ -125,96 +120,86 @@ def _shrunk(image: sitk.Image, factor: int) -> sitk.Image:
 
 
 class Ants(AntsProcess):
-    """ANTs' SyN with its own settings, affine stage included."""
+    """ANTs' SyN with its own settings, affine stage included. seconds: of the last registration."""
 
-    def __call__(self, pair: ImagePair) -> tuple[Transform, float]:
+    seconds = 0.0
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         for side in ("fixed", "moving"):
             write_image(self.folder / f"{side}.nii.gz", getattr(pair, side))
-        seconds, (field, affine) = self.ask()
-        return compose(read_transform(affine), read_transform(field)), seconds
+        self.seconds, (field, affine) = self.ask()
+        return RegistrationResult(compose(read_transform(affine), read_transform(field)))
 
 
-def score(row: tuple[str, str, str], fixed: Frame, moving: Frame, found: Transform) -> Row:
-    grid = fixed.image.grid
-    field = DisplacementField.sampled(found, grid)
-    folded = (jacobian_determinant(field, grid).data <= 0).double().mean().item()
-    moved = warp(moving.pool, field, onto=grid)
-    (overlap,), (surface,) = (
-        measure(fixed.pool, moved).values() for measure in (dice, surface_distances)
-    )
-    far = float("nan") if surface is None else surface.hd95_mm
-    return Row(*row, overlap, far, 100 * folded)
-
-
-def rows_of(arms: dict[str, Arm], folder: Path, patients: list[str]) -> Iterator[Row]:
-    """Every pair of frames before and by every arm; the first arm in both directions."""
-    first = next(iter(arms))
+def records_of(
+    methods: Mapping[str, RegistrationMethod], folder: Path, patients: list[str]
+) -> Iterator[Record]:
+    """Every case before and by every method; both directions by the first method only."""
+    first = next(iter(methods))
     for patient in patients:
-        for diastole, systole in read_pairs(folder, patient):
-            for onto, fixed, moving in (
-                ("systole", systole, diastole),
-                ("diastole", diastole, systole),
-            ):
-                yield score((patient, onto, "before"), fixed, moving, IDENTITY)
-                for name, arm in arms.items():
-                    if onto == "systole" or name == first:
-                        found, _ = arm(ImagePair(fixed.image, moving.image))
-                        yield score((patient, onto, name), fixed, moving, found)
+        for case in read_cases(folder, patient):
+            onto = case.name.rpartition(" ")[2]
+            for name, method in {"before": Nothing(), **methods}.items():
+                if onto == "systole" or name in ("before", first):
+                    outcome = run(case, method, preset=name, without=("inverse", "verdict"))
+                    known = {"subject": patient, "more": {"onto": onto}}
+                    record = Record.of(outcome.summary(), case.name, **known)
+                    print(record.row(), flush=True)
+                    yield record
 
 
-def times(arms: dict[str, Arm], pairs: list[tuple[Frame, Frame]]) -> str:
-    """Seconds of each arm onto systole, median over the pairs; the first one warms up."""
+def times(methods: Mapping[str, RegistrationMethod], cases: list[Case]) -> str:
+    """Seconds of each method onto systole, median over the pairs; the first one warms up."""
     rows = []
-    for name, arm in arms.items():
-        found = [arm(ImagePair(systole.image, diastole.image)) for diastole, systole in pairs]
-        rows.append([name, f"{statistics.median(seconds for _, seconds in found[1:]):.2f}"])
+    for name, method in methods.items():
+        seconds = []
+        for case in cases:
+            start = time.perf_counter()
+            method.register(case.pair)
+            seconds.append(getattr(method, "seconds", 0) or time.perf_counter() - start)
+        rows.append([name, f"{statistics.median(seconds[1:]):.2f}"])
     return table(["method", "s"], rows)
 
 
-def summary(rows: list[Row]) -> list[str]:
-    overlap = [row.dice for row in rows]
-    return [
-        len(rows),
-        f"{np.mean(overlap):.4f}",
-        f"{np.median(overlap):.4f}",
-        f"{min(overlap):.3f}",
-        f"{np.nanmean([row.hd95_mm for row in rows]):.2f}",
-        f"{np.mean([row.folding_percent for row in rows]):.4f}",
-    ]
+def method_table(records: list[Record]) -> str:
+    rows = []
+    for key in dict.fromkeys((record.method, record.more["onto"]) for record in records):
+        scores = [r.scores for r in records if (r.method, r.more["onto"]) == key]
+        overlap = [s["dice"] for s in scores]
+        far = [np.nan if s["hd95_mm"] is None else s["hd95_mm"] for s in scores]
+        rough, folds = ([s[name] for s in scores] for name in ("log_jacobian_sd", "folding_percent"))
+        numbers = (np.mean(overlap), np.median(overlap), min(overlap))
+        cells = [*(f"{n:.4f}" for n in numbers), f"{np.nanmean(far):.2f}", f"{np.mean(rough):.3f}"]
+        rows.append([*key, len(scores), *cells, f"{np.mean(folds):.4f}"])
+    names = ["method", "onto", "pairs", "mean Dice", "median", "least", "mean HD95 mm"]
+    return table([*names, "SD log J", "folds %"], rows)
 
 
-def method_table(rows: list[Row]) -> str:
-    groups = {
-        key: [row for row in rows if (row.arm, row.onto) == key]
-        for key in dict.fromkeys((row.arm, row.onto) for row in rows)
-    }
-    names = ["method", "onto", "pairs", "mean Dice", "median", "least", "mean HD95 mm", "folds %"]
-    return table(names, ([*key, *summary(group)] for key, group in groups.items()))
-
-
-def patient_table(rows: list[Row]) -> str:
+def patient_table(records: list[Record]) -> str:
     """Mean Dice of each person onto systole."""
-    rows = [row for row in rows if row.onto == "systole"]
-    arms = list(dict.fromkeys(row.arm for row in rows))
+    records = [record for record in records if record.more["onto"] == "systole"]
+    methods = list(dict.fromkeys(record.method for record in records))
     lines = []
-    for patient in dict.fromkeys(row.patient for row in rows):
-        groups = [[r.dice for r in rows if (r.patient, r.arm) == (patient, arm)] for arm in arms]
+    for patient in dict.fromkeys(record.subject for record in records):
+        groups = [
+            [r.scores["dice"] for r in records if (r.subject, r.method) == (patient, method)]
+            for method in methods
+        ]
         lines.append([patient, *(f"{np.mean(group):.4f}" for group in groups)])
-    return table(["person", *arms], lines)
+    return table(["person", *methods], lines)
 
 
-def arms_of(threads: int, folder: Path) -> dict[str, Arm]:
+def methods_of(threads: int, folder: Path) -> dict[str, RegistrationMethod]:
     """What is compared; ANTs where it is installed."""
     preset, general = (
-        ours(with_settings(load_method(name), threads=threads))
-        for name in ("cardiac-2d", "bspline")
+        with_settings(load_method(name), threads=threads) for name in ("cardiac-2d", "bspline")
     )
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    default = ours(elastix_default("bspline", folder, threads))
-    arms = {"cardiac-2d": preset, "elastix default": default, "bspline": general}
-    arms["SimpleITK demons"] = demons
+    default = elastix_default("bspline", folder, threads)
+    methods = {"cardiac-2d": preset, "elastix default": default, "bspline": general}
+    methods["SimpleITK demons"] = Demons()
     ants = Ants(ANTS, folder, threads)
-    return {**arms, "ANTs SyN": ants} if ants.version else arms
+    return {**methods, "ANTs SyN": ants} if ants.version else methods
 
 
 def main():
@@ -222,21 +207,21 @@ def main():
     parser.add_argument("--patients", nargs="+", default=TEST)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--times", action="store_true", help="measure times, not accuracy")
+    parser.add_argument("--records", type=Path, default=Path("cardiac-2d-records"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = Path(os.environ["HYBRIDREG_DATA"]) / "sunnybrook_2d"
     with tempfile.TemporaryDirectory() as name:
-        arms = arms_of(options.threads, Path(name))
+        methods = methods_of(options.threads, Path(name))
         if options.times:
-            pairs = list(read_pairs(folder, options.patients[0]))
-            write_section(TABLE, "Times", times(arms, pairs), head=HEAD)
+            cases = list(read_cases(folder, options.patients[0]))[::2]
+            write_section(TABLE, "Times", times(methods, cases), head=HEAD)
             return
-        rows = []
-        for row in rows_of(arms, folder, options.patients):
-            rows.append(row)
-            print(row, flush=True)
-    write_section(TABLE, "All pairs", method_table(rows), head=HEAD)
-    write_section(TABLE, "Mean Dice onto systole", patient_table(rows), head=HEAD)
+        records = list(records_of(methods, folder, options.patients))
+    options.records.mkdir(exist_ok=True)
+    write_records(options.records, records)
+    write_section(TABLE, "All pairs", method_table(records), head=HEAD)
+    write_section(TABLE, "Mean Dice onto systole", patient_table(records), head=HEAD)
 
 
 if __name__ == "__main__":
