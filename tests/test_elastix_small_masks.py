@@ -96,8 +96,9 @@ def test_an_inner_part_of_the_other_image_is_registered(dimension, inner):
     part = whole.crop([n // 4 for n in whole.shape], [3 * n // 4 for n in whole.shape])
     grids = {"fixed_grid": whole, "moving_grid": whole, f"{inner}_grid": part}
     case = head_case(
-        dimension=dimension, fixed="t1", moving="t1", angles_deg=angles, translation_mm=shift, **grids
-    )
+        dimension=dimension, fixed="t1", moving="t1",
+        angles_deg=angles, translation_mm=shift, **grids,
+    )  # fmt: skip
     method = with_settings(load_method("rigid"), threads=1)
     found = method.register(case.pair).transform
     points = part.points().flatten(0, -2)
