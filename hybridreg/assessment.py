@@ -14,9 +14,10 @@ from hybridreg.evaluation import Scores, evaluate
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.methods.base import RegistrationResult
+from hybridreg.preprocessing import without_outliers
 from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
 from hybridreg.transforms import DisplacementField, Transform
-from hybridreg.warping import Inverse, invert, jacobian_determinant, measured, warp
+from hybridreg.warping import Inverse, invert, jacobian_determinant, lowest, measured, warp
 
 OPTIONAL = ("inverse", "verdict")  # what a comparison of many methods may do without
 _INVERSE_SAMPLES = 5e5  # at most, about: a deformation is smoother than the image it moves
@@ -79,7 +80,8 @@ def _(
     transform, onto = result.transform, pair.fixed.grid
     with log.timing("resample"):
         displacement = DisplacementField.sampled(transform, onto)
-        moved = warp(pair.moving, displacement, onto=onto, interpolation=interpolation)
+        how = {"interpolation": interpolation, "default": lowest(without_outliers(pair.moving))}
+        moved = warp(pair.moving, displacement, onto=onto, **how)
         labels = case.moving_labels
         moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
     with log.timing("jacobian"):

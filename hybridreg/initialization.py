@@ -8,6 +8,7 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.choices import INITIALIZATIONS
 from hybridreg.images import Image, LabelMap
+from hybridreg.preprocessing import without_outliers
 from hybridreg.transforms import AffineTransform
 
 
@@ -32,7 +33,7 @@ def center_of_mass(image: Image, mask: LabelMap | None = None) -> Tensor:
 
     Intensities are cut at the 99th percentile, so that metal and vessels do not pull it aside.
     """
-    data = image.data.mean(0)
+    data = without_outliers(image).data.mean(0)
     sample = data.flatten()[:: max(1, data.numel() // 100_000)]
     low, high = torch.quantile(sample, torch.tensor([0.01, 0.99])).tolist()
     weights = (data - low).clamp(0, max(high - low, 1e-12))

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from hybridreg.images import Image
-from hybridreg.preprocessing import foreground
+from hybridreg.preprocessing import foreground, looks_like_ct
 
 CT_WINDOWS = {"brain": (80.0, 40.0), "bone": (2000.0, 500.0), "wide": (2500.0, 250.0)}  # W, L in HU
 CT_DEFAULT = "bone"  # what CT adds to MR is bone, which the brain window shows as plain white
 PERCENTILES = (0.5, 99.5)  # of the foreground: beyond them lie a few vessels and spikes
 WAYS = ("auto", *CT_WINDOWS, "percentiles", "8bit")
 
-_LOOKS_LIKE_CT_HU = -500.0  # air is -1000 HU, and no other modality goes that low
 _AIR_HU = -1000.0
 _LEAST_HU = -1024.0  # what lies below, such as -2048, fills places that were not scanned
 _VALUES = 1_000_000  # looked at for percentiles
@@ -87,7 +86,7 @@ def _scaling(image: Image, how: str) -> Scaling:
 def _recognized(image: Image) -> str:
     if image.dtype == "uint8":
         return "8bit"
-    return CT_DEFAULT if image.data.min() < _LOOKS_LIKE_CT_HU else "percentiles"
+    return CT_DEFAULT if looks_like_ct(image.data) else "percentiles"
 
 
 def _ends(width: float, level: float) -> tuple[float, float]:

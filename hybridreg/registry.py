@@ -114,6 +114,14 @@ METHODS = Registry(
             "hybridreg.methods.combine:Chain",
             "stages in turn, each started from the last one's transform",
         ),
+        "masked": (
+            "hybridreg.methods.combine:Masked",
+            "a method that compares inside the fixed image's foreground alone",
+        ),
+        "clipped": (
+            "hybridreg.methods.combine:Clipped",
+            "a method on intensities without outliers, or cut at percentiles",
+        ),
     },
 )
 

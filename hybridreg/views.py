@@ -24,6 +24,7 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
+from hybridreg.preprocessing import looks_like_ct, without_outliers
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
@@ -148,9 +149,10 @@ def choose_window(image: Image) -> Window:
 
     Foreground is what differs from the most frequent value, if that fills 5 % of the image.
     """
-    values = image.data[0].flatten()
-    values = values[:: max(1, len(values) // 300_000)].numpy()
-    if values.min() < -500 and values.max() > 200:
+    values = without_outliers(image).data[0].flatten()
+    values = values[:: max(1, len(values) // 300_000)]
+    is_ct, values = looks_like_ct(values), values.numpy()
+    if is_ct and values.max() > 200:
         return _ct_window(values)
     levels, counts = np.unique(values, return_counts=True)
     if counts.max() > 0.05 * len(values) and len(levels) > 2:

@@ -123,7 +123,7 @@ def test_a_method_in_no_table_is_described_by_its_place():
     }
     chain = type(load_method("brain-lddmm"))((Bare(), load_method("rigid")))
     stages = describe_method(with_settings(chain, seed=3))["stages"]
-    assert stages[0] == {"name": f"{__name__}:Bare"} and stages[1]["seed"] == 3
+    assert stages[0] == {"name": f"{__name__}:Bare"} and stages[1]["method"]["seed"] == 3
     with pytest.raises(ValueError, match="there is no method"):
         load_method(describe_method(Bare()))
 

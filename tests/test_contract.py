@@ -32,6 +32,8 @@ UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
+    "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
+    "clipped": {"name": "clipped", "method": ELASTIX},
 }
 
 

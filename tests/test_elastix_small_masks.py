@@ -1,4 +1,4 @@
-"""Samplers that find their samples in small masks, and only there."""
+"""Samples that are found in small masks and small moving images."""
 
 import math
 from dataclasses import replace
@@ -8,9 +8,11 @@ import torch
 from conftest import oblique_grid
 
 from hybridreg.cases import ImagePair
+from hybridreg.config import load_method, with_settings
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.methods.elastix.small_masks import fitted_to_masks, share_of_box
+from hybridreg.phantoms import head_case
 
 RANDOM = {"ImageSampler": ("RandomCoordinate",), "Metric": ("AdvancedMeanSquares",)}
 
@@ -72,6 +74,32 @@ def test_samples_are_asked_for_that_can_lie_in_the_moving_mask():
     small = torch.zeros(fixed_grid.shape, dtype=torch.int32)
     small[5:10, 5:10, 5:10] = 1
     pair = replace(pair, fixed_mask=LabelMap(small, fixed_grid))
-    assert fitted_to_masks(RANDOM, pair)["RequiredRatioOfValidSamples"] == ("0.2500",)
+    assert "RequiredRatioOfValidSamples" not in fitted_to_masks(RANDOM, pair)
     given = {**RANDOM, "RequiredRatioOfValidSamples": ("0.1",)}
     assert fitted_to_masks(given, pair)["RequiredRatioOfValidSamples"] == ("0.1",)
+
+
+def test_samples_are_asked_for_that_can_lie_in_a_smaller_moving_image():
+    whole, part = Grid((40, 40, 40)), Grid((20, 20, 20), origin=(10.0, 10.0, 10.0))
+    fixed, moving = (Image(torch.zeros(1, *g.shape), g) for g in (whole, part))
+    (ratio,) = fitted_to_masks(RANDOM, ImagePair(fixed, moving))["RequiredRatioOfValidSamples"]
+    assert float(ratio) == pytest.approx(0.25 / 8, abs=1e-4)
+    assert fitted_to_masks(RANDOM, ImagePair(moving, fixed)) == RANDOM
+    assert fitted_to_masks(RANDOM, ImagePair(fixed, fixed)) == RANDOM
+
+
+@pytest.mark.parametrize(("dimension", "inner"), [(2, "fixed"), (2, "moving"), (3, "moving")])
+def test_an_inner_part_of_the_other_image_is_registered(dimension, inner):
+    angles, shift = [5.0] * (2 * dimension - 3), [5.0, -4.0, 3.0][:dimension]
+    whole = Grid((48, 60, 60)[3 - dimension :], (3.5,) * dimension, (-100.0,) * dimension)
+    # half the length along each axis: a quarter of the area, an eighth of the volume
+    part = whole.crop([n // 4 for n in whole.shape], [3 * n // 4 for n in whole.shape])
+    grids = {"fixed_grid": whole, "moving_grid": whole, f"{inner}_grid": part}
+    case = head_case(
+        dimension=dimension, fixed="t1", moving="t1",
+        angles_deg=angles, translation_mm=shift, **grids,
+    )  # fmt: skip
+    method = with_settings(load_method("rigid"), threads=1)
+    found = method.register(case.pair).transform
+    points = part.points().flatten(0, -2)
+    assert (found(points) - case.true_transform(points)).norm(dim=-1).mean() < 0.5

@@ -14,7 +14,7 @@ LAYERS = [
     ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
     + ["cases", "checks"],
     ["lattice", "similarity", "shooting", "momentum"]
-    + ["io", "phantoms", "initialization", "preprocessing", "intensity"]
+    + ["io", "phantoms", "preprocessing", "initialization", "intensity"]
     + ["case_files", "network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusing"],
     ["methods.base", "methods.*"],

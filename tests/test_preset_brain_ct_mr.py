@@ -85,7 +85,7 @@ def test_clipping_leaves_an_image_that_would_become_constant(case):
 @pytest.mark.parametrize("percent", [(50.0, 50.0), (99.0, 1.0), (-1.0, 99.0), (1.0, 101.0)])
 def test_percentiles_that_cannot_be_are_refused(percent):
     with pytest.raises(ValueError, match="percentile"):
-        replace(PRESET.stages[0], clip_percent=percent)
+        replace(PRESET.stages[0], percent=percent)
 
 
 def test_the_preset_is_meant_for_one_person_in_two_contrasts():

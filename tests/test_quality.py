@@ -152,6 +152,32 @@ def calm(case, **changes) -> Verdict:
     return judge(case.pair, case.true_transform, **{**known, **changes})
 
 
+def with_hot_voxel(case):
+    data = case.pair.moving.data.clone()
+    data[(0, *(n // 2 for n in data.shape[1:]))] = 1e6
+    moving = replace(case.pair.moving, data=data)
+    return replace(case, pair=replace(case.pair, moving=moving))
+
+
+def test_an_outlier_is_named_where_it_may_have_misled_a_method_and_else_not(case):
+    hot = with_hot_voxel(case)
+    wrong = judged(hot, nudged(case, shift=(15.0, 0.0, 0.0)))
+    assert "the moving image has one voxel of 1e+06, while all others" in wrong.reasons[-1]
+    assert '"clipped"' in wrong.reasons[-1]
+    assert judged(hot, case.true_transform, Intent(same_subject=True)) == Verdict("pass")
+
+
+def test_a_part_of_the_fixed_image_is_not_told_to_start_elsewhere(case):
+    moving = case.pair.moving
+    start, stop = zip(*((n // 4, 3 * n // 4) for n in moving.grid.shape), strict=True)
+    inner = moving.data[(slice(None), *map(slice, start, stop))]
+    part = Image(inner, moving.grid.crop(start, stop))
+    inside = replace(case, pair=replace(case.pair, moving=part))
+    reasons = judged(inside, case.true_transform).reasons
+    covers = [reason for reason in reasons if "covers only" in reason]
+    assert covers and "--initial" not in covers[0] and "crop the fixed image" in covers[0]
+
+
 @pytest.mark.parametrize(("percent", "status"), [(0.0, "pass"), (0.05, "warn"), (3.0, "fail")])
 def test_folds_are_judged_by_their_share(case, percent, status):
     assert calm(case, folding_percent=percent).status == status

@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -128,7 +127,7 @@ def ants_syn(**settings) -> Arm:
 
 
 BRAIN_MR = load_method("brain-mr")
-LINEAR = replace(BRAIN_MR, parameter_files=BRAIN_MR.parameter_files[:2])
+LINEAR = load_method("brain-lddmm").stages[0]  # the linear stages of brain-mr
 # Whole methods, then those that follow the affine.
 WHOLE: dict[str, Arm] = {
     "rigid": ours(load_method("rigid")),

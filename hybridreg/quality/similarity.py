@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hybridreg.cases import ImagePair
 from hybridreg.images import Image, LabelMap
+from hybridreg.preprocessing import pair_without_outliers
 from hybridreg.transforms import Transform, interpolate
 
 _POINTS = 100_000
@@ -66,6 +67,7 @@ def moving_at(pair: ImagePair, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def similarity(pair: ImagePair, transform: Transform, *, points: int = _POINTS) -> Similarity:
     """Compares at about so many points of a regular lattice over the fixed image (and its mask)."""
+    pair = pair_without_outliers(pair)
     fixed = Lattice.over(pair, points)
     moving, covered = moving_at(pair, transform(fixed.points))
     overlap = float(covered.sum() / max(len(covered), 1))

@@ -11,6 +11,7 @@ import torch
 from hybridreg.cases import ImagePair, compared_volumes
 from hybridreg.checks import different_extents
 from hybridreg.decomposition import Decomposition
+from hybridreg.preprocessing import outliers, pair_without_outliers
 from hybridreg.quality.alternatives import Finding, doubts
 from hybridreg.quality.similarity import Similarity
 from hybridreg.transforms import Transform, rigid
@@ -73,10 +74,24 @@ def judge(
         *_plausible(affine, start, intent),
     ]
     if similarity[1].mutual_information is not None:
-        findings += doubts(pair, transform, same_subject=bool(intent.same_subject))
+        ordinary = pair_without_outliers(pair)
+        findings += doubts(ordinary, transform, same_subject=bool(intent.same_subject))
+    if findings:
+        findings += _outliers(pair)
     statuses = {status for status, _ in findings}
     status = "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
     return Verdict(status, tuple(text for _, text in findings))
+
+
+def _outliers(pair: ImagePair) -> Findings:
+    """A possible cause of other findings; alone, it has done no harm."""
+    for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
+        if words := outliers(image):
+            yield (
+                "warn",
+                f"the {side} image has {words}, which misleads methods that do not clip it: "
+                'correct the image, use a preset, or put the method "clipped" around yours',
+            )
 
 
 def _extents(pair: ImagePair) -> Findings:
@@ -94,10 +109,12 @@ def _overlap(pair: ImagePair, after: Similarity) -> Findings:
     fixed, moving = compared_volumes(pair)
     share = min(after.overlap * max(1.0, fixed / moving), 1.0)
     if pair.moving_mask is None and after.overlap < 0.5:
+        # A part of the fixed image covers no more wherever it starts from.
+        start = "" if share > 0.9 else "start from --initial centers, or "
         yield (
             "fail" if share < 0.2 else "warn",
-            f"the moved image covers only {after.overlap:.0%} of the fixed one: start from "
-            "--initial centers, or crop the fixed image to what both show",
+            f"the moved image covers only {after.overlap:.0%} of the fixed one: {start}crop the "
+            "fixed image to what both show",
         )
     elif share < 0.5:
         yield (

@@ -136,8 +136,9 @@ _ADVICE = {
     ),
     "Too many samples map outside moving image buffer": (
         "the images overlap too little, or a moving mask leaves too little: start from a transform "
-        "that lays one over the other (initial='centers' or 'mass'), enlarge the mask, or choose a "
-        "smaller MaximumStepLength"
+        "that lays one over the other (initial='centers' or 'mass'), give a fixed mask of what both "
+        "show (fixed_mask='auto' for the patient), enlarge the moving mask, or choose a smaller "
+        "MaximumStepLength or RequiredRatioOfValidSamples"
     ),
     "No valid voxels|Could not find enough image samples|bounding box lies entirely out": (
         "the fixed mask is too small or too thin: enlarge it, crop the fixed image to it, set "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hybridreg.cases import ImagePair, warp_pair
@@ -16,7 +16,6 @@ from hybridreg.methods.elastix.parameter_maps import Parameters
 from hybridreg.methods.elastix.run import run
 from hybridreg.methods.elastix.small_masks import fitted_to_masks
 from hybridreg.methods.elastix.unused import check_after, check_before
-from hybridreg.preprocessing import clipped, foreground
 from hybridreg.transforms import IDENTITY, Transform, compose
 from hybridreg.unfolding import unfolded
 
@@ -31,11 +30,6 @@ class Elastix:
     overrides: settings that replace those of every file, such as {"NumberOfSpatialSamples": 4000}.
     schedule: how images are smoothed where a file has no pyramid schedule: "mm" equally far in mm
         along every axis, "elastix" equally many voxels; the same for isotropic images.
-    foreground_mm: compare only inside the fixed image's foreground, grown by so many mm
-        (``preprocessing.foreground``), where the pair has no fixed mask; None compares everywhere.
-    clip_percent: cut the values of both images at these percentiles, such as (0.5, 99.5), before
-        they are compared; None keeps them all. Mutual information counts in bins of equal width
-        from the lowest value to the highest, so a bit of metal in CT leaves few for the tissues.
     unfold: free the B-splines that elastix found of their folds (``unfolding.unfolded``).
     threads: processor cores to use; None uses all. Results repeat exactly for one number of them.
     seed: where elastix draws its samples; replaces RandomSeed of the files.
@@ -48,8 +42,6 @@ class Elastix:
     parameter_files: tuple[str, ...]
     overrides: Mapping[str, Setting | tuple[Setting, ...]] = field(default_factory=dict)
     schedule: Literal["mm", "elastix"] = "mm"
-    foreground_mm: float | None = None
-    clip_percent: tuple[float, float] | None = None
     unfold: bool = False
     threads: int | None = None
     seed: int = 0
@@ -62,12 +54,6 @@ class Elastix:
                 f"parameter_files needs one name or more in a list, found {self.parameter_files!r}"
             )
         object.__setattr__(self, "parameter_files", tuple(map(str, self.parameter_files)))
-        low, high = self.clip_percent or (0, 100)
-        if not 0 <= low < high <= 100:
-            raise ValueError(
-                "clip_percent needs a lower and a higher percentile between 0 and 100, found "
-                f"{self.clip_percent!r}"
-            )
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform x -> B(A(x)), with A = initial and B what elastix found.
@@ -75,7 +61,6 @@ class Elastix:
         ValueError for files that do not fit; RegistrationError where elastix fails, with its cause.
         """
         check_pair(pair, initial)
-        pair = self._prepared(pair)
         stages = self._stages(pair)
         if initial_maps(initial) is None and any(map(parameter_maps.has_penalty, stages)):
             # Penalties need the second derivatives of what elastix starts from, and elastix has
@@ -84,15 +69,6 @@ class Elastix:
             stages = [parameter_maps.starting_there(stage) for stage in self._stages(aligned)]
             return self._run(aligned, stages, IDENTITY).after(initial)
         return self._run(pair, stages, initial)
-
-    def _prepared(self, pair: ImagePair) -> ImagePair:
-        """The pair as elastix shall see it."""
-        if self.foreground_mm is not None and pair.fixed_mask is None:
-            pair = replace(pair, fixed_mask=foreground(pair.fixed, margin_mm=self.foreground_mm))
-        if self.clip_percent is not None:
-            fixed, moving = (clipped(i, *self.clip_percent) for i in (pair.fixed, pair.moving))
-            pair = replace(pair, fixed=fixed, moving=moving)
-        return pair
 
     def _stages(self, pair: ImagePair) -> list[Parameters]:
         stages = []

@@ -1,4 +1,4 @@
-"""Masks that fill little of what elastix takes its samples from."""
+"""Masks and moving images that fill little of what elastix takes its samples from."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ logger = logging.getLogger(__name__)
 _SMALL = 0.2  # elastix gives up after ten tries a sample, so below 0.1 and, by chance, above
 _MEASUREMENTS = 1000  # elastix's own number, which it spreads over the whole box
 _SPREAD = {"Random", "RandomCoordinate"}
-_RATIO = 0.25  # elastix's own: it gives up where fewer of its samples lie inside the moving mask
+_RATIO = 0.25  # elastix's own: it gives up where fewer of its samples lie inside the moving image
 _LEAST_RATIO = 0.02
 
 
 def fitted_to_masks(parameters: Parameters, pair: ImagePair) -> Parameters:
-    """The map made fit for the pair's masks; what the file itself sets stays."""
+    """The map made fit for the pair's masks and extents; what the file itself sets stays."""
     if pair.fixed_mask is not None:
         parameters = _fitted_to_fixed(parameters, pair.fixed_mask)
-    if pair.moving_mask is not None:
-        parameters = _fitted_to_moving(parameters, pair)
-    return parameters
+    return _fitted_to_moving(parameters, pair)
 
 
 def _fitted_to_fixed(parameters: Parameters, mask: LabelMap) -> Parameters:
@@ -52,13 +50,16 @@ def _fitted_to_fixed(parameters: Parameters, mask: LabelMap) -> Parameters:
 
 
 def _fitted_to_moving(parameters: Parameters, pair: ImagePair) -> Parameters:
-    """The map asking for a quarter of what can lie in the moving mask, not of all samples.
+    """The map asking for a quarter of what can lie in the moving image or mask, not of all samples.
 
     Samples come from the whole fixed image (or its mask): a brain in the field of view of a head is
-    a fifth of it, and even perfectly aligned elastix would give up.
+    a fifth of it, and a moving image of half the length along every axis an eighth; even perfectly
+    aligned elastix would give up.
     """
     fixed, moving = compared_volumes(pair)
-    ratio = max(_LEAST_RATIO, _RATIO * min(1.0, moving / fixed))
+    if moving >= fixed:
+        return parameters
+    ratio = max(_LEAST_RATIO, _RATIO * moving / fixed)
     return {"RequiredRatioOfValidSamples": (f"{ratio:.4f}",), **parameters}
 
 
