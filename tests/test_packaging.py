@@ -1,5 +1,10 @@
 """What is installed is all that the checkout holds: packages, presets, weights, pages."""
 
+import ast
+import re
+import sys
+from configparser import ConfigParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -36,3 +41,40 @@ def read_kind(path: Path) -> str:
     import json
 
     return json.loads(card_path(path).read_text())["kind"]
+
+
+@pytest.mark.skipif(not CHECKOUT.is_dir(), reason="no checkout beside the tests")
+def test_what_is_imported_is_required_and_the_other_way_round():
+    setup = ConfigParser()
+    setup.read(CHECKOUT.parent / "setup.cfg")
+    always = distributions(setup["options"]["install_requires"])
+    extras = setup["options.extras_require"]
+    known = packages_distributions()
+    imported = {
+        module: {plain(name) for name in known.get(module, [module])} for module in imports()
+    }
+    declared = always | distributions(extras["train"]) | distributions(extras["hpc"])
+    assert {module for module, names in imported.items() if not names & declared} == set()
+    assert always - set.union(*imported.values()) == set()
+
+
+def imports() -> set[str]:
+    """The packages that the checkout imports anywhere, without its own and Python's."""
+    found = set()
+    for path in CHECKOUT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"hybridreg"}
+
+
+def distributions(requirements: str) -> set[str]:
+    """What requirements name; Dask brings "distributed" under the name of its extra."""
+    lines = (re.split("[<>=]", line)[0] for line in requirements.split())
+    return {plain(name) for line in lines for name in re.findall(r"[\w.-]+", line)}
+
+
+def plain(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
