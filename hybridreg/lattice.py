@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hybridreg.geometry import Grid
 from hybridreg.kernels.compiled import loops
+from hybridreg.kernels.matrices import Matrix, determinant
 from hybridreg.kernels.sampling import Placement, pulled_back
 from hybridreg.kernels.sampling import sample as placed
 
@@ -133,22 +134,10 @@ def derivatives(vectors: Tensor, spacing: tuple[float, ...]) -> list[list[Tensor
     return [[slope[component] for slope in by_axis] for component in range(len(vectors))]
 
 
-Matrix = list[list[Tensor]]
-"""[row][column], of every voxel."""
-
-
 def jacobian(displacement: Tensor, spacing: tuple[float, ...]) -> Matrix:
     """[component][axis] of x -> x + u(x)."""
     slopes = derivatives(displacement, spacing)
     return [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
-
-
-def determinant(m: Matrix) -> Tensor:
-    """Of a matrix at every voxel; of a Jacobian, 0 or less is a fold."""
-    if len(m) == 2:
-        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
-    (a, b, c), (d, e, f), (g, h, i) = m
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def solved(m: Matrix, right: Tensor) -> Tensor:

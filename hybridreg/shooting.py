@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from hybridreg.geodesics import Kernel
-from hybridreg.lattice import Lattice, derivatives, determinant, jacobian, sample
+from hybridreg.kernels.matrices import determinant
+from hybridreg.lattice import Lattice, derivatives, jacobian, sample
 
 _KEPT = 8  # states of a flow that are kept for its gradient; the others are computed again
 _KEPT_BYTES = 2e9  # for what lies between them

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hybridreg.bsplines import weights
+from hybridreg.kernels.matrices import determinant
 from hybridreg.transforms import BSplineTransform, CompositeTransform, Transform, compose
-from hybridreg.warping import determinant
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _corrections(neighbours: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     _, samples, dimension = basis.shape
     gradient = (neighbours @ basis.flatten(1)).unflatten(2, (samples, dimension)).transpose(1, 2)
     jacobian = gradient + torch.eye(dimension, dtype=gradient.dtype)
-    smallest, worst = determinant(jacobian).min(1)
+    smallest, worst = determinant(jacobian.movedim((-2, -1), (0, 1))).min(1)
     folded = smallest < _LEAST
     worst = worst[folded]
     slope = torch.einsum("ncb,knb->nck", _cofactors(jacobian[folded, worst]), basis[:, worst])

@@ -5,11 +5,11 @@ import torch
 from conftest import oblique_grid
 
 from hybridreg.geometry import Grid
+from hybridreg.kernels.matrices import determinant
 from hybridreg.lattice import (
     Lattice,
     Resampling,
     derivatives,
-    determinant,
     inverted,
     jacobian,
     sample,

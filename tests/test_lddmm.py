@@ -11,7 +11,8 @@ from hybridreg.config import describe_method, load_method
 from hybridreg.evaluation import target_registration_error
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.images import Image, LabelMap
-from hybridreg.lattice import Lattice, determinant, jacobian
+from hybridreg.kernels.matrices import determinant
+from hybridreg.lattice import Lattice, jacobian
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.lddmm import Lddmm, descent, momentum_of
 from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined

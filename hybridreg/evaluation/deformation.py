@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hybridreg.images import Image, LabelMap
+from hybridreg.kernels.matrices import determinant
 from hybridreg.transforms import DisplacementField
 
 
@@ -97,7 +98,7 @@ def _inverted_volume(displacement: Tensor) -> Tensor:
         simplices += [even[:2] + even[:1:-1], odd]
     total = 0
     for first, *others in simplices:
-        volume = _determinant([moved[corner] - moved[first] for corner in others])
+        volume = determinant([moved[corner] - moved[first] for corner in others])
         total = total + (-volume).clamp(min=0)
     return total / (2 * math.factorial(dimension))
 
@@ -118,15 +119,6 @@ def _corners(values: Tensor) -> dict[tuple[int, ...], Tensor]:
     ends = {0: slice(None, -1), 1: slice(1, None)}
     corners = itertools.product((0, 1), repeat=values.ndim - 1)
     return {c: values[(slice(None), *(ends[n] for n in reversed(c)))] for c in corners}
-
-
-def _determinant(columns: list[Tensor]) -> Tensor:
-    """Of D vectors (D, *shape)."""
-    if len(columns) == 2:
-        (a, b), (c, d) = columns
-        return a * d - b * c
-    (a, b, c), (d, e, f), (g, h, i) = columns
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def _inside(mask: LabelMap, judged: Image | DisplacementField) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hybridreg.lattice import Lattice, Resampling, determinant, jacobian, sample
+from hybridreg.kernels.matrices import determinant
+from hybridreg.lattice import Lattice, Resampling, jacobian, sample
 from hybridreg.methods.lddmm.levels import Level
 from hybridreg.shooting import Shooter
 from hybridreg.similarity import Measure
