@@ -13,7 +13,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 import warnings
 import zlib
@@ -38,6 +37,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.tag import BaseTag, Tag
 
 from hybridreg.io.dicom_frames import FIELDS, Frame
+from hybridreg.io.limited_script import run_limited
 
 _UNPACKER = Path(__file__).with_name("dicom_unpacker.py")
 _STARTING_S = 60.0  # to start the unpacker on a busy machine; then a second a frame
@@ -231,9 +231,7 @@ def _unpacked(
             with _damaged(frames[k].where):
                 bare.save_as(Path(folder, f"{place:06}.dcm"), enforce_file_format=True)
         with suppress(subprocess.TimeoutExpired):
-            command = [sys.executable, "-P", str(_UNPACKER), folder]
-            limit_s = _STARTING_S + len(packed)
-            subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
+            run_limited(_UNPACKER, folder, wait_s=_STARTING_S + len(packed))
         for place, (k, bare) in enumerate(packed):
             path = Path(folder, f"{place:06}.npy")
             if not path.is_file():

@@ -1,25 +1,21 @@
 """The child process that reads ITK's HDF5 transform files (.h5), by SimpleITK.
 
-Run as a file, with the path of one and the seconds it may compute; writes the transforms in it to
-standard output as .npz: ``types`` (ITK's names), and the numbers of each as parameters_0, fixed_0,
-parameters_1, ... On damaged files HDF5 (1.12) prints pages of errors, crashes, waits forever or asks for all memory, so it is kept out
-of the process that uses the transform. This imports nothing else of the package.
+Run by ``limited_script``, with the path of one; writes the transforms in it to standard output as
+.npz: ``types`` (ITK's names), and the numbers of each as parameters_0, fixed_0, parameters_1, ... On
+damaged files HDF5 (1.12) prints pages of errors, crashes, waits forever or asks for all memory, so
+it is kept out of the process that uses the transform. This imports nothing else of the package.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 import numpy as np
 import SimpleITK as sitk
 
-_MEMORY_BYTES = 8 << 30  # of address space, of which SimpleITK itself takes one or two GiB
 
-
-def main(path: str, seconds: int):
+def main(path: str):
     """Writes the transforms of a file to standard output, as the module says."""
-    _limit(os.path.getsize(path), seconds)
     transform = sitk.ReadTransform(path)
     entries = [(_type(transform), *_numbers(transform))]
     if isinstance(transform, sitk.CompositeTransform):
@@ -49,21 +45,5 @@ def _numbers(transform: sitk.Transform) -> tuple[np.ndarray, np.ndarray]:
     return np.array(transform.GetParameters()), fixed
 
 
-def _limit(file_bytes: int, seconds: int):
-    try:
-        import resource
-    except ImportError:  # Windows has no such limits
-        return
-    wanted = {
-        resource.RLIMIT_AS: _MEMORY_BYTES + 50 * file_bytes,
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, most in wanted.items():
-        hard = resource.getrlimit(kind)[1]
-        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (soft, hard))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

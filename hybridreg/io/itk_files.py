@@ -12,7 +12,6 @@ import math
 import re
 import struct
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 
 from hybridreg.geometry import Grid
 from hybridreg.io.files import errors_of, lower_ending, name_for_itk
+from hybridreg.io.limited_script import MEMORY_BYTES, run_limited
 from hybridreg.transforms import (
     AffineTransform,
     BSplineTransform,
@@ -271,12 +271,12 @@ def _hdf5_entries(path: Path) -> list[_Entry]:
     with path.open("rb") as file:
         if file.read(8) != b"\x89HDF\r\n\x1a\n":
             raise ValueError("it is no HDF5 file, though its name says so")
-    cpu_s = _CPU_S + (path.stat().st_size >> 23)
-    how = {"capture_output": True, "timeout": _WAIT_S + cpu_s, "check": False}
+    size = path.stat().st_size
+    cpu_s = _CPU_S + (size >> 23)
+    limits = {"wait_s": _WAIT_S + cpu_s, "cpu_s": cpu_s, "memory_bytes": MEMORY_BYTES + 50 * size}
     with lower_ending(path.absolute()) as plain:
-        command = [sys.executable, "-P", str(_CHILD), name_for_itk(plain), str(cpu_s)]
         try:
-            done = subprocess.run(command, **how)
+            done = run_limited(_CHILD, name_for_itk(plain), **limits)
         except subprocess.TimeoutExpired:
             raise ValueError(_DAMAGED) from None
     said = done.stderr.decode("utf-8", "replace")
