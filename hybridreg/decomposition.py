@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from hybridreg.geometry import apply_matrix
@@ -63,11 +65,9 @@ def fitted_affine(field: DisplacementField) -> AffineTransform:
 
 def _angles_deg(rotation: Tensor) -> list[float]:
     """The angles that ``hybridreg.transforms.rigid`` takes: about x, y and z, R = Rz Rx Ry."""
-    r = rotation.tolist()
-    if len(r) == 2:
-        return [math.degrees(math.atan2(r[1][0], r[0][0]))]
-    x = math.asin(min(max(r[2][1], -1.0), 1.0))
-    if abs(math.cos(x)) < 1e-9:  # x = +-90 degrees: only the sum of y and z shows; all to z
-        return [math.degrees(x), 0.0, math.degrees(math.atan2(r[1][0], r[0][0]))]
-    y, z = math.atan2(-r[2][0], r[2][2]), math.atan2(-r[0][1], r[1][1])
-    return [math.degrees(x), math.degrees(y), math.degrees(z)]
+    if len(rotation) == 2:
+        return [math.degrees(math.atan2(rotation[1, 0], rotation[0, 0]))]
+    with warnings.catch_warnings():  # at x = +-90 degrees only the sum of y and z shows: all to z
+        warnings.simplefilter("ignore", UserWarning)
+        z, x, y = Rotation.from_matrix(rotation.numpy()).as_euler("ZXY", degrees=True).tolist()
+    return [x, y, z]
