@@ -22,6 +22,7 @@ from hybridreg.config import (
 from hybridreg.io.files import errors_of, read_text, whole_file
 from hybridreg.io.inputs import changed_inputs
 from hybridreg.io.output import RESULT, write_json
+from hybridreg.io.settings import check_same_settings
 from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.records import COLUMNS, Record, read_records, write_records
 
@@ -171,11 +172,7 @@ def _begin(folder: Path, settings: Mapping[str, Any]):
             found = json.loads(read_text(about))
         except ValueError as error:
             raise ValueError(f"its {BATCH} is damaged ({error}): choose another folder") from error
-        if found != settings:
-            raise ValueError(
-                "this folder was begun with another method or other settings (see its "
-                f"{BATCH}): give the same ones, or choose another folder"
-            )
+        check_same_settings(found, settings)
 
 
 def _check_columns(rows: Sequence[CaseRow]):

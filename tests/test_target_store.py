@@ -234,7 +234,7 @@ def test_a_store_is_continued_with_its_own_settings_only(store):
     assert TargetStore.begin(store.path, "known", SETTINGS) == store
     with pytest.raises(ValueError, match=r"other settings \(seed: 3 then, 4 now\)"):
         TargetStore.begin(store.path, "known", {**SETTINGS, "seed": 4})
-    with pytest.raises(ValueError, match=r"\(amplitude_mm: 8.0 then, None now\)"):
+    with pytest.raises(ValueError, match=r"\(kind: 'known' then, 'field' now\)"):
         TargetStore.begin(store.path, "field", {"seed": 3})
 
 

@@ -50,6 +50,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.files import errors_of, written_as
+from hybridreg.io.settings import as_in_json, check_same_settings
 from hybridreg.transforms import AffineTransform
 
 SCHEMA = 1
@@ -100,11 +101,12 @@ class TargetStore:
     @classmethod
     def begin(cls, path: str | Path, kind: str, settings: Mapping[str, Any]) -> TargetStore:
         """A new store, or the one at the path if it was begun with the same kind and settings."""
-        path, settings = Path(path), json.loads(json.dumps(settings))
+        path, settings = Path(path), as_in_json(settings)
         if path.exists():
             store = cls.open(path)
             with errors_of(path):
-                _check_same({"kind": kind, **settings}, {"kind": store.kind, **store.settings})
+                found = {"kind": store.kind, **store.settings}
+                check_same_settings(found, {"kind": kind, **settings})
             return store
         if not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent}: make it first")
@@ -199,7 +201,7 @@ class TargetStore:
         known = {"grid": asdict(grid), "affine": affine.matrix.tolist()}
         known["images"] = {role: self._add_image(image) for role, image in images.items()}
         with self._partial() as partial:
-            zarr.create_group(partial, attributes=_plain({**attributes, **known}))
+            zarr.create_group(partial, attributes=as_in_json({**attributes, **known}))
             for what, values in arrays.items():
                 _write_array(partial / what, values)
             _move(partial, self.path / "cases" / name)
@@ -270,7 +272,7 @@ def _write_array(path: Path, values: Tensor, attributes: Mapping[str, Any] | Non
             Crc32cCodec(),
         ],
         fill_value=float("nan"),
-        attributes=_plain(attributes or {}),
+        attributes=as_in_json(attributes or {}),
         config={"write_empty_chunks": True},
     )
     array[...] = values.to(torch.float32).numpy()
@@ -318,19 +320,5 @@ def _root_attributes(path: Path) -> dict[str, Any]:
         raise ValueError(foreign) from None
 
 
-def _check_same(wanted: Mapping[str, Any], found: Mapping[str, Any]):
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ValueError(
-                f"this store was begun with other settings ({name}: {found.get(name)!r} then, "
-                f"{wanted.get(name)!r} now): give the same ones, or choose another name"
-            )
-
-
 def _grid(about: Mapping[str, Any]) -> Grid:
     return Grid(**{name: about[name] for name in ("shape", "spacing", "origin", "direction")})
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As they come back from JSON."""
-    return json.loads(json.dumps(values))

@@ -15,6 +15,7 @@ import torch
 from hybridreg.io.checkpoints import ENDING
 from hybridreg.io.files import errors_of, read_text, whole_file
 from hybridreg.io.output import write_json
+from hybridreg.io.settings import as_in_json, check_same_settings
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class RunFolder:
                     "choose another folder"
                 )
             if known:
-                _check_same(_described(self.description), _plain(identity))
+                found, wanted = _described(self.description), as_in_json(identity)
+                _check_kind(found, wanted["kind"])
+                check_same_settings(found, wanted)
         if not known:
             self.path.mkdir(parents=True, exist_ok=True)
             with whole_file(self.description) as partial:
@@ -90,30 +93,9 @@ def _described(path: Path) -> dict[str, Any]:
         raise ValueError(f"its {path.name} is damaged ({error}): choose another folder") from error
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as they come back from JSON."""
-    return json.loads(json.dumps(values))
-
-
-def _check_same(found: Any, wanted: dict[str, Any]):
-    if not isinstance(found, dict) or found.get("kind") != wanted["kind"]:
-        kind = found.get("kind") if isinstance(found, dict) else None
+def _check_kind(found: Any, kind: str):
+    known = found.get("kind") if isinstance(found, dict) else None
+    if known != kind:
         raise ValueError(
-            f"this folder holds a run of {kind!r}, not of {wanted['kind']!r}: choose another folder"
+            f"this folder holds a run of {known!r}, not of {kind!r}: choose another folder"
         )
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"the run in this folder was started with other settings ({name}: "
-                f"{_difference(found.get(name), wanted.get(name))}): give the same ones, or "
-                "choose another folder"
-            )
-
-
-def _difference(found: Any, wanted: Any) -> str:
-    """The first place where two values differ, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                return f"{name}: {_difference(found.get(name), wanted.get(name))}"
-    return f"{found!r} then, {wanted!r} now"
