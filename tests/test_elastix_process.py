@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hybridreg import progress
+from hybridreg.child_process import ChildProcess
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.elastix import Elastix, process, warm_up
 from hybridreg.methods.elastix.job import write_job
@@ -99,7 +100,7 @@ def test_a_child_that_is_just_ending_when_it_is_asked_is_replaced(pair, monkeypa
     quick().register(pair)
     pid = child_pid()
     os.kill(pid, signal.SIGKILL)
-    monkeypatch.setattr(process._Child, "is_alive", lambda self: True)
+    monkeypatch.setattr(ChildProcess, "is_alive", lambda self: True)
     quick().register(pair)
     assert child_pid() != pid
 

@@ -9,7 +9,7 @@ ROOT = Path(hybridreg.__file__).parent
 
 # A module may import those of lower layers and, within its layer, those further left.
 LAYERS = [
-    ["progress", "parameter_folder", "choices", "registry", "methods"],
+    ["progress", "parameter_folder", "choices", "registry", "child_process", "methods"],
     ["geometry", "kernels"],
     ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
     + ["cases", "checks"],

@@ -7,27 +7,23 @@ Dask, torch or ITK.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-import hybridreg
+from hybridreg.child_process import ChildProcess, inherited
 
 HEADER = 8  # bytes that tell the length of a question
 CASES = 200  # then a fresh child takes over, so that nothing can pile up in the old one
+_CHILD = "hybridreg.cluster.child"
 _POLL_S = 0.5  # a look at the memory takes 4 ms
 _OF_DASK = {"MALLOC_TRIM_THRESHOLD_"}  # what it sets for its workers: a case would take a third longer
 _STARTS = 3  # of a child that dies before it begins with the case
@@ -183,34 +179,17 @@ def _child(threads: int, run: str) -> Iterator[_Child]:
 
 
 class _Child:
-    """One process that computes cases, and the pipes to it."""
+    """One process that computes cases."""
 
     def __init__(self, threads: int):
         self.threads, self.cases, self._cpu_s = threads, 0, 0.0
-        self._answers: queue.Queue[str] = queue.Queue()
-        self._complaints = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  see stop
-        self._process = subprocess.Popen(
-            # -P: files in the current folder must not stand in for modules
-            [sys.executable, "-P", "-m", "hybridreg.cluster.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            env=_environment(threads),
-            start_new_session=True,  # Ctrl-C is the caller's to decide about
-        )
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    def _listen(self):
-        for line in self._process.stdout:
-            self._answers.put(line.decode())
-        self._answers.put("")
+        # Ctrl-C is the caller's to decide about
+        self._process = ChildProcess(_CHILD, _environment(threads), own_session=True)
 
     def ask(self, question: bytes, limits: Limits, usage: _Usage) -> dict[str, Any]:
         """The answer to a question, and what it used. _Gone and _Died where there is none."""
         try:
-            self._process.stdin.write(len(question).to_bytes(HEADER, "big") + question)
-            self._process.stdin.flush()
+            self._process.ask(len(question).to_bytes(HEADER, "big") + question)
         except OSError:
             raise _Gone(self._last_words()) from None
         if not self._next():  # it says that it has started
@@ -230,7 +209,7 @@ class _Child:
         start, usage = time.monotonic(), usage or _Usage()
         while True:
             try:
-                answer = self._answers.get(timeout=_POLL_S)
+                answer = self._process.answer(wait_s=_POLL_S)
             except queue.Empty:
                 self._check(time.monotonic() - start, limits, usage)
             else:
@@ -264,29 +243,23 @@ class _Child:
 
     def _last_words(self) -> str:
         """How the process ended."""
-        code = self._process.wait()
+        code, complaint = self._process.last_words()
         if code == -signal.SIGKILL:
             return "was killed (SIGKILL): the system does so when memory runs out"
         if code < 0:
             return f"was ended by {signal.Signals(-code).name}"
-        self._complaints.seek(0)
-        lines = self._complaints.read().strip().splitlines()
-        return f"ended with code {code}" + (f": {lines[-1]}" if lines else "")
+        return f"ended with code {code}" + (f": {complaint}" if complaint else "")
 
     def is_sound(self) -> bool:
         """Whether the next case can be given to it."""
-        return self._process.poll() is None and self.cases < CASES
+        return self._process.is_alive() and self.cases < CASES
 
     def stop(self):
         """Ends the process and all that it started, whatever they are doing."""
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._process.wait()
-        self._listener.join()
-        for stream in (self._process.stdin, self._process.stdout, self._complaints):
-            with suppress(BrokenPipeError):  # a question that the child did not live to read
-                stream.close()
+        self._process.stop()
 
 
 def _resident(process: psutil.Process) -> int:
@@ -306,14 +279,6 @@ def _processor_s(process: psutil.Process) -> float:
 
 def _environment(threads: int) -> dict[str, str]:
     """One compute thread a case, or as many as it was given: in torch, NumPy and ITK alike."""
-    inherited = {k: v for k, v in os.environ.items() if k not in _OF_DASK}
-    root = Path(hybridreg.__file__).parents[1]
-    paths = [str(root)] if root.name not in ("site-packages", "dist-packages") else []
-    paths += filter(None, [os.environ.get("PYTHONPATH")])
-    counts = ("OMP", "MKL", "OPENBLAS")
-    return {
-        **inherited,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
-        **{f"{name}_NUM_THREADS": str(threads) for name in counts},
-    }
+    kept = {k: v for k, v in inherited().items() if k not in _OF_DASK}
+    names = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "ITK_GLOBAL_DEFAULT_NUMBER_OF")
+    return kept | {f"{name}_THREADS": str(threads) for name in names}
