@@ -15,7 +15,7 @@ from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
 from hybridreg.decomposition import Decomposition
 from hybridreg.evaluation import Scores
-from hybridreg.fusing import Fusion
+from hybridreg.fusion_files import Fusion
 from hybridreg.geodesics import GeodesicTransform, momenta
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output

@@ -17,8 +17,8 @@ from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case, ImagePair
 from hybridreg.checks import check_pair, hints
 from hybridreg.config import describe_method, load_intent, load_method, preset_of, with_settings
-from hybridreg.fusing import Fusion, fuse_images, network_of
 from hybridreg.fusion import RULES, WeightNetwork
+from hybridreg.fusion_files import Fusion, fuse_images, network_of
 from hybridreg.images import Image, LabelMap
 from hybridreg.intensity import to_unit
 from hybridreg.methods.base import RegistrationMethod, check_accepts

@@ -170,6 +170,8 @@ RULES = Registry(
     },
 )
 
+DEFAULT_RULE = "salience"
+
 TASKS = Registry(
     "training task",
     "hybridreg.tasks",

@@ -15,7 +15,7 @@ from hybridreg.cli.app import app
 # together with the option, as `hybridreg register --initial centers`.
 SHOWN_BY = {
     "cli.refusals": ("apply", "dicom", "fuse"),  # those that write one file
-    "fusing": ("fuse",),
+    "fusion_files": ("fuse",),
     **dict.fromkeys(("io.dicom", "io.dicom_series", "io.dicom_volumes"), ("dicom",)),  # as_file
     "io.output": ("register", "demo"),
     "quality.alternatives": ("register",),

@@ -12,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from hybridreg.cli.app import app
-from hybridreg.fusing import BASELINES, DEFAULT_RULE, fuse_images
 from hybridreg.fusion import FusionNetwork, fuse
 from hybridreg.fusion.color import overlay
 from hybridreg.fusion.fast import fast_network
 from hybridreg.fusion.focus import ARCHITECTURE
+from hybridreg.fusion_files import BASELINES, fuse_images
 from hybridreg.fusion_scores import SCORES, fusion_scores
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
@@ -24,6 +24,7 @@ from hybridreg.intensity import to_unit
 from hybridreg.io.checkpoints import Card, write_checkpoint
 from hybridreg.io.images import read_image, write_image
 from hybridreg.phantoms import head, head_grid
+from hybridreg.registry import DEFAULT_RULE
 
 
 def invoke(*arguments, code: int = 0):

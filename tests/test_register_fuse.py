@@ -9,8 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from hybridreg.cli.app import app
-from hybridreg.fusing import BASELINES, DEFAULT_RULE
 from hybridreg.fusion import fuse
+from hybridreg.fusion_files import BASELINES
 from hybridreg.fusion_scores import SCORES
 from hybridreg.images import LabelMap
 from hybridreg.intensity import to_unit
@@ -19,6 +19,7 @@ from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.phantoms import head_case
 from hybridreg.pipeline import run
+from hybridreg.registry import DEFAULT_RULE
 from hybridreg.views import load_views
 
 

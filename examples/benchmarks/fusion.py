@@ -42,16 +42,17 @@ from torch import Tensor
 
 from hybridreg.cases import ImagePair
 from hybridreg.config import load_method, with_settings
-from hybridreg.fusing import BASELINES, DEFAULT_RULE, network_of
 from hybridreg.fusion import fuse
 from hybridreg.fusion.color import luminance
 from hybridreg.fusion.focus import accuracies, trained_network
+from hybridreg.fusion_files import BASELINES, network_of
 from hybridreg.fusion_scores import SCORES, edge_recall, fused_pair, fusion_scores
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.images import read_image
 from hybridreg.io.photographs import read_photographs
 from hybridreg.preprocessing import foreground
+from hybridreg.registry import DEFAULT_RULE
 from hybridreg.transforms import rigid
 from hybridreg.warping import warp
 

@@ -59,9 +59,9 @@ def demo(
 def _run(current: Session, method: str, folder: Path, threads: int | None, overwrite: bool) -> dict:
     from hybridreg.case_log import CaseLog
     from hybridreg.config import load_method, with_settings
-    from hybridreg.fusing import DEFAULT_RULE
     from hybridreg.io.output import FUSED
     from hybridreg.pipeline import run
+    from hybridreg.registry import DEFAULT_RULE
 
     record = CaseLog()
     current.say(_WHAT[method])

@@ -10,7 +10,7 @@ import typer
 from hybridreg.cli import options
 from hybridreg.cli.refusals import check_files, check_name, check_new_file
 from hybridreg.cli.session import Session, session
-from hybridreg.registry import RULES
+from hybridreg.registry import DEFAULT_RULE, RULES
 
 _WINDOW = "auto, brain, bone, wide, 'width,level' in HU, 'low..high', percentiles or 8bit."
 
@@ -80,7 +80,7 @@ def fuse(
         check_files(fixed, moved, fixed_mask, moved_mask)
         check_name(RULES, rule)
         current.limit_threads(threads)
-        from hybridreg.fusing import check_fused_path, describe_input, write_fusion
+        from hybridreg.fusion_files import check_fused_path, describe_input, write_fusion
         from hybridreg.io.images import read_image
 
         check_fused_path(out, overwrite=overwrite)
@@ -90,7 +90,7 @@ def fuse(
             raise ValueError(f"{out}: PNG holds 2D images and these are volumes: write .nii.gz")
         windows = {"fixed_window": fixed_window, "moved_window": moved_window}
         if overlay:
-            from hybridreg.fusing import overlay_images
+            from hybridreg.fusion_files import overlay_images
 
             result = overlay_images(**images, **windows, colormap=overlay, opacity=opacity)
         else:
@@ -109,7 +109,7 @@ def fuse(
 
 def _fused(images: dict, rule: str | None, weights: str | None, masks: dict, **how):
     """The fusion by the rule or our default one, with masks read from their files."""
-    from hybridreg.fusing import DEFAULT_RULE, fuse_images, network_of
+    from hybridreg.fusion_files import fuse_images, network_of
     from hybridreg.io.images import read_mask
 
     rule = rule or DEFAULT_RULE

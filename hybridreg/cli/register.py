@@ -15,7 +15,7 @@ from hybridreg.cli.devices import check_device, resolve_device
 from hybridreg.cli.fuse import show_fusion
 from hybridreg.cli.refusals import check_files, check_initial, check_method, check_name
 from hybridreg.cli.session import DONE, VERDICT_FAIL, session
-from hybridreg.registry import RULES
+from hybridreg.registry import DEFAULT_RULE, RULES
 
 
 def register(
@@ -128,8 +128,6 @@ def register(
         if many:
             rows = cases.read_rows(current, table, pairs_of)
         current.limit_threads(threads)
-        from hybridreg.fusing import DEFAULT_RULE
-
         settings = {
             "seed": seed,
             "device": resolve_device(device),

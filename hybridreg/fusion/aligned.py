@@ -13,7 +13,7 @@ from hybridreg.fusion.rules import Frame, Rule
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.pyramids import published_steps, steps_by_spacing
-from hybridreg.registry import RULES
+from hybridreg.registry import DEFAULT_RULE, RULES
 
 _PLANES = ("axial", "coronal", "sagittal")
 _SLACK = 1e-3  # beyond [0, 1]: rounding of a rescaling, no other scale
@@ -63,7 +63,7 @@ def fuse(
     fixed: Image,
     moved: Image,
     *,
-    rule: str = "maximum",
+    rule: str = DEFAULT_RULE,
     network: WeightNetwork | None = None,
     slices: str | int | None = None,
     fixed_valid: LabelMap | None = None,

@@ -21,8 +21,8 @@ from hybridreg.io.files import errors_of, sha256_of, whole_file
 from hybridreg.io.formats import WRITTEN_COLORS
 from hybridreg.io.images import write_image
 from hybridreg.io.output import write_json
+from hybridreg.registry import DEFAULT_RULE
 
-DEFAULT_RULE = "salience"
 BASELINES = ("mean", "maximum", "laplacian")  # what any rule worth its cost must beat
 ENDINGS = WRITTEN_COLORS
 UNIT = "intensities from 0 to 1 without a unit: they are no Hounsfield units and measure nothing"
