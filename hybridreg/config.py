@@ -11,15 +11,20 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hybridreg.descriptors.base import Descriptor
 from hybridreg.io.files import sha256_of
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.quality import Intent
-from hybridreg.registry import MEASURES, METHODS, TASKS, Registry, unknown_name
+from hybridreg.registry import DESCRIPTORS, MEASURES, METHODS, TASKS, Registry, unknown_name
 from hybridreg.similarity import Measure
 
 # The type of a field says in which table the name of its value stands.
-_REGISTRIES: dict[Any, Registry] = {RegistrationMethod: METHODS, Measure: MEASURES}
+_REGISTRIES: dict[Any, Registry] = {
+    RegistrationMethod: METHODS,
+    Measure: MEASURES,
+    Descriptor: DESCRIPTORS,
+}
 
 
 def methods() -> dict[str, str]:
