@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from hybridreg.images import Image, LabelMap, LandmarkSet, check_kind, corresponding
 from hybridreg.transforms import (
     Transform,
@@ -103,3 +105,14 @@ def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
         moving_mask=moved_mask,
         moving_points=points,
     )
+
+
+def with_field_of_view(pair: ImagePair, initial: Transform) -> ImagePair:
+    """The pair with a mask of the moving field of view, where that does not cover the fixed one.
+
+    A mask of its own stays as it is: it lies inside the field of view.
+    """
+    grid = pair.moving.grid
+    if pair.moving_mask is not None or grid.contains(initial(pair.fixed.grid.points())).all():
+        return pair
+    return replace(pair, moving_mask=LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid))

@@ -11,15 +11,20 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hybridreg.descriptors.base import Descriptor
 from hybridreg.io.files import sha256_of
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.quality import Intent
-from hybridreg.registry import MEASURES, METHODS, TASKS, Registry, unknown_name
+from hybridreg.registry import DESCRIPTORS, MEASURES, METHODS, TASKS, Registry, unknown_name
 from hybridreg.similarity import Measure
 
 # The type of a field says in which table the name of its value stands.
-_REGISTRIES: dict[Any, Registry] = {RegistrationMethod: METHODS, Measure: MEASURES}
+_REGISTRIES: dict[Any, Registry] = {
+    RegistrationMethod: METHODS,
+    Measure: MEASURES,
+    Descriptor: DESCRIPTORS,
+}
 
 
 def methods() -> dict[str, str]:
@@ -148,8 +153,14 @@ def _beside(settings, folder: Path) -> dict[str, Any]:
 
 
 def build(table: Mapping[str, Any], registry: Registry = METHODS):
-    """The object that a table with a name and fields describes (ValueError for anything unknown)."""
+    """The object that a table with a name and fields describes (ValueError for anything unknown).
+
+    ``wrap`` in a method's table lists wrappers around it, the outermost first: short for tables in
+    each other's ``method``.
+    """
     kind = registry.kind
+    if registry is METHODS and "wrap" in table:
+        table = _wrapped(table)
     if "name" not in table:
         raise ValueError(f"a {kind} table needs a name, found only {sorted(table)}")
     name = str(table["name"])
@@ -170,6 +181,31 @@ def build(table: Mapping[str, Any], registry: Registry = METHODS):
         raise ValueError(
             f"the {kind} {name!r} needs more than was given; fields not set: {', '.join(missing)}"
         ) from None
+
+
+def _wrapped(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A method's table inside those that its ``wrap`` lists, the outermost first."""
+    inner = {key: value for key, value in table.items() if key != "wrap"}
+    wrappers = table["wrap"]
+    if not isinstance(wrappers, (list, tuple)):
+        raise ValueError(
+            f'wrap lists the steps around a method, such as [{{ name = "unfolded" }}], found {wrappers!r}'
+        )
+    for wrapper in reversed(wrappers):
+        inner = _around(inner, {"name": wrapper} if isinstance(wrapper, str) else wrapper)
+    return inner
+
+
+def _around(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(outer, Mapping) or "name" not in outer:
+        raise ValueError(f"a wrapper in wrap needs a name, found {outer!r}")
+    name = str(outer["name"])
+    if "method" in outer:
+        raise ValueError(f"{name} in wrap needs no method: it wraps what comes after it")
+    cls = METHODS.find(name)
+    if "method" not in [field.name for field in fields(cls)]:
+        raise ValueError(f"{name} in wrap is no step around a method: it has no field 'method'")
+    return {**outer, "method": inner}
 
 
 def _nested(hint, value):

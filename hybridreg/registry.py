@@ -122,6 +122,18 @@ METHODS = Registry(
             "hybridreg.methods.combine:Clipped",
             "a method on intensities without outliers, or cut at percentiles",
         ),
+        "on-features": (
+            "hybridreg.methods.combine:OnFeatures",
+            "a method on descriptors of both images in place of their intensities",
+        ),
+        "unfolded": (
+            "hybridreg.methods.combine:Unfolded",
+            "a method whose B-splines are freed of folds",
+        ),
+        "scaled": (
+            "hybridreg.methods.combine:Scaled",
+            "a method on intensities scaled to [0, 1] by a named rule",
+        ),
     },
 )
 
@@ -133,6 +145,25 @@ MEASURES = Registry(
         "ncc": ("hybridreg.similarity:NCC", "1 - correlation over all voxels"),
         "lncc": ("hybridreg.similarity:LNCC", "1 - mean squared local correlation"),
         "mi": ("hybridreg.similarity:MI", "mutual information, for any two contrasts"),
+    },
+)
+
+DESCRIPTORS = Registry(
+    "descriptor",
+    "hybridreg.descriptors",
+    {
+        "intensity": (
+            "hybridreg.descriptors.intensity:Intensity",
+            "intensities scaled to [0, 1]: one modality",
+        ),
+        "gradient": (
+            "hybridreg.descriptors.gradient:Gradient",
+            "normalized gradient: edges and their direction, whatever their strength",
+        ),
+        "mind": (
+            "hybridreg.descriptors.mind:Mind",
+            "MIND-SSC, self-similarity of the neighborhood: for any two contrasts",
+        ),
     },
 )
 
@@ -187,4 +218,4 @@ TASKS = Registry(
     },
 )
 
-REGISTRIES = (METHODS, MEASURES, RULES, TASKS)
+REGISTRIES = (METHODS, MEASURES, DESCRIPTORS, RULES, TASKS)

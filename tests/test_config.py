@@ -101,6 +101,31 @@ def test_a_measure_brings_its_own_parameters():
     assert describe_method(load_method(table))["similarity"]["radius"] == 3
 
 
+def test_wrap_is_short_for_nested_methods_outermost_first():
+    inner = {"name": "elastix", "parameter_files": ["rigid.txt"]}
+    short = {**inner, "wrap": [{"name": "scaled", "rule": "bone"}, "unfolded"]}
+    nested = {"name": "scaled", "rule": "bone", "method": {"name": "unfolded", "method": inner}}
+    assert load_method(short) == load_method(nested)
+    chain = {"name": "chain", "stages": [short, inner]}
+    assert load_method(chain).stages == (load_method(nested), load_method(inner))
+    assert load_method({**inner, "wrap": []}) == load_method(inner)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        ("unfolded", "wrap lists the steps around a method"),
+        (["unfoldd"], "no method 'unfoldd'; did you mean 'unfolded'"),
+        (["lddmm"], "lddmm in wrap is no step around a method"),
+        ([{"name": "unfolded", "method": "lddmm"}], "needs no method"),
+        ([{"rule": "bone"}], "a wrapper in wrap needs a name"),
+    ],
+)
+def test_what_cannot_be_wrapped_around_a_method_is_refused(wrap, says):
+    with pytest.raises(ValueError, match=says):
+        load_method({"name": "elastix", "parameter_files": ["rigid.txt"], "wrap": wrap})
+
+
 @dataclass(frozen=True)
 class Mine:
     """A method that stands in no table."""

@@ -34,6 +34,9 @@ UNDER_TEST = {
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
     "clipped": {"name": "clipped", "method": ELASTIX},
+    "on-features": {"name": "on-features", "descriptor": "gradient", "method": ELASTIX},
+    "unfolded": {"name": "unfolded", "method": ELASTIX},
+    "scaled": {"name": "scaled", "rule": "0..2", "method": ELASTIX},
 }
 
 

@@ -15,7 +15,7 @@ LAYERS = [
     + ["cases", "checks"],
     ["lattice", "similarity", "shooting", "momentum"]
     + ["io", "phantoms", "preprocessing", "initialization", "intensity"]
-    + ["case_files", "network_inputs", "target_patches", "pyramids"]
+    + ["descriptors", "case_files", "network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusion_files"],
     ["methods.base", "methods.*"],
     ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]

@@ -8,6 +8,7 @@ from sklearn.metrics import mutual_info_score
 
 from hybridreg.registry import MEASURES
 from hybridreg.similarity import LNCC, MI, NCC, SSD, box_sum
+from hybridreg.testing import MEASURE_CHECKS, check_measure
 
 
 def images(*shape, channels=2, seed=0):
@@ -103,3 +104,48 @@ def test_what_weighs_nothing_does_not_count():
 def test_a_window_of_no_voxels_around_is_refused():
     with pytest.raises(ValueError, match="radius of 1 voxel or more"):
         LNCC(0)
+
+
+@pytest.mark.parametrize("check", MEASURE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measure_keeps_the_contract(name, check):
+    check(MEASURES[name]())
+
+
+class SquareRoot(torch.autograd.Function):
+    """With the gradient of something else."""
+
+    @staticmethod
+    def forward(ctx, moved):
+        ctx.save_for_backward(moved)
+        return moved.sqrt()
+
+    @staticmethod
+    def backward(ctx, adjoint):
+        return 2 * adjoint
+
+
+def unweighted(fixed, moved, weight=None):
+    return SSD()(fixed, moved)
+
+
+def summed(fixed, moved, weight=None):
+    return (moved - fixed).square().mul(1 if weight is None else weight).sum()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda f, m, w=None: (f - m).square(), "not one number"),
+        (lambda f, m, w=None: 1 - SSD()(f, m, w), "identical images"),
+        (lambda f, m, w=None: SquareRoot.apply(SSD()(f, m, w) + 1e-3), "gradient and differences"),
+        (lambda f, m, w=None: SSD()(f, m, w) / 0, "it gave nan|it gave inf"),
+        (unweighted, "values without weight"),
+        (summed, "three times as large"),
+        (lambda f, m, w=None: SSD()(f, m.half().to(m), w), "gradient|precision|finite"),
+        (lambda f, m, w=None: SSD()(f.add_(1), m, w), "different numbers|changed|identical"),
+    ],
+)
+def test_a_measure_that_breaks_a_promise_is_told_which(wrong, says):
+    with pytest.raises(AssertionError, match=says):
+        check_measure(wrong)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 from hybridreg import progress
-from hybridreg.cases import ImagePair
+from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
 from hybridreg.checks import check_pair
+from hybridreg.descriptors.base import Descriptor
+from hybridreg.images import Image
+from hybridreg.intensity import to_unit
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.preprocessing import clipped, foreground, pair_without_outliers
-from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.transforms import IDENTITY, BSplineTransform, Transform, compose, parts_of
+from hybridreg.unfolding import unfolded
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,92 @@ class Clipped:
             return pair_without_outliers(pair)
         fixed, moving = (clipped(image, *self.percent) for image in (pair.fixed, pair.moving))
         return replace(pair, fixed=fixed, moving=moving)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Runs a method on both images in [0, 1], each scaled by itself.
+
+    rule: of ``intensity.to_unit``, such as "percentiles" or "-160..240". ValueError for an image
+        that it cannot scale, such as a constant one.
+    """
+
+    method: RegistrationMethod
+    rule: str = "auto"
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        check_pair(pair, initial)
+        return self.method.register(_of_both(pair, lambda i: to_unit(i, self.rule)[0]), initial)
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """Frees the B-splines that a method found of their folds (``unfolding.unfolded``).
+
+    Those of the initial transform stay as they are. Where there are any others, an inverse that the
+    method knew is no longer one, so none is given.
+    """
+
+    method: RegistrationMethod
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        result = self.method.register(pair, initial)
+        given = {id(part) for part in parts_of(initial)}
+        parts = parts_of(result.transform)
+        found = [isinstance(p, BSplineTransform) and id(p) not in given for p in parts]
+        if not any(found):
+            return result
+        parts = [unfolded(part) if new else part for part, new in zip(parts, found, strict=True)]
+        return replace(result, transform=compose(*parts), inverse=None)
+
+
+@dataclass(frozen=True)
+class OnFeatures:
+    """Registers descriptors of both images in place of their intensities, as channels.
+
+    Descriptors depend on orientation, so the moving image is described after it was resampled
+    through the initial transform. The method inside sees channels alone: what reads intensities,
+    such as masks, clipping and scaling, goes around it (``Masked(OnFeatures(...))``).
+    """
+
+    descriptor: Descriptor
+    method: RegistrationMethod
+
+    def __post_init__(self):
+        for inner in _nested(self.method):
+            if isinstance(inner, _READ_INTENSITIES):
+                name = type(inner).__name__
+                raise ValueError(
+                    f"{name} reads intensities, and inside OnFeatures there are only descriptor "
+                    f"channels: put it around, as {name}(OnFeatures(...))"
+                )
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        """The total transform x -> A(R(x)), A = initial and R what the method found on the channels."""
+        check_pair(pair, initial)
+        aligned = warp_pair(with_field_of_view(pair, initial), initial)
+        return self.method.register(_of_both(aligned, self.descriptor)).after(initial)
+
+
+_READ_INTENSITIES = (Masked, Clipped, Scaled)
+
+
+def _of_both(pair: ImagePair, change: Callable[[Image], Image]) -> ImagePair:
+    """The pair with both images changed; a refusal says which of them it is about."""
+    images = {}
+    for side in ("fixed", "moving"):
+        try:
+            images[side] = change(getattr(pair, side))
+        except ValueError as error:
+            raise ValueError(f"the {side} image: {error}") from error
+    return replace(pair, **images)
+
+
+def _nested(method: object) -> Iterator[object]:
+    """A method and all methods and settings in its fields."""
+    yield method
+    if is_dataclass(method):
+        for field in fields(method):
+            value = getattr(method, field.name)
+            for inner in value if isinstance(value, tuple) else (value,):
+                yield from _nested(inner)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from hybridreg import progress
-from hybridreg.cases import ImagePair, warp_pair
+from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
 from hybridreg.checks import check_pair
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.geometry import Grid
-from hybridreg.images import LabelMap
 from hybridreg.intensity import to_unit
 from hybridreg.lattice import Lattice
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
@@ -102,7 +101,7 @@ class Lddmm:
         """
         check_pair(pair, initial)
         before, begun = _continued(initial, self.kernel)
-        aligned = self._prepared(warp_pair(_seen(pair, before), before))
+        aligned = self._prepared(warp_pair(with_field_of_view(pair, before), before))
         trace: list[TraceEntry] = []
         try:
             found = self._shoot(aligned, begun, trace)
@@ -232,11 +231,3 @@ def _continued(initial: Transform, kernel: Kernel) -> tuple[Transform, GeodesicT
     if parts and isinstance(parts[-1], GeodesicTransform) and parts[-1].kernel == kernel:
         return compose(*parts[:-1]), parts[-1]
     return initial, None
-
-
-def _seen(pair: ImagePair, initial: Transform) -> ImagePair:
-    """With a mask of the moving field of view, where that does not cover the fixed one."""
-    grid = pair.moving.grid
-    if pair.moving_mask is not None or grid.contains(initial(pair.fixed.grid.points())).all():
-        return pair
-    return replace(pair, moving_mask=LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid))

@@ -1,8 +1,4 @@
-"""The contracts of the package as functions that run them: for our own methods and for plug-ins.
-
->>> from hybridreg.testing import check_method
->>> check_method(my_method)  # doctest: +SKIP
-"""
+"""What a registration method promises, as functions of the method."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.phantoms import blobs
 from hybridreg.registry import METHODS
+from hybridreg.testing.promises import doubled, require
 from hybridreg.transforms import Transform, compose, rigid
 
 _SHIFT_MM = (3.0, -2.0, 4.0)
@@ -43,7 +40,7 @@ def recovers_a_shift(method: RegistrationMethod):
     for dimension in (2, 3):
         case = blobs(dimension=dimension, translation_mm=_SHIFT_MM[:dimension])
         result = method.register(case.pair)
-        _require(isinstance(result, RegistrationResult), f"register gave a {type(result).__name__}")
+        require(isinstance(result, RegistrationResult), f"register gave a {type(result).__name__}")
         voxel = min(case.pair.fixed.grid.spacing)
         _near(case, result.transform, voxel / 2, f"after a shift in {dimension}D")
 
@@ -65,13 +62,13 @@ def leaves_identical_images_alone(method: RegistrationMethod):
     points = pair.fixed.grid.points()[pair.fixed.data[0] > _SHOWN]
     moved = (method.register(pair).transform(points) - points).norm(dim=-1).mean().item()
     allowed = 0.2 * min(pair.fixed.grid.spacing)
-    _require(moved < allowed, f"identical images were moved by {moved:.3f} mm on average")
+    require(moved < allowed, f"identical images were moved by {moved:.3f} mm on average")
 
 
 def takes_two_channels(method: RegistrationMethod):
     """Images of two channels are registered as well as those of one."""
     case = blobs(dimension=2, translation_mm=_SHIFT_MM[:2])
-    pair = ImagePair(*(_doubled(image) for image in (case.pair.fixed, case.pair.moving)))
+    pair = ImagePair(*(doubled(image) for image in (case.pair.fixed, case.pair.moving)))
     found = method.register(pair).transform
     _near(case, found, min(pair.fixed.grid.spacing) / 2, "with two channels")
 
@@ -88,7 +85,7 @@ def obeys_the_fixed_mask(method: RegistrationMethod):
     inside = grid.points()[~away]
     error = (method.register(pair).transform(inside) - case.true_transform(inside)).norm(dim=-1)
     allowed = min(grid.spacing)
-    _require(
+    require(
         error.median() < allowed, f"inside the fixed mask it ended {error.median():.2f} mm off"
     )
 
@@ -99,7 +96,7 @@ def changes_no_input(method: RegistrationMethod):
     before = [image.data.clone() for image in (case.pair.fixed, case.pair.moving)]
     method.register(case.pair)
     for old, image in zip(before, (case.pair.fixed, case.pair.moving), strict=True):
-        _require(torch.equal(old, image.data), "it changed an image that it was given")
+        require(torch.equal(old, image.data), "it changed an image that it was given")
 
 
 def repeats_exactly(method: RegistrationMethod):
@@ -107,7 +104,7 @@ def repeats_exactly(method: RegistrationMethod):
     case = blobs(dimension=2, translation_mm=(1.0, 1.0))
     points = case.pair.fixed.grid.points()
     first, second = (method.register(case.pair).transform(points) for _ in range(2))
-    _require(torch.equal(first, second), "the same pair gave two different transforms")
+    require(torch.equal(first, second), "the same pair gave two different transforms")
 
 
 def agrees_with_its_inverse(method: RegistrationMethod):
@@ -121,7 +118,7 @@ def agrees_with_its_inverse(method: RegistrationMethod):
         inner = grid.crop([4] * dimension, [n - 4 for n in grid.shape]).points()
         apart = (result.inverse(result.transform(inner)) - inner).norm(dim=-1).mean().item()
         allowed = _INVERSE_VOXELS * min(grid.spacing)
-        _require(apart < allowed, f"its inverse leads back {apart:.3f} mm beside the start")
+        require(apart < allowed, f"its inverse leads back {apart:.3f} mm beside the start")
 
 
 def refuses_what_cannot_be_registered(method: RegistrationMethod):
@@ -132,7 +129,7 @@ def refuses_what_cannot_be_registered(method: RegistrationMethod):
         try:
             method.register(bad)
         except ValueError as error:
-            _require(word in str(error), f"the refusal does not speak of {word}: {error}")
+            require(word in str(error), f"the refusal does not speak of {word}: {error}")
         else:
             raise AssertionError(f"it registered a pair that is unsound ({word})")
 
@@ -142,17 +139,17 @@ def traces_its_optimization(method: RegistrationMethod):
     trace = method.register(blobs(dimension=2, translation_mm=(1.0, 1.0)).pair).trace
     for entry in trace:
         finite = all(torch.isfinite(torch.tensor(float(v))) for v in entry.terms.values())
-        _require(entry.stage and entry.iteration >= 0 and entry.terms and finite, f"trace: {entry}")
+        require(entry.stage and entry.iteration >= 0 and entry.terms and finite, f"trace: {entry}")
 
 
 def is_its_configuration(method: RegistrationMethod):
     """A frozen dataclass whose TOML table builds it again, where it stands in the table of methods."""
-    _require(is_dataclass(method) and method.__dataclass_params__.frozen, "no frozen dataclass")
+    require(is_dataclass(method) and method.__dataclass_params__.frozen, "no frozen dataclass")
     if METHODS.name_of(type(method)) in METHODS:
         table = describe_method(method)
-        _require(load_method(table) == method, f"this table builds another method: {table}")
+        require(load_method(table) == method, f"this table builds another method: {table}")
         known = {"name", *(field.name for field in fields(method))}
-        _require(set(table) == known, f"the table has other keys than its fields: {sorted(table)}")
+        require(set(table) == known, f"the table has other keys than its fields: {sorted(table)}")
 
 
 METHOD_CHECKS: tuple[Callable[[RegistrationMethod], None], ...] = (
@@ -189,18 +186,8 @@ def _error_mm(case: Case, transform: Transform) -> float:
 
 def _near(case: Case, transform: Transform, allowed_mm: float, when: str):
     error = _error_mm(case, transform)
-    _require(error < allowed_mm, f"{when}: {error:.2f} mm off, {allowed_mm:.2f} allowed")
-
-
-def _doubled(image: Image) -> Image:
-    """Two channels that show the same in two contrasts."""
-    return Image(torch.cat([image.data, 1.5 - 0.5 * image.data]), image.grid)
+    require(error < allowed_mm, f"{when}: {error:.2f} mm off, {allowed_mm:.2f} allowed")
 
 
 def _uneven(pair: ImagePair) -> ImagePair:
-    return replace(pair, moving=_doubled(pair.moving))
-
-
-def _require(holds: bool, otherwise: str):
-    if not holds:
-        raise AssertionError(otherwise)
+    return replace(pair, moving=doubled(pair.moving))

@@ -1,0 +1,18 @@
+"""The contracts of the package as functions that run them: for our own parts and for plug-ins.
+
+>>> from hybridreg.testing import check_method
+>>> check_method(my_method)  # doctest: +SKIP
+"""
+
+from hybridreg.testing.descriptors import DESCRIPTOR_CHECKS, check_descriptor
+from hybridreg.testing.measures import MEASURE_CHECKS, check_measure
+from hybridreg.testing.methods import METHOD_CHECKS, check_method
+
+__all__ = [
+    "DESCRIPTOR_CHECKS",
+    "MEASURE_CHECKS",
+    "METHOD_CHECKS",
+    "check_descriptor",
+    "check_measure",
+    "check_method",
+]
