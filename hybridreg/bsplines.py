@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 14  # points at a time; their neighbourhoods then stay in the processor's cache
+_CHUNK = 1 << 14  # points at a time; their neighborhoods then stay in the processor's cache
 
 
 class BSpline:
-    """Sum of coefficients times B-splines centred on them, at continuous voxel indices.
+    """Sum of coefficients times B-splines centered on them, at continuous voxel indices.
 
-    coefficients: shape (C, z, y, x) or (C, y, x). Each in-plane neighbourhood is laid out as one row
+    coefficients: shape (C, z, y, x) or (C, y, x). Each in-plane neighborhood is laid out as one row
     (y * x, C), so that its sum is a small matrix product; that takes 16 times the memory.
     """
 
@@ -23,14 +23,14 @@ class BSpline:
             table = table.unfold(plane, self._support, 1)  # (z, y, x, C, ky, kx) in the end
         self._shape = tuple(table.shape[: axis + 2])
         self._rows = table.movedim(-3, -1).reshape(-1, self._support**2, coefficients.shape[0])
-        # The first neighbour of a point at the far edge is the last that has all the others.
+        # The first neighbor of a point at the far edge is the last that has all the others.
         deep = [n - self._support + 1 for n in self._shape[:axis]]
         self._last = torch.tensor([n - 1 for n in (*deep, *self._shape[axis:])][::-1])
 
     def __call__(self, index: Tensor) -> Tensor:
         """Values (N, C) at indices (N, D), in (x, y, z) order.
 
-        Each lies where all order + 1 neighbours along every axis exist:
+        Each lies where all order + 1 neighbors along every axis exist:
         (order - 1)/2 <= index <= size - 1 - (order - 1)/2.
         """
         return torch.cat([self._at(part.to(self._rows)) for part in index.split(_CHUNK)])
@@ -55,14 +55,14 @@ def _dot(weights: Tensor, rows: Tensor, where: Tensor) -> Tensor:
 
 
 def weights(offset: Tensor, order: int) -> Tensor:
-    """Weights of the order + 1 neighbours of points ``offset`` after the first; shape (N, order+1).
+    """Weights of the order + 1 neighbors of points ``offset`` after the first; shape (N, order+1).
 
     offset lies in [(order - 1)/2, (order + 1)/2].
     """
     if order == 1:
         return torch.stack([1 - offset, offset], 1)
     if order == 2:
-        t = offset - 1  # distance to the middle neighbour, in [-1/2, 1/2]
+        t = offset - 1  # distance to the middle neighbor, in [-1/2, 1/2]
         return torch.stack([(0.5 - t) ** 2 / 2, 0.75 - t * t, (0.5 + t) ** 2 / 2], 1)
     if order == 3:
         t = offset - 1

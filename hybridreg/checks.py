@@ -230,8 +230,8 @@ def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
         return
     distance = (initial(fixed.center[None])[0] - moving.center).norm().item()
     raise ValueError(
-        f"the images do not overlap in space: their centres lie {distance:.0f} mm apart. "
-        "Start from the aligned centres (initial='centers', "
+        f"the images do not overlap in space: their centers lie {distance:.0f} mm apart. "
+        "Start from the aligned centers (initial='centers', "
         "`hybridreg register --initial centers`) or give a transform"
     )
 

@@ -36,7 +36,7 @@ class Fusion:
     """Two images fused, with what was done to them and how well it went.
 
     image: the fused one in [0, 1]; three channels with the chroma of a colored source.
-    sources: fixed and moved in [0, 1] as they were fused: grey, or the luma of a colored one.
+    sources: fixed and moved in [0, 1] as they were fused: gray, or the luma of a colored one.
     scores: of the rule first, then of trivial fusions, by rule; empty where none were asked for.
     """
 

@@ -3,8 +3,8 @@
 Four frames, named once for the whole package:
 
 array       indices ``data[z, y, x]``; shapes are written in this order
-voxel       continuous indices (x, y, z), 0 at the centre of the first voxel
-physical    LPS millimetres (x, y, z), as in ITK and DICOM
+voxel       continuous indices (x, y, z), 0 at the center of the first voxel
+physical    LPS millimeters (x, y, z), as in ITK and DICOM
 normalized  (x, y, z) in [-1, 1], the outer faces of the first and last voxel: ``grid_sample``
             with ``align_corners=False``, where |u| <= 1 is exactly ITK's "inside the buffer"
 """
@@ -29,8 +29,8 @@ class Grid:
     """The sampling lattice of a 2D or 3D image.
 
     shape: number of voxels in array order, (z, y, x) or (y, x).
-    spacing: distance between voxel centres in mm, (x, y, z) order.
-    origin: LPS mm of the centre of the first voxel.
+    spacing: distance between voxel centers in mm, (x, y, z) order.
+    origin: LPS mm of the center of the first voxel.
     direction: D rows of D numbers; column j is the unit vector of voxel axis j in LPS. It may be
         left-handed, but not sheared or singular (ValueError).
     """
@@ -127,7 +127,7 @@ class Grid:
         return torch.linalg.inv(self.to_physical())
 
     def points(self) -> Tensor:
-        """LPS mm of every voxel centre, shape (*shape, D), float64."""
+        """LPS mm of every voxel center, shape (*shape, D), float64."""
         matrix = self.voxel_to_physical()
         points = matrix[:-1, -1].expand(*self.shape, -1)
         for axis, count in enumerate(self.size):
@@ -161,7 +161,7 @@ class Grid:
             yield slice(start, stop), self.crop((start, *[0] * (self.dimension - 1)), ends)
 
     def with_spacing(self, spacing: Sequence[float]) -> Grid:
-        """The same field of view (about the same centre) in voxels of another size, (x, y, z) mm.
+        """The same field of view (about the same center) in voxels of another size, (x, y, z) mm.
 
         The number of voxels is rounded up, so the new grid covers the old one.
         """

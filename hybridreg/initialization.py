@@ -1,4 +1,4 @@
-"""Where a registration starts when no transform is given: aligned centres."""
+"""Where a registration starts when no transform is given: aligned centers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hybridreg.transforms import AffineTransform
 
 
 def initialize(pair: ImagePair, how: str) -> AffineTransform:
-    """The translation that lays one centre over the other, fixed -> moving.
+    """The translation that lays one center over the other, fixed -> moving.
 
-    how: "centers" for the middles of the fields of view, "mass" for the centres of intensity above
+    how: "centers" for the middles of the fields of view, "mass" for the centers of intensity above
     the background (within the masks, where given).
     """
     if how == "centers":

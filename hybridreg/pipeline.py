@@ -166,7 +166,7 @@ def _fusion_network(pair: ImagePair, rule: str) -> WeightNetwork | None:
     for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
         if image.channels != 1:
             raise ValueError(
-                f"grey images are fused and the {side} image has {image.channels} channels: "
+                f"gray images are fused and the {side} image has {image.channels} channels: "
                 "register without fusion"
             )
         try:

@@ -191,7 +191,7 @@ def box_sum(values: Tensor, radius: int) -> Tensor:
 
 
 def _windows(values: Tensor, radius: int, axis: int) -> Tensor:
-    """Sums of windows twice as long from two neighbours, put together as the bits of the length say."""
+    """Sums of windows twice as long from two neighbors, put together as the bits of the length say."""
     shape = list(values.shape)
     shape[axis] += 2 * radius
     padded = values.new_zeros(shape)

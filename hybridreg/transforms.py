@@ -130,7 +130,7 @@ class BSplineTransform:
     """x -> x + sum of B-splines: a free-form deformation (Rueckert 1999), as in ITK and elastix.
 
     coefficients: displacements of the control points in mm, shape (D, *control grid), float64.
-    grid: the control grid. Where a point lacks some of its order + 1 neighbours along an axis, it
+    grid: the control grid. Where a point lacks some of its order + 1 neighbors along an axis, it
         stays in place, as in ITK.
     """
 
@@ -225,7 +225,7 @@ IDENTITY = CompositeTransform()
 
 
 def compose(*transforms: Transform) -> Transform:
-    """x -> a(b(...(x))) with nested composites opened and neighbouring affines multiplied.
+    """x -> a(b(...(x))) with nested composites opened and neighboring affines multiplied.
 
     >>> compose(rigid([90], [0, 0], [0, 0]), rigid([-90], [0, 0], [0, 0])).matrix[0, 0].item()
     1.0

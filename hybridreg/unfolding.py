@@ -61,19 +61,19 @@ def _unfolded_spline(spline: BSplineTransform) -> BSplineTransform:
 
 
 def _by_cell(values: Tensor, order: int) -> Tensor:
-    """The control points that act in each cell: (C, *control grid) -> (*cells, C, *neighbours)."""
+    """The control points that act in each cell: (C, *control grid) -> (*cells, C, *neighbors)."""
     for axis in range(1, values.ndim):
         values = values.unfold(axis, order + 1, 1)
     return values.movedim(0, values.ndim // 2)
 
 
-def _corrections(neighbours: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def _corrections(neighbors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """Which cells are folded, and what would unfold each at its worst sample.
 
-    neighbours: (cells, D, N); basis: (N, samples, D). Gives (cells,) and (folded cells, D, N).
+    neighbors: (cells, D, N); basis: (N, samples, D). Gives (cells,) and (folded cells, D, N).
     """
     _, samples, dimension = basis.shape
-    gradient = (neighbours @ basis.flatten(1)).unflatten(2, (samples, dimension)).transpose(1, 2)
+    gradient = (neighbors @ basis.flatten(1)).unflatten(2, (samples, dimension)).transpose(1, 2)
     jacobian = gradient + torch.eye(dimension, dtype=gradient.dtype)
     smallest, worst = determinant(jacobian.movedim((-2, -1), (0, 1))).min(1)
     folded = smallest < _LEAST
@@ -94,10 +94,10 @@ def _cofactors(m: Tensor) -> Tensor:
 
 
 def _derivatives(spline: BSplineTransform) -> Tensor:
-    """What a neighbour's displacement adds to du/dx at a cell's samples: (neighbours, samples, D)."""
+    """What a neighbor's displacement adds to du/dx at a cell's samples: (neighbors, samples, D)."""
     order, dimension = spline.order, spline.grid.dimension
     offset = (order - 1) / 2 + torch.arange(_SAMPLES, dtype=torch.float64) / _SAMPLES
-    values = weights(offset, order)  # (samples, neighbours)
+    values = weights(offset, order)  # (samples, neighbors)
     one = torch.ones(_SAMPLES, 1, dtype=torch.float64)
     lower = weights(offset - 0.5, order - 1) if order > 1 else one
     slopes = torch.nn.functional.pad(lower, (1, 0)) - torch.nn.functional.pad(lower, (0, 1))

@@ -138,7 +138,7 @@ def _index(grid: Grid, points: Tensor) -> tuple[Tensor, Tensor]:
 def jacobian_determinant(transform: Transform, grid: Grid) -> Image:
     """det(dT/dx) at every voxel: the local change of volume; 1 keeps it, 0 or less is a fold.
 
-    By central differences between neighbouring voxels (one-sided at the border) of the
+    By central differences between neighboring voxels (one-sided at the border) of the
     displacement in mm, so it sees exactly the folds that the warped image sees. An axis of one
     voxel counts as undeformed.
     """

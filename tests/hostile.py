@@ -328,9 +328,9 @@ def _as_nifti(ending: str, change: Callable[[bytes], bytes]) -> Spoil:
     return spoil
 
 
-def _color(path: Path, random: np.random.Generator, *, grey: bool = False) -> Path:
+def _color(path: Path, random: np.random.Generator, *, gray: bool = False) -> Path:
     colors = random.integers(0, 255, (8, 9, 3), dtype=np.uint8)
-    colors = colors[..., :1].repeat(3, -1) if grey else colors
+    colors = colors[..., :1].repeat(3, -1) if gray else colors
     path.unlink()
     path = path.with_name("color.png")
     sitk.WriteImage(sitk.GetImageFromArray(colors, isVector=True), str(path))

@@ -376,8 +376,8 @@ BAD_INPUTS = {
     "constant": (lambda f: spoiled(f, lambda i: replace(i, data=i.data * 0 + 7)), "constant"),
     "one slice": (lambda f: spoiled(f, one_slice), "2D image"),
     "4D": (four_dimensional, "frame"),
-    "micrometres": (lambda f: spoiled(f, lambda i: rescaled(i, 1000.0)), "mm"),
-    "metres": (lambda f: spoiled(f, lambda i: rescaled(i, 0.001)), "mm"),
+    "micrometers": (lambda f: spoiled(f, lambda i: rescaled(i, 1000.0)), "mm"),
+    "meters": (lambda f: spoiled(f, lambda i: rescaled(i, 0.001)), "mm"),
     "folder": (lambda f: f, "folder"),
 }
 

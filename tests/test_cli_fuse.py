@@ -97,7 +97,7 @@ def test_a_network_comes_from_the_file_of_its_weights(files, tmp_path):
         kind="fusion",
         architecture=ARCHITECTURE,
         training_grid="none",
-        intensity_rule="grey values in [0, 1]",
+        intensity_rule="gray values in [0, 1]",
         data="none: random weights",
         data_licence="not stated",
         weights_licence="not stated",
@@ -184,7 +184,7 @@ def test_pictures_become_a_picture_of_eight_bits(files, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_grey_given_as_color_is_grey(files, tmp_path, mode):
+def test_gray_given_as_color_is_gray(files, tmp_path, mode):
     PIL.Image.open(files / "t1.png").convert(mode).save(tmp_path / "t1.png")
     said = answer("-f", files / "ct.png", "-m", tmp_path / "t1.png", "-o", tmp_path / "a.png")
     answer("-f", files / "ct.png", "-m", files / "t1.png", "-o", tmp_path / "b.png")
@@ -193,8 +193,8 @@ def test_grey_given_as_color_is_grey(files, tmp_path, mode):
 
 
 def test_a_color_picture_gives_its_color_to_the_result(files, tmp_path):
-    grey = np.asarray(PIL.Image.open(files / "t1.png")).astype(np.int32)
-    color = np.stack([grey // 2 + 60, grey // 3 + 60, 150 - grey // 4], -1).astype(np.uint8)
+    gray = np.asarray(PIL.Image.open(files / "t1.png")).astype(np.int32)
+    color = np.stack([gray // 2 + 60, gray // 3 + 60, 150 - gray // 4], -1).astype(np.uint8)
     PIL.Image.fromarray(color).save(tmp_path / "pet.png")
     said = answer("-f", files / "ct.png", "-m", tmp_path / "pet.png", "-o", tmp_path / "a.png")
     assert said["color"]

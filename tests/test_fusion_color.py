@@ -53,17 +53,17 @@ def test_a_color_keeps_its_own_luminance_unchanged():
 
 
 @pytest.mark.parametrize("colored_side", ["fixed", "moved"])
-def test_the_luminance_is_fused_as_two_grey_images_are(colored_side):
+def test_the_luminance_is_fused_as_two_gray_images_are(colored_side):
     grid = Grid((40, 52))
-    color, grey = random_image(grid, 3), random_image(grid, 1)
-    pair = (color, grey) if colored_side == "fixed" else (grey, color)
+    color, gray = random_image(grid, 3), random_image(grid, 1)
+    pair = (color, gray) if colored_side == "fixed" else (gray, color)
     fused, shown = fuse_color(*pair, rule="laplacian")
     alone = fuse(*map(luminance, pair), rule="laplacian")
     assert torch.equal(fused.image.data, alone.image.data)
     assert torch.equal(shown.data, with_luminance(color, alone.image).data)
 
 
-def test_two_grey_images_stay_grey():
+def test_two_gray_images_stay_gray():
     grid = Grid((40, 52))
     one, other = random_image(grid, 1), Image(torch.zeros(grid.shape), grid)
     fused, shown = fuse_color(one, other, rule="maximum")
@@ -109,7 +109,7 @@ def test_an_overlay_needs_one_grid_and_scaled_images():
     image = random_image(oblique_grid(), 1)
     with pytest.raises(ValueError, match="register or resample"):
         overlay(image, random_image(Grid((5, 6, 7)), 1))
-    with pytest.raises(ValueError, match="functional image must be grey and in"):
+    with pytest.raises(ValueError, match="functional image must be gray and in"):
         overlay(image, Image(image.data * 300, image.grid))
 
 
@@ -126,11 +126,11 @@ def test_a_color_picture_comes_back_as_it_was_written(tmp_path, dtype):
         assert np.array_equal(seen, color.data.permute(1, 2, 0).numpy())
 
 
-def test_grey_stored_as_color_is_recognized_and_color_kept(tmp_path):
-    grey = np.random.default_rng(1).integers(0, 255, (17, 19), dtype=np.uint8)
-    PIL.Image.fromarray(np.dstack([grey] * 3)).save(tmp_path / "grey.png")
-    PIL.Image.fromarray(np.dstack([grey, grey, 255 - grey])).save(tmp_path / "color.jpg")
-    assert read_image(tmp_path / "grey.png", color=True).channels == 1
+def test_gray_stored_as_color_is_recognized_and_color_kept(tmp_path):
+    gray = np.random.default_rng(1).integers(0, 255, (17, 19), dtype=np.uint8)
+    PIL.Image.fromarray(np.dstack([gray] * 3)).save(tmp_path / "gray.png")
+    PIL.Image.fromarray(np.dstack([gray, gray, 255 - gray])).save(tmp_path / "color.jpg")
+    assert read_image(tmp_path / "gray.png", color=True).channels == 1
     assert read_image(tmp_path / "color.jpg", color=True).channels == 3
     with pytest.raises(ValueError, match="color picture"):
         read_image(tmp_path / "color.jpg")

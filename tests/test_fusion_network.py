@@ -112,7 +112,7 @@ def literal_fusion(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 
 def partly_alike(shape: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Grey levels of 256; somewhat the same structure, somewhat each its own."""
+    """Gray levels of 256; somewhat the same structure, somewhat each its own."""
     rng = np.random.default_rng(seed)
 
     def structure():
@@ -140,7 +140,7 @@ def test_the_published_rule_gives_the_result_of_the_algorithm_written_out(shape)
     np.testing.assert_allclose(found.image.data[0], literal_fusion(a, b, weight), atol=2e-5)
 
 
-def test_a_ct_and_an_mr_slice_are_fused_to_the_grey_level(data):
+def test_a_ct_and_an_mr_slice_are_fused_to_the_gray_level(data):
     folder = data / "harvard_aanlib" / "CT-MRI"
     name = sorted(p.name for p in (folder / "CT").glob("2???.png"))[8]
     a, b = (io.imread(folder / kind / name)[60:181, 50:178] / 255 for kind in ("CT", "MRI"))

@@ -1,4 +1,4 @@
-"""Aligned centres lie where they should, on oblique grids."""
+"""Aligned centers lie where they should, on oblique grids."""
 
 import pytest
 import torch

@@ -192,7 +192,7 @@ def test_gantry_tilt_is_refused_by_its_angle_and_resampled_when_asked(tmp_path, 
 
 
 def in_stack(grid, places, margin=0.0):
-    """Voxels between the outer pixel centres of the two slices around them, so interpolated.
+    """Voxels between the outer pixel centers of the two slices around them, so interpolated.
 
     margin: in pixels beyond these, where the border pixel still reaches.
     """
@@ -246,7 +246,7 @@ def test_uneven_gaps_are_told_and_interpolated_when_asked(tmp_path, gaps, degree
     assert_true_values(image, where=covered)
 
 
-def test_a_missing_slice_is_named_by_its_neighbours_and_bridged_when_asked(tmp_path):
+def test_a_missing_slice_is_named_by_its_neighbors_and_bridged_when_asked(tmp_path):
     slices = stack(7)
     del slices[3]
     folder = save(slices, tmp_path / "ct", names=["f0", "f1", "f2", "f4", "f5", "f6"])

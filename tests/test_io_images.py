@@ -538,48 +538,48 @@ def save_picture(path, values, **options):
     return path
 
 
-def grey_and_color():
-    grey = np.random.default_rng(3).integers(0, 255, (17, 19), dtype=np.uint8)
-    return grey, np.stack([grey, grey, grey], -1), np.stack([grey, grey[::-1], grey], -1)
+def gray_and_color():
+    gray = np.random.default_rng(3).integers(0, 255, (17, 19), dtype=np.uint8)
+    return gray, np.stack([gray, gray, gray], -1), np.stack([gray, gray[::-1], gray], -1)
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".bmp"])
-def test_grey_stored_as_color_is_one_channel(tmp_path, ending):
-    grey, equal, colored = grey_and_color()
+def test_gray_stored_as_color_is_one_channel(tmp_path, ending):
+    gray, equal, colored = gray_and_color()
     image = read_image(save_picture(tmp_path / f"a{ending}", equal))
-    assert np.array_equal(image.data, grey[None])
+    assert np.array_equal(image.data, gray[None])
     assert (image.dtype, image.grid) == ("uint8", Grid((17, 19)))
-    with pytest.raises(ValueError, match="color picture: convert it to grey"):
+    with pytest.raises(ValueError, match="color picture: convert it to gray"):
         read_image(save_picture(tmp_path / f"b{ending}", colored))
 
 
 def test_constant_transparency_is_ignored_and_other_refused(tmp_path):
-    grey, equal, _ = grey_and_color()
-    full = np.full_like(grey, 255)
+    gray, equal, _ = gray_and_color()
+    full = np.full_like(gray, 255)
     image = read_image(save_picture(tmp_path / "a.png", np.dstack([equal, full])))
-    assert np.array_equal(image.data, grey[None])
+    assert np.array_equal(image.data, gray[None])
     with pytest.raises(ValueError, match="transparent"):
-        read_image(save_picture(tmp_path / "b.png", np.dstack([equal, grey])))
+        read_image(save_picture(tmp_path / "b.png", np.dstack([equal, gray])))
 
 
 def test_a_picture_has_no_size_in_mm(tmp_path, caplog):
-    grey, *_ = grey_and_color()
+    gray, *_ = gray_and_color()
     caplog.set_level(logging.INFO)
     for ending in (".png", ".tif", ".jpg", ".bmp"):
         caplog.clear()
-        path = save_picture(tmp_path / f"a{ending}", grey, dpi=(100, 100))
+        path = save_picture(tmp_path / f"a{ending}", gray, dpi=(100, 100))
         assert read_image(path).grid == Grid((17, 19))
         (record,) = caplog.records
         assert record.levelno == logging.INFO and "1 mm per pixel" in record.message
 
 
 def test_pages_of_a_tiff_are_frames(tmp_path):
-    grey, *_ = grey_and_color()
-    second = PIL.Image.fromarray(np.ascontiguousarray(grey[::-1]))
-    path = save_picture(tmp_path / "a.tif", grey, save_all=True, append_images=[second])
+    gray, *_ = gray_and_color()
+    second = PIL.Image.fromarray(np.ascontiguousarray(gray[::-1]))
+    path = save_picture(tmp_path / "a.tif", gray, save_all=True, append_images=[second])
     with pytest.raises(ValueError, match="2 frames"):
         read_image(path)
-    assert np.array_equal(read_image(path, frame=1).data[0], grey[::-1])
+    assert np.array_equal(read_image(path, frame=1).data[0], gray[::-1])
 
 
 @pytest.mark.parametrize("image", [
@@ -600,7 +600,7 @@ def sound_file(folder, ending):
     if ending == ".mgz":
         nibabel.save(nibabel.MGHImage(phantom(oblique_grid()).data[0].numpy().T, affine()), path)
     elif ending in (".jpg", ".bmp"):
-        save_picture(path, grey_and_color()[0])
+        save_picture(path, gray_and_color()[0])
     elif ending in (".png", ".tif"):
         write_image(path, phantom(oblique_grid(2), dtype="uint8"))
     else:

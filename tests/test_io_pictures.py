@@ -32,7 +32,7 @@ def values(path, **more) -> np.ndarray:
 
 
 def tiff(path, pixels: np.ndarray, photometric: int):
-    """An uncompressed grey TIFF of any number type."""
+    """An uncompressed gray TIFF of any number type."""
     kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
     tags = {256: pixels.shape[1], 257: pixels.shape[0], 258: 8 * pixels.itemsize, 259: 1}
     tags |= {262: photometric, 273: 8, 277: 1, 278: len(pixels), 279: pixels.nbytes, 339: kind}
@@ -97,7 +97,7 @@ def test_white_stored_as_zero_is_inverted_where_white_is_known(
         assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "a.tif")), expected)
 
 
-@pytest.mark.parametrize(("mode", "words"), [("LA", "grey and transparency"), ("LAB", "L.a.b")])
+@pytest.mark.parametrize(("mode", "words"), [("LA", "gray and transparency"), ("LAB", "L.a.b")])
 def test_tiffs_that_simpleitk_would_read_wrong_are_refused(tmp_path, mode, words):
     picture = PIL.Image.fromarray(np.stack([PIXELS, PIXELS // 2, PIXELS // 3], -1)).convert(mode)
     picture.save(tmp_path / "a.tif")
@@ -114,17 +114,17 @@ def test_cmyk_is_read_as_the_colors_it_means(tmp_path, ending):
     assert np.array_equal(found, expected)
 
 
-def test_grey_with_constant_alpha_is_grey(tmp_path):
-    grey = PIL.Image.fromarray(PIXELS)
+def test_gray_with_constant_alpha_is_gray(tmp_path):
+    gray = PIL.Image.fromarray(PIXELS)
     for name, alpha in (("a.png", np.full_like(PIXELS, 255)), ("b.png", PIXELS)):
-        PIL.Image.merge("LA", [grey, PIL.Image.fromarray(alpha)]).save(tmp_path / name)
+        PIL.Image.merge("LA", [gray, PIL.Image.fromarray(alpha)]).save(tmp_path / name)
     assert np.array_equal(values(tmp_path / "a.png"), PIXELS[None])
     assert read_image(tmp_path / "a.png").dtype == "uint8"
     with pytest.raises(ValueError, match=r"b.png: parts of this picture are transparent"):
         read_image(tmp_path / "b.png")
 
 
-def test_a_transparent_grey_that_does_not_occur_is_nothing(tmp_path):
+def test_a_transparent_gray_that_does_not_occur_is_nothing(tmp_path):
     PIL.Image.fromarray(PIXELS // 2).save(tmp_path / "a.png", transparency=200)
     assert np.array_equal(values(tmp_path / "a.png"), PIXELS[None] // 2)
     PIL.Image.fromarray(PIXELS).save(tmp_path / "b.png", transparency=int(PIXELS[0, 0]))

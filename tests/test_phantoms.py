@@ -25,7 +25,7 @@ CONTRASTS = ("ct", "t1", "t2")
 INSIDE = {
     "left eye": "vitreous",
     "cerebrospinal fluid": "csf",
-    "left cerebral cortex": "grey",
+    "left cerebral cortex": "gray",
     "right cerebral white matter": "white",
     "cerebellar white matter": "white",
     "brainstem": "white",
@@ -59,9 +59,9 @@ def test_every_tissue_has_the_value_of_its_contrast(contrast, labels):
 
 def test_the_contrasts_order_the_tissues_differently():
     ct, t1, t2 = ({tissue: v[i] for tissue, v in TISSUES.items()} for i in range(3))
-    assert ct["bone"] > 1000 > ct["grey"] > ct["white"] > ct["csf"] > ct["fat"] > ct["air"] == -1000
-    assert t1["white"] > t1["grey"] > t1["csf"] and t1["fat"] > t1["white"]
-    assert t2["csf"] > t2["grey"] > t2["white"] > t2["bone"]
+    assert ct["bone"] > 1000 > ct["gray"] > ct["white"] > ct["csf"] > ct["fat"] > ct["air"] == -1000
+    assert t1["white"] > t1["gray"] > t1["csf"] and t1["fat"] > t1["white"]
+    assert t2["csf"] > t2["gray"] > t2["white"] > t2["bone"]
 
 
 def test_all_structures_are_there_and_left_lies_towards_plus_x(labels):
@@ -293,7 +293,7 @@ def test_the_same_seed_gives_the_same_case_and_another_one_another():
         assert torch.equal(left.pair.fixed.data, right.pair.fixed.data) == (a == b)
 
 
-def test_noise_is_a_share_of_the_contrast_of_grey_matter_to_fluid():
+def test_noise_is_a_share_of_the_contrast_of_gray_matter_to_fluid():
     grid = head_grid(3.0)
     for contrast, scale in (("ct", 33.0), ("t1", 350.0), ("t2", 480.0)):
         noise = head(grid, contrast, noise=0.2, seed=5).data - head(grid, contrast).data

@@ -1,4 +1,4 @@
-"""Photographs as grey pictures, and what is no photograph refused in words."""
+"""Photographs as gray pictures, and what is no photograph refused in words."""
 
 import numpy as np
 import pytest
@@ -13,31 +13,31 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (31, 47, 3), dtype=np.uint8)
     Image.fromarray(colors).save(tmp_path / "colors.png")
-    Image.fromarray(colors[..., 0]).save(tmp_path / "grey.TIF")
+    Image.fromarray(colors[..., 0]).save(tmp_path / "gray.TIF")
     Image.fromarray(np.dstack([colors, colors[..., :1]])).save(tmp_path / "alpha.bmp")
     Image.fromarray(colors).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
     (tmp_path / "notes.txt").write_text("no picture")
     return tmp_path
 
 
-def test_a_folder_gives_its_photographs_as_grey_in_the_order_of_their_names(folder):
+def test_a_folder_gives_its_photographs_as_gray_in_the_order_of_their_names(folder):
     found = read_photographs([folder])
-    assert list(found) == ["alpha", "colors", "grey", "print"]
+    assert list(found) == ["alpha", "colors", "gray", "print"]
     colors = np.asarray(Image.open(folder / "colors.png"), dtype=float)
     luminance = colors @ [0.299, 0.587, 0.114]
     assert found["colors"].dtype == torch.uint8
     assert np.abs(found["colors"].numpy() - luminance).max() <= 1
     assert torch.equal(found["alpha"], found["colors"])
-    assert np.array_equal(found["grey"].numpy(), colors[..., 0])
+    assert np.array_equal(found["gray"].numpy(), colors[..., 0])
 
 
 def test_files_and_folders_may_be_mixed_but_no_name_given_twice(folder):
-    assert list(read_photographs([folder / "grey.TIF", folder / "colors.png"])) == [
-        "grey",
+    assert list(read_photographs([folder / "gray.TIF", folder / "colors.png"])) == [
+        "gray",
         "colors",
     ]
-    with pytest.raises(ValueError, match="two photographs 'grey'"):
-        read_photographs([folder / "grey.TIF", folder])
+    with pytest.raises(ValueError, match="two photographs 'gray'"):
+        read_photographs([folder / "gray.TIF", folder])
 
 
 def test_a_folder_without_photographs_is_refused(tmp_path):
@@ -58,7 +58,7 @@ def test_pictures_of_more_than_eight_bits_are_refused(tmp_path):
             read_photographs([tmp_path / name])
 
 
-@pytest.mark.parametrize("name", ["colors.png", "print.jpg", "grey.TIF", "alpha.bmp"])
+@pytest.mark.parametrize("name", ["colors.png", "print.jpg", "gray.TIF", "alpha.bmp"])
 def test_damaged_pictures_are_refused_by_name(folder, name):
     content = (folder / name).read_bytes()
     for damaged in (b"", b"hello", content[: len(content) // 2]):

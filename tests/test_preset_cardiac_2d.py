@@ -23,7 +23,7 @@ PAIRS = [
 
 
 def slice_through_a_heart(pool_mm: float, *, seed: int) -> tuple[Image, LabelMap]:
-    """A body with a bright ventricle in a grey wall of constant area, drawn in closed form."""
+    """A body with a bright ventricle in a gray wall of constant area, drawn in closed form."""
     grid = Grid((128, 120), (1.3, 1.3), (-80.0, -75.0))
     x, y = grid.points().unbind(-1)
     body = (x / 72) ** 2 + (y / 60) ** 2 < 1

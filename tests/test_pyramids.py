@@ -126,7 +126,7 @@ def test_steps_never_leave_fewer_than_eight_voxels_nor_stop_before(shape, spacin
     assert all(count < 15 for count in counts)
 
 
-def test_a_head_at_one_millimetre_takes_well_under_two_seconds():
+def test_a_head_at_one_millimeter_takes_well_under_two_seconds():
     image = torch.rand(1, 181, 217, 181)
     steps = steps_by_spacing(image.shape[1:], (1, 1, 1))
     start = time.process_time()

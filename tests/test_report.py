@@ -346,7 +346,7 @@ def test_lines_of_the_deformed_grid_are_as_far_apart_as_the_transform_says():
     panel = drawn.deformation()[0][0]
     pixels = picture(panel.images["grid"]).astype(float)
     zoom = pixels.shape[1] / 240
-    green = pixels[..., 1] - pixels[..., 2]  # the picture below is grey
+    green = pixels[..., 1] - pixels[..., 2]  # the picture below is gray
     for axis, apart_mm in ((0, 10 / 1.25), (1, 10 / 0.8)):
         profile = np.median(green, axis)
         lines = np.flatnonzero(
@@ -386,28 +386,28 @@ def test_panels_keep_directions_and_proportions(head):
 
 def unpack(settings: dict, data: str) -> np.ndarray:
     flat = np.frombuffer(gzip.decompress(base64.b64decode(data)), np.uint8)
-    greys = np.cumsum(flat, dtype=np.uint8) * (255 / (settings["greys"] - 1))
-    return greys.reshape(3, *settings["size"][::-1])
+    grays = np.cumsum(flat, dtype=np.uint8) * (255 / (settings["grays"] - 1))
+    return grays.reshape(3, *settings["size"][::-1])
 
 
 def test_the_viewer_gets_the_volumes_exactly_where_they_fit(head):
     views = load_views(head / output.VIEWS)
     settings, data = viewer.pack(views)
-    assert settings["greys"] == 256 and list(settings["size"]) == settings["shown"]
+    assert settings["grays"] == 256 and list(settings["size"]) == settings["shown"]
     for name, volume in zip(settings["names"], unpack(settings, data), strict=True):
         np.testing.assert_array_equal(volume, views[name])
     first = np.array(settings["corner"]) + views["direction"] @ views["spacing_mm"] / 2
     np.testing.assert_allclose(first, views["origin_mm"])
 
 
-def test_large_volumes_lose_greys_then_resolution(head, monkeypatch):
+def test_large_volumes_lose_grays_then_resolution(head, monkeypatch):
     views = load_views(head / output.VIEWS)
     noise = np.random.default_rng(1).integers(-20, 20, views["fixed"].shape)
     views["fixed"] = np.clip(views["fixed"] + noise, 0, 255).astype(np.uint8)
     whole = len(viewer.pack(views)[1]) * 3 / 4
     monkeypatch.setattr(viewer, "BUDGET", 0.9 * whole)
     settings, data = viewer.pack(views)
-    assert settings["greys"] == 64 and list(settings["size"]) == settings["shown"]
+    assert settings["grays"] == 64 and list(settings["size"]) == settings["shown"]
     assert abs(unpack(settings, data)[0] - views["fixed"]).max() <= 4
     monkeypatch.setattr(viewer, "BUDGET", 0.2 * whole)
     settings, data = viewer.pack(views)
@@ -415,7 +415,7 @@ def test_large_volumes_lose_greys_then_resolution(head, monkeypatch):
     moved = unpack(settings, data)[2]
     extent = np.array(settings["size"]) * settings["spacing"]
     np.testing.assert_allclose(extent, np.array(views["moved"].shape[::-1]) * views["spacing_mm"])
-    for axis in range(3):  # still in the same place: the centre of mass as a share of each axis
+    for axis in range(3):  # still in the same place: the center of mass as a share of each axis
         shares = []
         for volume in (moved, views["moved"].astype(float)):
             profile = volume.sum(tuple(a for a in range(3) if a != axis))

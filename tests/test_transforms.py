@@ -76,7 +76,7 @@ def test_bsplines_agree_with_itk_inside_and_outside_their_region(grid, order):
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_bsplines_reach_the_very_edge_of_their_region(dimension, order):
-    """At the last valid index, the far neighbour along an axis lies beyond the last coefficient."""
+    """At the last valid index, the far neighbor along an axis lies beyond the last coefficient."""
     size, margin = (7, 6, 5)[:dimension], (order - 1) / 2
     control = Grid(size[::-1])
     coefficients = torch.randn(dimension, *control.shape, dtype=torch.float64)

@@ -50,7 +50,7 @@ def ellipsoid(points: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 
 def spotted(points: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """The same with a bright ball off its centre, so that no two directions are alike."""
+    """The same with a bright ball off its center, so that no two directions are alike."""
     center = grid.center + torch.tensor([0.1, -0.13, 0.17][: grid.dimension]) * min(grid.extent)
     distance = (points - center).norm(dim=-1) / (2.5 * max(grid.spacing))
     return 0.5 * ellipsoid(points, grid) + 100 * torch.exp(-(distance**2))
@@ -205,7 +205,7 @@ def test_jacobian_and_displacement_cover_the_same_field_of_view():
     coarse = np.array(views["jacobian"].shape[::-1]) * views["coarse_spacing_mm"]
     np.testing.assert_allclose(size, coarse)
     assert views["jacobian"].shape == (60, 55, 50)
-    # u = 0.1 x, and the centres of coarse voxels lie at x = 0.5, 2.5, 4.5, 6.5 mm.
+    # u = 0.1 x, and the centers of coarse voxels lie at x = 0.5, 2.5, 4.5, 6.5 mm.
     np.testing.assert_allclose(views["displacement"][0, 0, 0, 1:4], (0.25, 0.45, 0.65), atol=2e-3)
 
 

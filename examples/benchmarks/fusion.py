@@ -61,7 +61,7 @@ PHOTOGRAPHS = ("camera", "clock_motion", "coins")
 RULE_NAMES = ("fixed", "moved", "mean", "maximum", "laplacian", "energy", "liu-2017")
 RULE_NAMES += ("liu-2017-fast", DEFAULT_RULE)
 TASK = ("bone_edges", "tissue_edges", "solid_bone")
-FAST_DIFFERS = ("grey_mean", "grey_95")  # of the distilled network from the published one, of 255
+FAST_DIFFERS = ("gray_mean", "gray_95")  # of the distilled network from the published one, of 255
 COLUMNS = ("kind", "case", "slice", "rule", *SCORES, *TASK, *FAST_DIFFERS)
 BONE, NEAR_PIXELS, SOLID = 0.95, 2, 0.8
 STACKS, REPEATS = (20, 37, 41), 2
@@ -80,10 +80,10 @@ def slices(folder: Path, kinds: list[str], every: int) -> Iterator[tuple[str, st
 
 
 def pair_of(fixed: Path, moved: Path) -> tuple[Image, Image]:
-    """Both grey, in [0, 1]."""
+    """Both gray, in [0, 1]."""
     images = (read_image(path, color=True) for path in (fixed, moved))
-    grey = [luminance(Image(image.data / 255, image.grid)) for image in images]
-    return grey[0], grey[1]
+    gray = [luminance(Image(image.data / 255, image.grid)) for image in images]
+    return gray[0], gray[1]
 
 
 def task_scores(fused: Image, fixed: Image, moved: Image) -> dict[str, float]:
@@ -117,7 +117,7 @@ def rows_of(kind: str, fixed: Image, moved: Image, networks: dict) -> Iterator[d
         if rule == "liu-2017-fast":
             inside = fused_pair(fused, fixed, moved).inside
             difference = 255 * (fused.data - published.data).abs()[0].numpy()[inside]
-            found |= {"grey_mean": difference.mean(), "grey_95": np.percentile(difference, 95)}
+            found |= {"gray_mean": difference.mean(), "gray_95": np.percentile(difference, 95)}
         yield {"rule": rule, **{n: f"{v:.5g}" for n, v in found.items() if v is not None}}
 
 
@@ -197,12 +197,12 @@ def differences(rows: list[Row], kind: str) -> list[str]:
 
 def fast_table(rows: list[Row]) -> list[str]:
     """How far the distilled network's images are from the published one's."""
-    names = ("kind", "grey levels, mean", "95 % of pixels below", "QABF published", "QABF fast")
+    names = ("kind", "gray levels, mean", "95 % of pixels below", "QABF published", "QABF fast")
     lines = [line(names), "|---" * len(names) + "|"]
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        grey = [case_means(rows, kind, "liu-2017-fast", score) for score in FAST_DIFFERS]
+        gray = [case_means(rows, kind, "liu-2017-fast", score) for score in FAST_DIFFERS]
         quality = [case_means(rows, kind, rule, "QABF") for rule in ("liu-2017", "liu-2017-fast")]
-        shown = [f"{statistics.fmean(m.values()):.2f}" for m in grey]
+        shown = [f"{statistics.fmean(m.values()):.2f}" for m in gray]
         shown += [f"{statistics.fmean(m.values()):.4f}" for m in quality]
         lines.append(line([kind, *shown]))
     return lines

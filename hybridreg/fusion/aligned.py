@@ -70,7 +70,7 @@ def fuse(
     moved_valid: LabelMap | None = None,
     feather_mm: float = 5.0,
 ) -> Fused:
-    """One image of two aligned grey ones on the same grid, intensities in [0, 1].
+    """One image of two aligned gray ones on the same grid, intensities in [0, 1].
 
     rule: a name in RULES. network: what weighs the images in a rule that needs it.
     slices: fuse a volume slice by slice: "axial", "coronal" or "sagittal" (the array axis nearest to
@@ -121,7 +121,7 @@ def _apply(
 
 
 def flicker(fused: Tensor, fixed: Tensor, moved: Tensor, *, axis: int) -> Flicker:
-    """Steps between neighbouring slices along an array axis; all (z, y, x), the axis 2 or longer."""
+    """Steps between neighboring slices along an array axis; all (z, y, x), the axis 2 or longer."""
     f, a, b = (torch.diff(image, dim=axis).abs_() for image in (fused, fixed, moved))
     return Flicker(*(x.mean().item() for x in (f, a, b, torch.maximum(a, b))))
 
@@ -185,7 +185,7 @@ def _check(fixed: Image, moved: Image):
     for side, image in (("fixed", fixed), ("moved", moved)):
         if image.channels != 1:
             raise ValueError(
-                f"grey images are fused and the {side} image has {image.channels} channels: "
+                f"gray images are fused and the {side} image has {image.channels} channels: "
                 "give its brightness, or one of its channels"
             )
         bad = int((~torch.isfinite(image.data)).sum())

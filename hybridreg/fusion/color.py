@@ -21,7 +21,7 @@ COLORMAPS = {
 
 
 def luminance(image: Image) -> Image:
-    """The BT.601 luma of a color image in [0, 1] (three channels); a grey one as it is."""
+    """The BT.601 luma of a color image in [0, 1] (three channels); a gray one as it is."""
     if image.channels == 1:
         return image
     if image.channels != 3:
@@ -43,15 +43,15 @@ def with_luminance(color: Image, luma: Image) -> Image:
 
 
 def fuse_color(fixed: Image, moved: Image, **settings) -> tuple[Fused, Image]:
-    """Two aligned images in [0, 1], of which one may be colored, fused: in grey, and with its color.
+    """Two aligned images in [0, 1], of which one may be colored, fused: in gray, and with its color.
 
     The luma of the colored one (three channels) takes part in ``fuse``, and the result has its
-    chroma. Of two grey images both results are the same. settings: as for ``fuse``.
+    chroma. Of two gray images both results are the same. settings: as for ``fuse``.
     """
     if fixed.channels > 1 and moved.channels > 1:
         raise ValueError(
             "both images are in color, and only one chroma can be kept: give the anatomical one in "
-            "grey"
+            "gray"
         )
     fused = fuse(luminance(fixed), luminance(moved), **settings)
     colored = fixed if fixed.channels > 1 else moved
@@ -63,9 +63,9 @@ def fuse_color(fixed: Image, moved: Image, **settings) -> tuple[Fused, Image]:
 def overlay(
     anatomy: Image, functional: Image, *, colormap: str = "hot", opacity: float = 0.7
 ) -> Image:
-    """A functional image in color over a grey one: three channels in [0, 1], to be looked at.
+    """A functional image in color over a gray one: three channels in [0, 1], to be looked at.
 
-    Both are grey, in [0, 1], on one grid. The colors are laid over with ``opacity`` where the
+    Both are gray, in [0, 1], on one grid. The colors are laid over with ``opacity`` where the
     functional image is 1, and the less the darker it is: 0 leaves the anatomy as it is. Measured
     values stay in the functional image itself, which is not changed.
     """
@@ -80,7 +80,7 @@ def overlay(
         )
     for name, image in (("anatomical", anatomy), ("functional", functional)):
         if image.channels != 1 or not ((image.data >= 0) & (image.data <= 1)).all():
-            raise ValueError(f"the {name} image must be grey and in [0, 1]: scale it first")
+            raise ValueError(f"the {name} image must be gray and in [0, 1]: scale it first")
     alpha = opacity * functional.data
     return replace(
         anatomy, data=torch.lerp(anatomy.data, _colored(functional.data, colormap), alpha)

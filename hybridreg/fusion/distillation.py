@@ -69,7 +69,7 @@ def draw_pictures(photographs: Windows, number: int, random: Generator) -> Tenso
 
 
 def _windowed(pictures: Tensor, random: Generator) -> Tensor:
-    """From black to white over a fifth to half of the grey values, wherever that lies."""
+    """From black to white over a fifth to half of the gray values, wherever that lies."""
     width = 0.2 + 0.3 * torch.rand(len(pictures), 1, 1, generator=random)
     low = (1 - width) * torch.rand(len(pictures), 1, 1, generator=random)
     return ((pictures - low) / width).clamp_(0, 1)

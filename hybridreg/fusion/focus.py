@@ -60,7 +60,7 @@ class Patches:
         """Sharp patches and the same ones blurred, each of shape (number, 1, 16, 16), in [0, 1].
 
         Drawn evenly from photographs, their scales, places and levels of blur, as long as the sharp
-        patch has a variance above 25 (of grey values to 255).
+        patch has a variance above 25 (of gray values to 255).
         """
         windows = self._windows(number, random)
         if self._varied:

@@ -139,7 +139,7 @@ def patches_along(pixels: int) -> int:
 
 def spread(scores: Tensor, shape: tuple[int, int]) -> Tensor:
     """Each score given to all pixels of its patch; the mean where patches overlap."""
-    # Two neighbouring pixels from an even one on lie in the same patches.
+    # Two neighboring pixels from an even one on lie in the same patches.
     margin = (_WINDOW - 1,) * 4
     both = F.pad(torch.stack([scores, torch.ones_like(scores)])[:, None], margin)
     total, count = F.avg_pool2d(both, _WINDOW, stride=1)[:, 0]

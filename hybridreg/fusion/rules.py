@@ -25,7 +25,7 @@ _EDGES = 32.0  # larger lets in more edges of the other image
 _STEEP = 0.04  # change of intensity per voxel below which an edge counts little
 _APART = 3  # larger keeps edges out where one image is much brighter: MR's from bone, as dark spots
 _NOISE = 6 / 255**2  # variance
-_FLAT = 1e-8  # energy of noise far below one grey level of 256
+_FLAT = 1e-8  # energy of noise far below one gray level of 256
 
 
 @dataclass(frozen=True)

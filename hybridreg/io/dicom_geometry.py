@@ -28,7 +28,7 @@ MOST_VOXELS = 1 << 31  # 8 GiB of float32
 class Stack:
     """Parallel slices of one size, ordered along their normal.
 
-    positions: LPS mm of the centre of the first pixel of each slice, shape (n, 3).
+    positions: LPS mm of the center of the first pixel of each slice, shape (n, 3).
     axes: unit vectors along a row of pixels, along a column and along the normal; shape (3, 3).
     spacing: mm between pixels, (x, y). size: pixels, (x, y). names: of the slices, for messages.
     """
@@ -163,7 +163,7 @@ def _right_angled(stack: Stack) -> Grid:
 
 
 def _covered(index: np.ndarray, count: int) -> np.ndarray:
-    """Which indices lie in pixels, whose faces reach half a pixel beyond the outer centres."""
+    """Which indices lie in pixels, whose faces reach half a pixel beyond the outer centers."""
     return (index >= -0.5 - 1e-6) & (index <= count - 0.5 + 1e-6)
 
 

@@ -27,7 +27,7 @@ from hybridreg.io.decimal_point import decimal_point
 from hybridreg.io.files import errors_of, name_for_itk, naming, reserve, whole_file
 from hybridreg.io.formats import FORMATS, NUMBER_TYPES, Format, ending_of, format_of, is_dicom_file
 from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
-from hybridreg.io.pictures import as_shown, read_grey_alpha, without_orientation
+from hybridreg.io.pictures import as_shown, read_gray_alpha, without_orientation
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool
     Numbers of 64 bits, and numbers that the header rescales, become float32. frame: which one to
     take of a file that holds several (a time series, a TIFF of many pages), from 0. color: keep the
     red, green and blue of a color picture as channels; by default such a picture is refused. One
-    whose three colors are equal is grey either way. A DICOM file, or a folder that holds one DICOM
+    whose three colors are equal is gray either way. A DICOM file, or a folder that holds one DICOM
     series, is read by ``read_dicom``.
     """
     if os.path.isdir(path) or is_dicom_file(path):
@@ -196,7 +196,7 @@ def _contents(path: Path, *, color: bool = False) -> Contents:
     format = format_of(path)
     contents = _read(path, format)
     if format.is_picture and contents.values.shape[1] > 1 and not color:
-        raise ValueError("this is a color picture: convert it to grey, or save one of its channels")
+        raise ValueError("this is a color picture: convert it to gray, or save one of its channels")
     for note in contents.notes:
         log.log(logging.INFO if note == _NO_SIZE else logging.WARNING, "%s: %s", path, note)
     return contents
@@ -279,7 +279,7 @@ def _read_volume(path: Path, format: Format) -> Contents:
 
 def _read_picture(path: Path, format: Format) -> Contents:
     notes = [_NO_SIZE]
-    values = read_grey_alpha(path) if format.name == "PNG" else None
+    values = read_gray_alpha(path) if format.name == "PNG" else None
     if values is None:
         with without_orientation(path, format.name) as stored:
             values = _channels_first(_sitk_file(stored, format.reader))

@@ -1,4 +1,4 @@
-"""Photographs as grey pictures: what networks for natural images are trained on."""
+"""Photographs as gray pictures: what networks for natural images are trained on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bit
 
 
 def read_photographs(paths: Iterable[str | Path]) -> dict[str, Tensor]:
-    """Grey photographs by name, each of shape (y, x), uint8; a folder stands for all in it.
+    """Gray photographs by name, each of shape (y, x), uint8; a folder stands for all in it.
 
-    Grey is 0.299 R + 0.587 G + 0.114 B.
+    Gray is 0.299 R + 0.587 G + 0.114 B.
     """
     found: dict[str, Tensor] = {}
     for path in paths:
@@ -30,7 +30,7 @@ def read_photographs(paths: Iterable[str | Path]) -> dict[str, Tensor]:
                     f"there are two photographs {file.stem!r}: rename one, or leave it out"
                 )
             with naming(file):
-                found[file.stem] = _grey(file)
+                found[file.stem] = _gray(file)
     return found
 
 
@@ -47,7 +47,7 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _grey(path: Path) -> Tensor:
+def _gray(path: Path) -> Tensor:
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"its name does not end like a photograph's ({' '.join(_FORMATS)})")
     with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def _grey(path: Path) -> Tensor:
                 if picture.mode not in _MODES:
                     raise ValueError(
                         f"its pixels are of another kind than 8 bits ({picture.mode}): save it as "
-                        "a grey or RGB picture of 8 bits"
+                        "a gray or RGB picture of 8 bits"
                     )
                 return torch.from_numpy(np.array(picture.convert("RGB").convert("L")))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

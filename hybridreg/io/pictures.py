@@ -1,4 +1,4 @@
-"""What SimpleITK (2.5) leaves undone of 2D pictures: turning, white stored as 0, grey with alpha.
+"""What SimpleITK (2.5) leaves undone of 2D pictures: turning, white stored as 0, gray with alpha.
 
 It applies the orientation (EXIF) of no JPEG and no PNG; of TIFF it mirrors axes but does not
 exchange them, and cuts 16 bits down to 8 meanwhile. White stored as 0 (TIFF) it inverts below 8
@@ -61,14 +61,14 @@ def as_shown(path: Path, format: str, values: np.ndarray, notes: list[str]) -> n
     return np.ascontiguousarray(np.flip(turned, _MIRRORED[(orientation - 1) % 4 + 1]))
 
 
-def read_grey_alpha(path: Path) -> np.ndarray | None:
-    """Grey and alpha (2, y, x) of a PNG of 8 bits, which SimpleITK cannot read; None of others."""
+def read_gray_alpha(path: Path) -> np.ndarray | None:
+    """Gray and alpha (2, y, x) of a PNG of 8 bits, which SimpleITK cannot read; None of others."""
     head = path.read_bytes()
     bits, color = head[24:26] if len(head) > 26 else (0, 0)
     if color != 4 and not (color == 0 and b"tRNS" in head[: head.find(b"IDAT")]):
         return None
     if bits > 8:
-        raise ValueError("it is grey with transparency in 16 bits: save it without transparency")
+        raise ValueError("it is gray with transparency in 16 bits: save it without transparency")
     try:
         with PngImageFile(path) as picture:
             return np.moveaxis(np.array(picture.convert("LA")), -1, 0)
@@ -79,9 +79,9 @@ def read_grey_alpha(path: Path) -> np.ndarray | None:
 def _check_tiff(tags: Mapping[int, int]):
     """Refuses what SimpleITK reads as other values without a word."""
     if tags.get(_SAMPLES) == 2:
-        raise ValueError("it has two values a pixel, grey and transparency: save it as grey only")
+        raise ValueError("it has two values a pixel, gray and transparency: save it as gray only")
     if tags.get(_PHOTOMETRIC, 0) in _LAB:
-        raise ValueError("its colors are L*a*b*: convert it to grey, or to RGB")
+        raise ValueError("its colors are L*a*b*: convert it to gray, or to RGB")
 
 
 def _white_as_most(values: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -36,7 +36,7 @@ TISSUES = {
     "bone": (1300, 60, 40),
     "marrow": (600, 380, 230),
     "csf": (5, 120, 1000),
-    "grey": (38, 470, 520),
+    "gray": (38, 470, 520),
     "white": (28, 700, 340),
     "nucleus": (36, 560, 420),
     "lesion": (18, 380, 760),
@@ -152,7 +152,7 @@ PAIRED: dict[str, tuple[str, Shapes]] = {  # the left; the right is mirrored and
     "putamen": ("nucleus", (E((27, -4, 5), (5.5, 17, 10), -10),)),
     "pallidum": ("white", (E((20, 0, 2), (4, 9, 6.5), -14),)),
     "thalamus": ("nucleus", (E((11, 14, 8), (8.5, 14, 9), -18),)),
-    "hippocampus": ("grey", (T((27, -2, -17), (26, 26, -8), 6, 4),)),
+    "hippocampus": ("gray", (T((27, -2, -17), (26, 26, -8), 6, 4),)),
     "lateral ventricle": ("csf", VENTRICLE),
 }
 MIDLINE: dict[str, tuple[str, Shapes]] = {
@@ -272,7 +272,7 @@ def _cerebrum(points: Points, hull: Tensor) -> Iterator[Structure]:
     sulci = _to_sulci(points, torch.minimum(hull, fissure))
     folds = torch.minimum(torch.minimum(sulci, fissure), sylvian)
     depth = -merge(-hull, -folds, 1.5)  # below the pia
-    for name, tissue, below in (("cortex", "grey", 0), ("white matter", "white", 2.8)):
+    for name, tissue, below in (("cortex", "gray", 0), ("white matter", "white", 2.8)):
         yield Structure(f"right cerebral {name}", tissue, depth - below)
         # Over the right one, which reaches across: no seam where the hemispheres join.
         yield Structure(f"left cerebral {name}", tissue, torch.minimum(depth - below, midline))
@@ -305,7 +305,7 @@ def _cerebellum(points: Points, hull: Tensor) -> Iterator[Structure]:
     leaf = torch.asin(torch.sin(turn).clamp(-1, 1)).abs() / leaves * (y * y + z * z).sqrt()
     cleft = (leaf**2 + (hull - 9).clamp(min=0) ** 2).sqrt() - 0.35
     depth = torch.minimum(hull, cleft)
-    yield Structure("cerebellar cortex", "grey", depth)
+    yield Structure("cerebellar cortex", "gray", depth)
     yield Structure("cerebellar white matter", "white", depth - 1.7)
 
 

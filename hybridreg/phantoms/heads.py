@@ -53,14 +53,14 @@ def head(
     """The head seen on a grid through a transform: value(x) = head(transform(x)).
 
     contrast: "ct" (HU), "t1" or "t2". In 2D it is the section at z = AXIAL_MM, seen from below as
-    radiologists do. noise: standard deviation as a share of the contrast of grey matter to fluid.
+    radiologists do. noise: standard deviation as a share of the contrast of gray matter to fluid.
     """
     if contrast not in anatomy.CONTRASTS:
         raise ValueError(f"contrast is one of {', '.join(anatomy.CONTRASTS)}; found {contrast!r}")
     data = _sampled(lambda points: anatomy.intensities(points, contrast), grid, transform)
     if noise:
         column = anatomy.CONTRASTS.index(contrast)
-        scale = abs(anatomy.TISSUES["grey"][column] - anatomy.TISSUES["csf"][column])
+        scale = abs(anatomy.TISSUES["gray"][column] - anatomy.TISSUES["csf"][column])
         generator = torch.Generator().manual_seed(seed)
         data += noise * scale * torch.randn(grid.shape, generator=generator)
     return Image(data, grid)

@@ -15,13 +15,13 @@ from skimage.feature import canny
 from skimage.measure import find_contours
 
 Views = Mapping[str, np.ndarray]
-Line = tuple[np.ndarray, tuple[int, int, int]]  # points (N, 2) as (row, column) pixels, colour
+Line = tuple[np.ndarray, tuple[int, int, int]]  # points (N, 2) as (row, column) pixels, color
 
 FIXED_COLOR, MOVED_COLOR = (64, 208, 222), (255, 176, 32)
 FOLD_COLOR = (226, 0, 38)
 GRID_COLOR = (176, 224, 160)
 MOST_LABELS = 8  # more outlines than these hide each other
-_FACTORS = (1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)  # ends of the Jacobian's colour bar
+_FACTORS = (1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)  # ends of the Jacobian's color bar
 _COLORS = ((8, 64, 129), (78, 160, 214), (244, 244, 240), (242, 184, 72), (140, 84, 0))
 
 
@@ -86,7 +86,7 @@ Draw = Callable[[Plane, int], dict[str, str]]  # the pictures of a slice by name
 
 @dataclass(frozen=True)
 class ColorBar:
-    """The legend of the Jacobian map: CSS colours and numbers from its low to its high end."""
+    """The legend of the Jacobian map: CSS colors and numbers from its low to its high end."""
 
     colors: Sequence[str]
     ticks: Sequence[str]
@@ -103,7 +103,7 @@ class Figures:
     def flicker(self) -> list[list[Panel]]:
         """Five slices of each plane with their fixed, before and moved pictures."""
         names = ("fixed", "before", "moved")
-        return self._rows(5, lambda *cut: {name: self._grey(name, *cut) for name in names})
+        return self._rows(5, lambda *cut: {name: self._gray(name, *cut) for name in names})
 
     def edges(self) -> list[list[Panel]]:
         """The fixed image's edges over the moved one, on the same slices."""
@@ -134,7 +134,7 @@ class Figures:
         rows = []
         for plane in self.planes:
             index = self._slices(plane, 1)[0]
-            drawn = {name: self._grey(key, plane, index) for name, key in shown.items()}
+            drawn = {name: self._gray(key, plane, index) for name, key in shown.items()}
             panels = [{name: drawn[name] for name in names} for names in layers]
             rows.append([replace(self._panel(plane, index, p), named=True) for p in panels])
         return rows
@@ -170,7 +170,7 @@ class Figures:
 
     @property
     def _factor(self) -> float:
-        """The end of the colour bar: the first round factor beyond 99 % of the voxels."""
+        """The end of the color bar: the first round factor beyond 99 % of the voxels."""
         positive = self.views["jacobian"][self.views["jacobian"] > 0].astype(np.float32)
         wanted = np.percentile(np.abs(np.log(positive)), 99) if positive.size else 0.0
         return next((f for f in _FACTORS if math.log(f) >= wanted), _FACTORS[-1])
@@ -213,7 +213,7 @@ class Figures:
         size = (cut.width * zoom, cut.height * zoom)
         return cut if zoom == 1 else cut.resize(size, Image.Resampling.BICUBIC)
 
-    def _grey(self, name: str, plane: Plane, index: int) -> str:
+    def _gray(self, name: str, plane: Plane, index: int) -> str:
         return _data_uri(self._enlarged(name, plane, index, 1), crisp=self.dimension == 2)
 
     def _edges(self, plane: Plane, index: int) -> str:
@@ -310,7 +310,7 @@ def _contours(
 
 
 def _with_lines(base: Image.Image, lines: Sequence[Line], width: float) -> Image.Image:
-    """Smooth lines, drawn at twice the size, over a grey picture."""
+    """Smooth lines, drawn at twice the size, over a gray picture."""
     image = base.convert("RGB")
     for color in dict.fromkeys(color for _, color in lines):
         mask = Image.new("L", (base.width * 2, base.height * 2))
@@ -324,14 +324,14 @@ def _with_lines(base: Image.Image, lines: Sequence[Line], width: float) -> Image
 
 
 def _painted(base: Image.Image, alpha: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
-    """A colour laid over a picture where alpha, 0 to 1, says."""
+    """A color laid over a picture where alpha, 0 to 1, says."""
     below = np.asarray(base.convert("RGB"), dtype=np.float32)
     mixed = below + alpha[..., None] * (np.array(color, dtype=np.float32) - below)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def _data_uri(image: Image.Image, *, crisp: bool = False) -> str:
-    """JPEG with colours at full resolution, or PNG, which is larger and exact."""
+    """JPEG with colors at full resolution, or PNG, which is larger and exact."""
     file = io.BytesIO()
     if crisp:
         image.save(file, "PNG")

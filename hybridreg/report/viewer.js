@@ -1,7 +1,7 @@
 // The interactive viewer: linked planes of fixed and moved (or before), on plain canvases.
 // The address after # holds its state (mode=swipe&x=80&y=90&z=70&amount=0.3&other=before), so that
 // a view can be linked to. For scripts, the viewer's data-state says "ready" or "failed", and
-// data-brightness the mean grey value last drawn.
+// data-brightness the mean gray value last drawn.
 "use strict";
 for (const slider of document.querySelectorAll("[data-blend]")) {
   const blend = () => slider.closest("section").style.setProperty("--blend", slider.value);
@@ -34,7 +34,7 @@ for (const slider of document.querySelectorAll("[data-blend]")) {
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const data = new Uint8Array(await new Response(stream).arrayBuffer());
     for (let i = 1; i < data.length; i++) data[i] += data[i - 1]; // differences, modulo 256
-    const gain = 255 / (settings.greys - 1);
+    const gain = 255 / (settings.grays - 1);
     for (let i = 0; i < data.length; i++) data[i] *= gain;
     const voxels = size.reduce((a, b) => a * b);
     const names = settings.names.map((name, i) => [name, data.subarray(i * voxels, (i + 1) * voxels)]);
@@ -231,7 +231,7 @@ for (const slider of document.querySelectorAll("[data-blend]")) {
       swipe: `fixed | ${other}`,
       flicker: state.flipped ? other : "fixed",
       checkerboard: `tiles of fixed and ${other}`,
-      difference: `${other} − fixed; grey is equal`,
+      difference: `${other} − fixed; gray is equal`,
     }[state.mode];
   }
 

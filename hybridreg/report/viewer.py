@@ -15,22 +15,22 @@ from hybridreg.report.figures import PLANES, Views
 
 NAMES = ("fixed", "before", "moved")
 BUDGET = 3_300_000  # bytes before base64: what makes a page of 4 to 6.5 MB
-_GREYS = 64  # enough for the eye once 256 do not fit
+_GRAYS = 64  # enough for the eye once 256 do not fit
 
 
 def pack(views: Views) -> tuple[dict[str, Any], str]:
     """Settings for viewer.js and its data: gzip of the volumes' differences along x, base64.
 
-    Volumes that would make the page too large lose grey levels, then resolution.
+    Volumes that would make the page too large lose gray levels, then resolution.
     """
     volumes = np.stack([views[name] for name in NAMES])
-    greys, data = 256, _compress(volumes)
+    grays, data = 256, _compress(volumes)
     if len(data) > BUDGET:
-        greys, data = _GREYS, _compress(volumes // (256 // _GREYS))
+        grays, data = _GRAYS, _compress(volumes // (256 // _GRAYS))
     if len(data) > BUDGET:
         factor = (BUDGET / len(data)) ** (1 / (volumes.ndim - 1))
         volumes = np.stack([_shrunk(volume, factor) for volume in volumes])
-        data = _compress(volumes // (256 // _GREYS))
+        data = _compress(volumes // (256 // _GRAYS))
     size = volumes.shape[:0:-1]
     shown = np.array(views["fixed"].shape[::-1])
     corner = views["origin_mm"] - views["direction"] @ views["spacing_mm"] / 2
@@ -42,14 +42,14 @@ def pack(views: Views) -> tuple[dict[str, Any], str]:
         "direction": views["direction"].tolist(),
         "letters": views["letters"].tolist(),
         "planes": [asdict(plane) for plane in PLANES[volumes.ndim - 1]],
-        "greys": greys,
+        "grays": grays,
         "shown": shown.tolist(),
     }
     return settings, base64.b64encode(data).decode("ascii")
 
 
 def _compress(volumes: np.ndarray) -> bytes:
-    """Neighbours differ little, so their differences (modulo 256) pack better than they do."""
+    """Neighbors differ little, so their differences (modulo 256) pack better than they do."""
     flat = volumes.astype(np.uint8).ravel()
     return gzip.compress(np.diff(flat, prepend=np.uint8(0)).tobytes(), 6, mtime=0)
 
