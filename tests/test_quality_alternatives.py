@@ -26,9 +26,11 @@ FILES = {"rigid": ("rigid.txt",), "affine": ("rigid.txt", "affine.txt")}
 FILES["bspline"] = (*FILES["affine"], "bspline.txt")
 
 
-def verdict(fixed: Image, moving: Image, intent: Intent, kind: str = "rigid") -> Verdict:
-    """On what elastix makes of the pair, in fewer iterations than the presets take."""
-    overrides = {"NumberOfResolutions": 3, "MaximumNumberOfIterations": 80}
+def verdict(
+    fixed: Image, moving: Image, intent: Intent, kind: str = "rigid", *, iterations: int = 80
+) -> Verdict:
+    """On what elastix makes of the pair, as a rule in fewer iterations than the presets take."""
+    overrides = {"NumberOfResolutions": 3, "MaximumNumberOfIterations": iterations}
     overrides |= {"FinalGridSpacingInPhysicalUnits": 16, "NumberOfSpatialSamples": 2000}
     method = Elastix(FILES[kind], overrides=overrides, threads=1)
     pair = ImagePair(fixed, moving)
@@ -75,9 +77,9 @@ def phantom(fixed: str = "t1", moving: str = "t1") -> Case:
     )  # fmt: skip
 
 
-def smooth_noise(image: Image) -> Image:
-    """Nothing to do with anything, on the same grid."""
-    noise = torch.randn(1, 1, 6, 7, 6, generator=torch.Generator().manual_seed(3))
+def smooth_noise(image: Image, knots: tuple[int, int, int] = (6, 7, 6)) -> Image:
+    """Nothing to do with anything, on the same grid. knots: independent values along each axis."""
+    noise = torch.randn(1, 1, *knots, generator=torch.Generator().manual_seed(3))
     data = torch.nn.functional.interpolate(noise, image.grid.shape, mode="trilinear")
     return Image(data[0], image.grid)
 
@@ -93,9 +95,14 @@ def test_a_sound_registration_of_phantoms_passes(fixed, moving):
 def test_a_spoiled_phantom_is_found_out(what):
     spoil, says = SPOILED[what]
     pair = phantom().pair
-    found = verdict(pair.fixed, spoil(pair.moving), ONE_PERSON)
-    assert found.status == ("warn" if "spacing" in what else "fail")
+    # As many iterations as in rigid.txt: after 80, elastix's random samples decide whether the
+    # stretch along y is reported (gains of 1.12 to 1.16; from 1.12 on); after 250: 1.14 to 1.16.
+    found = verdict(pair.fixed, spoil(pair.moving), ONE_PERSON, iterations=250)
     assert says in " ".join(found.reasons), found.reasons
+    # From a gain of 1.05 on, a shift or turn that fits better too makes it fail. The largest is up
+    # to 1.04 with a wrong spacing along x, .99 to 1.07 along y (by the samples), .82 along z.
+    expected = {"left and right": ["fail"], "spacing in z": ["warn"]}
+    assert found.status in expected.get(what, ["warn", "fail"])
 
 
 def test_a_search_that_never_left_the_place_of_a_turned_header_is_found_out():
@@ -106,13 +113,24 @@ def test_a_search_that_never_left_the_place_of_a_turned_header_is_found_out():
 
 
 def test_an_image_of_nothing_in_common_is_doubted_whatever_is_known_of_it():
+    """Where noise is registered to, and so what fits better by chance, depends on rounding."""
     fixed = phantom().pair.fixed
     unknown = verdict(fixed, smooth_noise(fixed), Intent())
     assert unknown.status != "pass"
-    assert "little in common" in " ".join(unknown.reasons)
     lost = verdict(fixed, smooth_noise(fixed), ONE_SCAN)
     assert lost.status == "fail"
     assert "should correlate in the foreground" in " ".join(lost.reasons)
+
+
+def test_an_image_of_nothing_in_common_fits_hardly_better_here_than_elsewhere():
+    """Not registered, and noise so fine that its chance similarity is alike everywhere."""
+    fixed = phantom().pair.fixed
+    pair = ImagePair(fixed, smooth_noise(fixed, (24, 28, 24)))
+    # The mean of the gains aside is .97 (.95 to 1.03 with other seeds), where doubt begins at .82;
+    # the largest are 1.04 aside and 1.10 turned (to 1.14), where they would say more at 1.25.
+    # Other instruction sets change these by less than .001.
+    reasons = [why for _, why in doubts(pair, IDENTITY, same_subject=False)]
+    assert "little in common" in " ".join(reasons)
 
 
 def test_the_fit_elsewhere_is_measured_where_both_cover_the_fixed_image():
