@@ -381,7 +381,7 @@ def test_the_same_seed_gives_the_same_transform_to_the_last_bit():
 
 def test_the_trace_has_every_iteration_and_progress_only_grows():
     heard: list[tuple[float, str]] = []
-    pair = blobs(dimension=3, deformation_mm=1.0).pair
+    pair = blobs(dimension=3, angles_deg=(8.0, -6.0, 10.0), deformation_mm=1.0).pair
     overrides = {"NumberOfResolutions": 2, "MaximumNumberOfIterations": (300, 400)}
     with progress.listening(lambda fraction, doing: heard.append((fraction, doing))):
         result = elastix("rigid.txt", "affine.txt", overrides=overrides).register(pair)
@@ -395,8 +395,10 @@ def test_the_trace_has_every_iteration_and_progress_only_grows():
     ]
     assert [entry[:3] for entry in result.trace] == expected
     assert all(math.isfinite(entry.terms["metric"]) for entry in result.trace)
-    metric = [entry.terms["metric"] for entry in result.trace if entry[:2] == ("affine", 0)]
-    assert sum(metric[-20:]) < sum(metric[:20])
+    metric = [entry.terms["metric"] for entry in result.trace if entry[:2] == ("rigid", 0)]
+    # From -.92 to -1.04: it falls by .10 to .13 with six seeds of the samples, by .003 to .016 in
+    # the stages that begin where this one ended.
+    assert sum(metric[-20:]) / 20 < sum(metric[:20]) / 20 - 0.05
     fractions = [fraction for fraction, _ in heard]
     assert fractions == sorted(fractions) and 0 < fractions[-1] <= 1
     assert {doing for _, doing in heard} <= {
