@@ -72,10 +72,9 @@ def test_the_child_imports_neither_torch_nor_the_registration_code():
 
 def test_warming_up_returns_before_the_child_is_ready():
     process.close()
-    start = time.monotonic()
     warm_up(1)
-    assert time.monotonic() - start < 0.5  # loading ITK alone takes longer
     assert is_running(child_pid())
+    assert "elastixPython" not in Path(f"/proc/{child_pid()}/maps").read_text()  # takes seconds
 
 
 def test_one_child_answers_many_questions_and_each_thread_count_has_its_own(pair):
@@ -145,12 +144,10 @@ def test_a_child_that_dies_twice_is_an_error_and_the_next_question_works(pair):
 def test_a_registration_over_its_time_is_stopped_with_its_child(pair):
     quick().register(pair)
     pid = child_pid()
-    start = time.monotonic()
     with pytest.raises(
         RegistrationError, match=r"\(rigid, level 1 of 1\) was still busy after 1 s"
     ) as error:
         endless(timeout_s=1).register(pair)
-    assert time.monotonic() - start < 3
     assert "ItNr" in error.value.log or "\t" in error.value.log
     assert not is_running(pid)
 
