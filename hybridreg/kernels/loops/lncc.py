@@ -68,10 +68,10 @@ def _add_plane(columns, factors, z, sign):
 
 
 @compiled(
-    "float64(intp, intp, f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,:,::1], intp, f4, f4)"
+    "UniTuple(f8, 2)(intp, intp, f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,:,::1], intp, f4)"
 )
-def statistics(start, stop, fixed, moved, weight, factors, radius, noise, share):
-    """The sum of c times weight times share, and p, q and p f - q m, by the same and the count.
+def statistics(start, stop, fixed, moved, weight, factors, radius, noise):
+    """The sums of c times weight and of weights; p, q and p f - q m, times weight over count.
 
     weight: shape 0 for all alike. See ``similarity._SquaredLocalCorrelation``.
     """
@@ -80,7 +80,7 @@ def statistics(start, stop, fixed, moved, weight, factors, radius, noise, share)
     one, minus = np.float32(1), np.float32(-1)
     columns = np.zeros((5, ny, nx), np.float32)
     sums, inverse = np.empty((5, nx), np.float32), np.empty(nx, np.float32)
-    total = 0.0
+    total, weights = 0.0, 0.0
     for z in range(max(start - radius, 0), min(start + radius, nz)):
         _add_products(columns, fixed[z], moved[z], one)
     for z in range(start, stop):
@@ -126,17 +126,23 @@ def statistics(start, stop, fixed, moved, weight, factors, radius, noise, share)
                     fm[x] *= row[x]
                 for x in range(nx):
                     inverse[x] *= row[x]
+                part = ZERO
+                for x in range(nx):
+                    part += row[x]
+                weights += part
+            else:
+                weights += nx
             part = ZERO
             for x in range(nx):
                 part += fm[x]
             total += part
             for x in range(nx):
-                p[x] *= share * inverse[x]
+                p[x] *= inverse[x]
             for x in range(nx):
-                q[x] *= share * inverse[x]
+                q[x] *= inverse[x]
             for x in range(nx):
                 constant[x] = p[x] * f[x] - q[x] * m[x]
-    return total * share
+    return total, weights
 
 
 @compiled("void(intp, intp, f4[:,:,::1], f4[:,:,::1], f4[:,:,:,::1], intp, f4, f4[:,:,::1])")
