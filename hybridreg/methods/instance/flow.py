@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hybridreg.kernels.jacobians import steepest
+from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import composed
 from hybridreg.kernels.smoothing import smoothed
 from hybridreg.kernels.steps import force, gathered, limited
 from hybridreg.methods.instance.levels import Level
 from hybridreg.similarity import Measure
 
-_STEEPEST = 0.9  # of a step, whose map is one-to-one below 1
+_LEAST = 0.1  # determinant of a step: none folds
+_SHORTER = 0.7
 _LOOK_BACK = 5  # iterations over which progress is judged
 
 Listener = Callable[[int, float], None]  # iteration and dissimilarity
@@ -66,9 +67,8 @@ class Flow:
                     break
             gathering, length = gathered(gathering, gradient, self.momentum)
             step = limited(gathering, -self.step * level.size_mm, self.soft * length)
-            slope = steepest(step, spacing)
-            if slope > _STEEPEST:
-                step.mul_(_STEEPEST / slope)
+            while determinants(step, spacing).min() < _LEAST:
+                step.mul_(_SHORTER)
             displacement = composed(displacement, step, spacing)
             displacement = smoothed(displacement, _in_voxels(self.map_sigma, level))
         return displacement
