@@ -50,7 +50,9 @@ class Instance:
         more than ``tolerance`` of all that it gained.
     step: the longest step of an iteration, in voxels of the level. soft: the larger, the more slowly
         steps reach that length where the images pull harder. momentum: weight of the gradients before.
-    gradient_sigma, map_sigma: in voxels, at every iteration and level; times the smoothness.
+    gradient_sigma, map_sigma: of the Gaussians that smooth the gradient and the map at every iteration,
+        in voxels of the level, times the smoothness. map_sigma_factor: by which the latter is larger at
+        each coarser level.
     scaled: bring one-channel images to [0, 1] by percentiles of their foreground first; images of
         several channels are always taken as they are.
     """
@@ -65,7 +67,8 @@ class Instance:
     soft: float = 1.6
     momentum: float = 0.9
     gradient_sigma: float = 1.0
-    map_sigma: float = 0.8
+    map_sigma: float = 0.87
+    map_sigma_factor: float = 1.15
     scaled: bool = True
     device: str = "cpu"
 
@@ -75,7 +78,7 @@ class Instance:
             raise ValueError(
                 f"iterations needs a number of 1 or more for each level, found {self.iterations}"
             )
-        for name in ("smoothness", "spacing_mm", "step", "soft"):
+        for name in ("smoothness", "spacing_mm", "step", "soft", "map_sigma_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
         for name in ("tolerance", "gradient_sigma", "map_sigma"):
@@ -128,17 +131,18 @@ class Instance:
                 done = sum(costs[:number]) + costs[number] * iteration / most
                 progress.report(done / sum(costs), f"level {number + 1} of {len(stages)}")
 
-            displacement = self._rule.run(level, displacement, weight, self._measure, most, listen)
+            rule = self._rule(coarser=len(stages) - 1 - number)
+            displacement = rule.run(level, displacement, weight, self._measure, most, listen)
         return _onto(displacement, before, pair.fixed.grid)
 
-    @property
-    def _rule(self) -> Flow:
+    def _rule(self, coarser: int) -> Flow:
+        """coarser: levels between this one and the finest."""
         return Flow(
             self.step,
             self.soft,
             self.momentum,
             self.gradient_sigma * self.smoothness,
-            self.map_sigma * self.smoothness,
+            self.map_sigma * self.map_sigma_factor**coarser * self.smoothness,
             self.tolerance,
         )
 
