@@ -26,6 +26,7 @@ from hybridreg.config import load_method
 from hybridreg.evaluation import dice, jacobian_statistics
 from hybridreg.io.images import read_labels
 from hybridreg.methods.instance import Instance
+from hybridreg.phantoms import blobs
 from hybridreg.transforms import DisplacementField
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -92,6 +93,7 @@ def main():
     if given.what == "table":
         return table()
     torch.set_num_threads(2)
+    METHOD.register(blobs().pair)  # loads the kernels
     for fixed, moving in TEST if given.persons == "test" else TRAIN:
         key = {"fixed": fixed, "moving": moving, "smoothness": f"{given.smoothness:g}"}
         if not known(NAME, **key):
