@@ -110,7 +110,11 @@ METHODS = Registry(
             "hybridreg.methods.lddmm.method:Lddmm",
             "geodesic shooting from the moving to the fixed image (LDDMM), by its momentum",
         ),
-        "chain": (
+        "instance": (
+        "hybridreg.methods.instance:Instance",
+        "a flow of small steps from coarse to fine: fast, one-to-one, any measure and channels",
+    ),
+    "chain": (
             "hybridreg.methods.combine:Chain",
             "stages in turn, each started from the last one's transform",
         ),

@@ -44,14 +44,16 @@ class _HalfMeanSquare(torch.autograd.Function):
     def forward(ctx, moved, fixed, weight, compiled):
         weight = None if weight is None else weight.to(fixed)
         ctx.save_for_backward(moved, fixed, weight)
-        total = ssd.squared_differences(compiled, fixed, moved, weight)
-        return fixed.new_tensor(0.5 * total * _share(fixed, weight))
+        total, weights = ssd.squared_differences(compiled, fixed, moved, weight)
+        ctx.share = 1 / (weights or math.nan)
+        return fixed.new_tensor(0.5 * total * ctx.share)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, adjoint):
         moved, fixed, weight = ctx.saved_tensors
-        return (moved - fixed).mul_(_weights(fixed, weight) * adjoint), None, None, None
+        gradient = (moved - fixed).mul_(ctx.share * adjoint)
+        return gradient if weight is None else gradient.mul_(weight), None, None, None
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,11 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
         ctx.radius = radius
         if compiled := loops("lncc", moved, fixed):
             weight = None if weight is None else weight.to(fixed)
-            share = _share(fixed, weight)
-            total, ctx.factors = lncc.statistics(
-                compiled, fixed, moved, weight, radius, noise, share
-            )
-            ctx.loops = compiled
+            arguments = fixed, moved, weight, radius, noise
+            total, weights, ctx.factors = lncc.statistics(compiled, *arguments)
+            ctx.loops, ctx.share = compiled, 1 / (weights or math.nan)
             ctx.save_for_backward(moved, fixed)
-            return fixed.new_tensor(total)
+            return fixed.new_tensor(total * ctx.share)
         ctx.loops = None
         count = box_sum(torch.ones_like(fixed[:1]), radius)
         f, m = box_sum(fixed, radius).div_(count), box_sum(moved, radius).div_(count)
@@ -127,7 +127,7 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
     def backward(ctx, adjoint):
         moved, fixed, *factors = ctx.saved_tensors
         if ctx.loops is not None:
-            arguments = fixed, moved, ctx.factors, ctx.radius, adjoint.item()
+            arguments = fixed, moved, ctx.factors, ctx.radius, ctx.share * adjoint.item()
             return lncc.gradient(ctx.loops, *arguments), None, None, None, None
         p, q, constant = (box_sum(factor, ctx.radius) for factor in factors)
         gradient = fixed.mul(p).sub_(moved * q).sub_(constant).mul_(adjoint)
@@ -208,12 +208,6 @@ def _windows(values: Tensor, radius: int, axis: int) -> Tensor:
         usable = power.shape[axis] - span
         power = power.narrow(axis, 0, usable) + power.narrow(axis, span, usable)
         span *= 2
-
-
-def _share(like: Tensor, weight: Tensor | None) -> float:
-    """By which a sum over voxels and channels, weighted, becomes a mean."""
-    total = like[0].numel() if weight is None else weight.sum().item()
-    return 1 / (total * len(like)) if total else math.nan
 
 
 def _weights(like: Tensor, weight: Tensor | None) -> Tensor:

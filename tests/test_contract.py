@@ -28,9 +28,15 @@ LDDMM = {
     "momentum_mm": [8.0, 4.0, 2.0],
     "iterations": [40, 40, 20],
 }
+INSTANCE = {
+    "name": "instance",
+    "similarity": "ssd",
+    "iterations": [60, 60, 40],
+}
 UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
+    "instance": INSTANCE,
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
     "clipped": {"name": "clipped", "method": ELASTIX},

@@ -57,7 +57,7 @@ def torch_only() -> Iterator[None]:
 
 @cache
 def _loaded(name: str) -> ModuleType | None:
-    note = "compiling the %s kernel for this processor; this takes some seconds, once"
+    note = "preparing the %s kernel; the first time it is compiled for this processor (some seconds)"
     timer = threading.Timer(_PATIENCE_S, log.warning, (note, name))
     timer.daemon = True
     timer.start()

@@ -32,29 +32,6 @@ def determinants(
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def steepest(
-    displacement: Tensor, spacing: tuple[float, ...], *, threads: int | None = None
-) -> float:
-    """A bound on the norm of du/dx, also between the voxels, where u is interpolated linearly.
-
-    Below 1, x + u(x) is one-to-one. For each component the largest |differences to the next voxel| per mm
-    along the axes add up to it (the norm that goes with the largest component of a vector).
-    """
-    return (_largest_differences(displacement, threads) / np.array(spacing)).sum(1).max().item()
-
-
-def _largest_differences(displacement: Tensor, threads: int | None) -> np.ndarray:
-    """Of each component along each axis (x, y, z), shape (D, D)."""
-    if compiled := loops("jacobians", displacement):
-        vectors = vector_volume(displacement)
-        kept = [0, 1, 2] if len(displacement) == 3 else [0, 2]
-        parts = over_slabs(compiled.differences, vectors.shape[1:], vectors, threads=threads)
-        return np.max(parts, 0)[np.ix_(kept, kept)]
-    dims = range(displacement.ndim - 1, 0, -1)
-    by_axis = [displacement.diff(dim=dim).abs().flatten(1) for dim in dims]
-    return torch.stack([d.amax(1) if d.numel() else d.sum(1) for d in by_axis], 1).cpu().numpy()
-
-
 def slope(values: Tensor, dim: int, h: float) -> Tensor:
     """Central differences per mm, one-sided at the border; 0 along an axis of one voxel."""
     if values.shape[dim] == 1:

@@ -18,9 +18,8 @@ def statistics(
     weight: Tensor | None,
     radius: int,
     noise: float,
-    share: float,
-) -> tuple[float, np.ndarray]:
-    """The sum of squared local correlations times weight times share, and what its gradient needs.
+) -> tuple[float, float, np.ndarray]:
+    """The weighted sum of squared local correlations, that of weights, and what the gradient needs.
 
     fixed, moved: shape (C, *shape). weight: shape (*shape) or None. noise: added to the product of
     variances.
@@ -28,14 +27,13 @@ def statistics(
     f, m = volume(fixed), volume(moved)
     w = NO_WEIGHT if weight is None else volume(weight[None])[0]
     factors = np.empty((len(f), 3, *f.shape[1:]), np.float32)
-    total = 0.0
+    total, weights = 0.0, 0.0
     for channel in range(len(f)):
         arrays = f[channel], m[channel], w, factors[channel]
-        numbers = radius, np.float32(noise), np.float32(share)
-        total += sum(
-            over_slabs(loops.statistics, f.shape[1:], *arrays, *numbers, least=_slices(radius))
-        )
-    return total, factors
+        numbers = radius, np.float32(noise)
+        parts = over_slabs(loops.statistics, f.shape[1:], *arrays, *numbers, least=_slices(radius))
+        total, weights = np.sum(parts, 0) + (total, weights)
+    return float(total), float(weights), factors
 
 
 def gradient(

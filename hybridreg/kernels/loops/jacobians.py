@@ -1,4 +1,4 @@
-"""Derivatives of displacements: determinants, and the largest differences between neighbors."""
+"""Derivatives of displacements, a row at a time, and their determinants."""
 
 import numpy as np
 from numba import njit
@@ -58,27 +58,3 @@ def determinants(start, stop, vectors, spacing, out):
             for x in range(nx):
                 least[x] = min(least[x], row[x])
     return least.min()
-
-
-@njit(nogil=True, error_model="numpy")
-def _widest(row, other, most):
-    for x in range(len(row)):
-        most[x] = max(most[x], abs(other[x] - row[x]))
-
-
-@compiled("f4[:,::1](intp, intp, f4[:,:,:,::1])")
-def differences(start, stop, vectors):
-    """The largest |difference| to the next voxel, of each component along each axis."""
-    _, nz, ny, nx = vectors.shape
-    most, largest = np.zeros((3, 3, nx), np.float32), np.empty((3, 3), np.float32)
-    for c in range(3):
-        for z in range(start, stop):
-            for y in range(ny):
-                row = vectors[c, z, y]
-                _widest(row[: nx - 1], row[1:], most[c, 0])
-                _widest(row, vectors[c, z, min(y + 1, ny - 1)], most[c, 1])
-                _widest(row, vectors[c, min(z + 1, nz - 1), y], most[c, 2])
-    for c in range(3):
-        for axis in range(3):
-            largest[c, axis] = most[c, axis].max()
-    return largest

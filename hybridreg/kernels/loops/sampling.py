@@ -10,27 +10,33 @@ ZERO = np.float32(0)
 
 @njit(nogil=True, error_model="numpy")
 def _coordinates(z, y, vectors, first, steps, scales, shape, places):
-    """Continuous indices (x, y, z) into values of a row, within their borders; rows of ``places``."""
+    """Continuous indices (x, y, z) into values of a row, within their borders; rows of ``places``.
+
+    The selects take what is not a number to the border too.
+    """
     nx = places.shape[1]
-    displaced = vectors.shape[0] > 0
     for axis in range(3):
-        row = places[axis]
+        row, last = places[axis], np.float32(shape[2 - axis] - 1)
         base = np.float32(first[axis] + steps[axis, 1] * y + steps[axis, 2] * z)
         step = np.float32(steps[axis, 0])
-        for x in range(nx):
-            row[x] = base + step * np.float32(x)
-        if displaced:
-            for component in range(3):
-                scale = scales[axis, component]
-                if scale != ZERO:
-                    vector = vectors[component, z, y]
-                    for x in range(nx):
-                        row[x] += scale * vector[x]
-        last = np.float32(shape[2 - axis] - 1)
-        for x in range(nx):
-            row[x] = row[x] if row[x] > ZERO else ZERO  # NaN too
-        for x in range(nx):
-            row[x] = row[x] if row[x] < last else last
+        if vectors.shape[0] == 0:
+            for x in range(nx):
+                place = base + step * np.float32(x)
+                place = place if place > ZERO else ZERO
+                row[x] = place if place < last else last
+        elif scales[axis, axis - 1] == ZERO and scales[axis, axis - 2] == ZERO:
+            scale, u = scales[axis, axis], vectors[axis, z, y]
+            for x in range(nx):
+                place = base + step * np.float32(x) + scale * u[x]
+                place = place if place > ZERO else ZERO
+                row[x] = place if place < last else last
+        else:
+            u, v, w = vectors[0, z, y], vectors[1, z, y], vectors[2, z, y]
+            a, b, c = scales[axis, 0], scales[axis, 1], scales[axis, 2]
+            for x in range(nx):
+                place = base + step * np.float32(x) + a * u[x] + b * v[x] + c * w[x]
+                place = place if place > ZERO else ZERO
+                row[x] = place if place < last else last
 
 
 @njit(nogil=True, error_model="numpy")

@@ -1,0 +1,5 @@
+"""Fast diffeomorphic registration of one pair: a flow of small steps, composed from coarse to fine."""
+
+from hybridreg.methods.instance.method import Instance
+
+__all__ = ["Instance"]

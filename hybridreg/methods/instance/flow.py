@@ -1,0 +1,89 @@
+"""Descent by small steps, each composed with the map so far (compositive updates).
+
+For u <- u o (id + v) + v the gradient at v = 0 is that of the measure by the moved image, times the
+gradient of the moved image itself: the moving image is sampled once an iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridreg.kernels.jacobians import determinants
+from hybridreg.kernels.sampling import composed
+from hybridreg.kernels.smoothing import smoothed
+from hybridreg.kernels.steps import force, gathered, limited
+from hybridreg.methods.instance.levels import Level
+from hybridreg.similarity import Measure
+
+_LEAST = 0.1  # determinant of a step: none folds
+_SHORTER = 0.7
+_LOOK_BACK = 5  # iterations over which progress is judged
+
+Listener = Callable[[int, float], None]  # iteration and dissimilarity
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The rule of a step; lengths in voxels of the level.
+
+    step: the longest. soft: typical lengths of the gradient at which a step is half as long as it can be
+    (about). momentum: of the last gradients. gradient_sigma, map_sigma: of the Gaussians that smooth
+    the gradient and the map, at every iteration.
+    """
+
+    step: float
+    soft: float
+    momentum: float
+    gradient_sigma: float
+    map_sigma: float
+    tolerance: float
+
+    def run(
+        self,
+        level: Level,
+        displacement: Tensor,
+        weight: Tensor | None,
+        measure: Measure,
+        iterations: int,
+        listen: Listener,
+    ) -> Tensor:
+        """The displacement (D, *shape), in mm along the axes of the level, after so many iterations.
+
+        Fewer where one gains less than ``tolerance`` of all that was gained, over the last five.
+        """
+        spacing = level.fixed.grid.spacing
+        gathering, values = None, []
+        for iteration in range(iterations):
+            value, gradient = self._gradient(level, displacement, weight, measure)
+            values.append(value)
+            listen(iteration, value)
+            if len(values) > _LOOK_BACK:
+                gained = (values[-1 - _LOOK_BACK] - values[-1]) / _LOOK_BACK
+                if gained < self.tolerance * (values[0] - values[-1]):
+                    break
+            gathering, length = gathered(gathering, gradient, self.momentum)
+            step = limited(gathering, -self.step * level.size_mm, self.soft * length)
+            while determinants(step, spacing).min() < _LEAST:
+                step.mul_(_SHORTER)
+            displacement = composed(displacement, step, spacing)
+            displacement = smoothed(displacement, _in_voxels(self.map_sigma, level))
+        return displacement
+
+    def _gradient(
+        self, level: Level, displacement: Tensor, weight: Tensor | None, measure: Measure
+    ) -> tuple[float, Tensor]:
+        moved = level.moved(displacement).requires_grad_()
+        with torch.enable_grad():
+            value = measure(level.fixed.data, moved, weight)
+            (by_moved,) = torch.autograd.grad(value, moved)
+        gradient = force(by_moved, moved.detach(), level.fixed.grid.spacing)
+        return value.item(), smoothed(gradient, _in_voxels(self.gradient_sigma, level))
+
+
+def _in_voxels(sigma: float, level: Level) -> tuple[float, ...]:
+    """Of the level's size along every axis, in voxels of each."""
+    return tuple(sigma * level.size_mm / s for s in level.fixed.grid.spacing)

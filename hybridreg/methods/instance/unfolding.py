@@ -1,0 +1,39 @@
+"""Displacements freed of folds: smoothed where they fold, more and more, until none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hybridreg.kernels.smoothing import smoothed
+
+_LEAST = 0.02  # determinant that is sound: rounding does not turn it negative
+_ROUNDS = 12
+_SHRINKING = 0.9
+
+Determinants = Callable[[Tensor], Tensor]
+"""Of a displacement (D, *shape): shape (*shape), as folds are counted."""
+
+
+def unfolded(displacement: Tensor, determinants: Determinants) -> tuple[Tensor, int]:
+    """The displacement without folds, and how many voxels were folded, or nearly.
+
+    Around such voxels it is blended with its smoothed self, over a range that grows from round to
+    round. What no smoothing frees, the whole displacement made smaller does, since none is none.
+    """
+    found = 0
+    for number in range(_ROUNDS):
+        bad = determinants(displacement) < _LEAST
+        count = int(bad.sum())
+        if count == 0:
+            return displacement, found
+        found = found or count
+        sigma = (1.0 + 0.5 * number,) * len(displacement)
+        around = smoothed(bad[None].to(displacement), sigma)
+        around = (around * (1 / around.max())).mul_(8).clamp_(max=1)
+        displacement = displacement + around * (smoothed(displacement, sigma) - displacement)
+    while (determinants(displacement) < _LEAST).any():
+        displacement = displacement * _SHRINKING
+    return displacement, found

@@ -1,0 +1,238 @@
+"""The method instance: what it recovers, without folds, on all dimensions, measures and grids."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hybridreg import progress
+from hybridreg.cases import ImagePair
+from hybridreg.config import load_method
+from hybridreg.geometry import Grid
+from hybridreg.images import Image, LabelMap
+from hybridreg.kernels.compiled import torch_only
+from hybridreg.kernels.jacobians import determinants
+from hybridreg.methods.base import RegistrationError
+from hybridreg.methods.instance import Instance
+from hybridreg.methods.instance.unfolding import unfolded
+from hybridreg.phantoms import blobs
+from hybridreg.transforms import (
+    IDENTITY,
+    AffineTransform,
+    DisplacementField,
+    compose,
+    rigid,
+)
+from hybridreg.warping import jacobian_determinant, warp
+
+QUICK = Instance(similarity="ssd", iterations=(40, 40, 30), scaled=False)
+
+
+def bent(dimension: int, **settings):
+    """Blobs on oblique anisotropic grids, turned, shifted and bent."""
+    angles = (6.0,) if dimension == 2 else (4.0, -5.0, 6.0)
+    return blobs(
+        dimension=dimension,
+        angles_deg=angles,
+        translation_mm=(2.0, -1.0, 1.5)[:dimension],
+        deformation_mm=3.0,
+        **settings,
+    )
+
+
+def error_mm(case, transform) -> torch.Tensor:
+    moved = transform(case.fixed_landmarks.points)
+    return (moved - case.moving_landmarks.points).norm(dim=-1)
+
+
+def unlike(pair: ImagePair, transform) -> float:
+    moved = warp(pair.moving, transform, onto=pair.fixed.grid)
+    return (moved.data - pair.fixed.data).square().mean().item()
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("similarity", ["ssd", "ncc", "lncc", "mi"])
+def test_a_bend_is_followed_with_every_measure(dimension, similarity):
+    case = bent(dimension)
+    result = replace(QUICK, similarity=similarity).register(case.pair)
+    before, after = (error_mm(case, t) for t in (IDENTITY, result.transform))
+    assert before.median() > 2.5
+    if similarity in ("ssd", "ncc"):
+        assert after.median() < 0.5
+        assert unlike(case.pair, result.transform) < unlike(case.pair, IDENTITY) / 10
+    else:  # blobs on nothing have few bins, and windows without contrast between them
+        assert after.median() < 0.6 * before.median()
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_result_has_no_folds_and_its_inverse_is_one(dimension):
+    case = bent(dimension)
+    grid = case.pair.fixed.grid
+    start = rigid([3.0] * (2 * dimension - 3), [1.0] * dimension, grid.center)
+    strong = replace(QUICK, smoothness=0.3, step=3.0, tolerance=0.0)
+    result = strong.register(case.pair, start)
+    determinant = jacobian_determinant(result.transform, grid).data
+    assert 0 < determinant.min() < 0.5
+    points = grid.points()
+    there = result.transform(points)
+    points, there = (p[grid.contains(start.inverse()(there))] for p in (points, there))
+    left = (result.inverse(there) - points).norm(dim=-1)
+    assert len(left) > 0.8 * len(grid.points().flatten()) / dimension
+    assert left.mean() < 0.1 * min(grid.spacing)
+
+
+def test_folds_are_smoothed_away_and_nothing_else_changes():
+    generator = torch.Generator().manual_seed(0)
+    bend = torch.zeros(3, 20, 21, 22)
+    bend[:, 8:12, 8:12, 8:12] = 3 * torch.randn(3, 4, 4, 4, generator=generator)
+    bend[0, :, :, 0] = 0.1
+    found, count = unfolded(bend, lambda u: determinants(u, (1.0, 1.0, 1.0)))
+    assert count > 50
+    assert determinants(found, (1.0, 1.0, 1.0)).min() > 0
+    assert torch.equal(found[:, :, :, 0], bend[:, :, :, 0])
+
+
+def test_what_no_smoothing_unfolds_is_made_smaller():
+    """A field that turns everything inside out stays so however much it is smoothed."""
+    grid = Grid((12, 13, 14))
+    bend = -1.5 * (grid.points() - grid.center).movedim(-1, 0).float()
+    found, count = unfolded(bend, lambda u: determinants(u, (1.0, 1.0, 1.0)))
+    assert count > 1000
+    assert determinants(found, (1.0, 1.0, 1.0)).min() > 0
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_torch_and_the_kernels_take_the_same_steps(dimension):
+    case = bent(dimension)
+    method = replace(QUICK, similarity="lncc", iterations=(15, 10))
+    results = [method.register(case.pair)]
+    with torch_only():
+        results.append(method.register(case.pair))
+    points = case.pair.fixed.grid.points()
+    for kind in ("transform", "inverse"):
+        a, b = (getattr(result, kind)(points) for result in results)
+        assert (a - points).norm(dim=-1).max() > 2
+        assert (a - b).norm(dim=-1).mean() < 0.02
+    values = [[entry.terms["dissimilarity"] for entry in r.trace] for r in results]
+    assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_initial_transform_of_any_kind_is_part_of_the_result(parts):
+    """Turned by 25 degrees, which the method cannot find by itself; alone, and after a field."""
+    case = blobs(dimension=3, angles_deg=(10.0, 20.0, -15.0), translation_mm=(20.0, 0.0, 5.0),
+                 deformation_mm=2.0)  # fmt: skip
+    turned = rigid((10.0, 20.0, -15.0), (20.0, 0.0, 5.0), case.pair.moving.grid.center)
+    shift = DisplacementField(torch.full((3, *case.pair.fixed.grid.shape), 0.5), case.pair.fixed.grid)
+    initial = turned if parts == 1 else compose(turned, shift)
+    result = QUICK.register(case.pair, initial)
+    assert error_mm(case, result.transform).median() < 0.6 * error_mm(case, initial).median()
+    points = case.fixed_landmarks.points
+    back = result.inverse(result.transform(points))
+    assert (back - points).norm(dim=-1).median() < 0.1 * max(case.pair.fixed.grid.spacing)
+
+
+def test_several_channels_guide_together():
+    case = bent(3)
+    pair = case.pair
+    noise = torch.Generator().manual_seed(1)
+
+    def with_noise(image: Image) -> Image:
+        return Image(torch.cat([torch.rand(image.data.shape, generator=noise) * 0.1, image.data]),
+                     image.grid)  # fmt: skip
+
+    result = QUICK.register(ImagePair(with_noise(pair.fixed), with_noise(pair.moving)))
+    assert error_mm(case, result.transform).median() < error_mm(case, IDENTITY).median() / 2
+
+
+def test_what_the_masks_leave_out_does_not_pull():
+    """A bright bar that is only in the fixed image, within its masked part."""
+    case = bent(2)
+    fixed = case.pair.fixed
+    data, mask = fixed.data.clone(), torch.ones(fixed.grid.shape, dtype=torch.int32)
+    data[:, :, 20:26] = 3.0
+    mask[:, 18:28] = 0
+    pair = replace(case.pair, fixed=Image(data, fixed.grid))
+    blind, masked = (
+        QUICK.register(p) for p in (pair, replace(pair, fixed_mask=LabelMap(mask, fixed.grid)))
+    )
+    seen = mask[None] > 0
+    moved = [warp(pair.moving, r.transform, onto=fixed.grid).data for r in (blind, masked)]
+    errors = [((m - fixed.data)[seen]).square().mean() for m in moved]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_masks_that_leave_nothing_are_refused():
+    case = bent(2)
+    masks = [torch.zeros(image.grid.shape, dtype=torch.int32)
+             for image in (case.pair.fixed, case.pair.moving)]  # fmt: skip
+    masks[0][:8, :8], masks[1][-8:, -8:] = 1, 1
+    fixed_mask, moving_mask = (
+        LabelMap(mask, image.grid)
+        for mask, image in zip(masks, (case.pair.fixed, case.pair.moving), strict=True)
+    )
+    pair = replace(case.pair, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    with pytest.raises(RegistrationError, match="inside both masks"):
+        QUICK.register(pair)
+
+
+def test_thick_slices_are_smoothed_in_mm():
+    """6 mm slices of blobs, whose widths are about as much."""
+    case = bent(3)
+
+    def thick(image: Image) -> Image:
+        grid = image.grid.with_spacing((*image.grid.spacing[:2], 6.0))
+        return warp(image, IDENTITY, onto=grid)
+
+    pair = ImagePair(thick(case.pair.fixed), thick(case.pair.moving))
+    result = QUICK.register(pair)
+    assert min(pair.fixed.grid.shape) > 5
+    assert error_mm(case, result.transform).median() < 0.7 * error_mm(case, IDENTITY).median()
+
+
+def test_more_smoothness_gives_a_smoother_map():
+    case = bent(3)
+    grid = case.pair.fixed.grid
+    spreads = [
+        jacobian_determinant(replace(QUICK, smoothness=s).register(case.pair).transform, grid)
+        .data.log().std()
+        for s in (0.7, 1.0, 1.5)
+    ]  # fmt: skip
+    assert spreads[0] > spreads[1] > spreads[2] > 0
+
+
+def test_it_stops_by_itself_and_reports_its_progress():
+    case = blobs(dimension=2, translation_mm=(1.0, 1.0))
+    heard = []
+    with progress.listening(lambda fraction, doing: heard.append((fraction, doing))):
+        trace = replace(QUICK, iterations=(500, 500)).register(case.pair).trace
+    assert len(trace) < 500
+    by_level = [[e.terms["dissimilarity"] for e in trace if e.level == k] for k in (0, 1)]
+    assert all(values[-1] < values[0] for values in by_level)
+    fractions = [fraction for fraction, _ in heard]
+    assert fractions == sorted(fractions) and heard[-1][1] == "level 2 of 2"
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"iterations": ()}, "for each level"),
+        ({"step": 0.0}, "step must be more than 0"),
+        ({"map_sigma": -1.0}, "map_sigma must not be negative"),
+        ({"momentum": 1.0}, "from 0 to below 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Instance(**settings)
+
+
+@pytest.mark.parametrize("name, dimension", [("deformable", 3), ("deformable-2d", 2)])
+def test_the_presets_end_in_this_method(name, dimension):
+    method = load_method(name).stages[-1]
+    case = bent(dimension)
+    center = case.pair.moving.grid.center
+    nearly = compose(rigid([5.0] * (2 * dimension - 3), [1.0] * dimension, center))
+    assert isinstance(method, Instance) and isinstance(nearly, AffineTransform)
+    result = method.register(case.pair, nearly)
+    assert error_mm(case, result.transform).median() < error_mm(case, nearly).median() / 2
