@@ -110,6 +110,10 @@ METHODS = Registry(
             "hybridreg.methods.lddmm.method:Lddmm",
             "geodesic shooting from the moving to the fixed image (LDDMM), by its momentum",
         ),
+        "linear": (
+            "hybridreg.methods.linear.method:Linear",
+            "rigid, similarity or affine in a second, with a search of rotations",
+        ),
         "chain": (
             "hybridreg.methods.combine:Chain",
             "stages in turn, each started from the last one's transform",

@@ -31,6 +31,7 @@ LDDMM = {
 UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
+    "linear": {"name": "linear", "transform": "rigid"},
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
 }
 
