@@ -1,25 +1,26 @@
-"""The dissimilarity of a pair under a linear transform, its gradient, and quasi-Newton steps down it."""
+"""The dissimilarity of a pair under a linear transform, its gradient, and the matrix that minimizes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from hybridreg.kernels.affine import placement_gradient
-from hybridreg.kernels.sampling import sample
+from hybridreg.kernels.sampling import Placement, sample
 from hybridreg.methods.linear.levels import Level, placement
+from hybridreg.methods.linear.optimizer import minimized
 from hybridreg.methods.linear.parameters import Family
 from hybridreg.similarity import Measure
 
 _LEAST_OVERLAP = 0.25  # of the weight of the fixed image, as elastix asks for
 _SCALE, _PENALTY = np.log(1.4), 10.0
-_MEMORY = 12
-_REFUSED = 1e6  # far above any measure: the line search turns back
+_ROUNDS = 3  # of weights; the second and third begin at the optimum, or nearly
+_CHANGED = 0.002  # of the weights, in the mean, that makes another round worth it
 
 Report = Callable[[int, float], None]
 
@@ -32,85 +33,95 @@ class Dissimilarity:
     measure: Measure
     threads: int | None = None
 
-    @property
-    def _to_voxels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Fixed voxels to LPS mm, LPS mm to moving voxels."""
-        return (
-            self.level.fixed_grid.voxel_to_physical().numpy(),
-            self.level.moving_grid.physical_to_voxel().numpy(),
-        )
-
-    def _placements(self, matrix: np.ndarray):
-        """Into the moving image, and into what is seen of it, which has a border of one voxel."""
-        to_mm, to_voxel = self._to_voxels
-        total = to_voxel @ matrix @ to_mm
-        scales = (to_voxel @ matrix)[:-1, :-1]
-        bordered = total.copy()
-        bordered[:-1, -1] += 1
-        return placement(total, scales), placement(bordered, scales), total
-
-    def _all_inside(self, total: np.ndarray) -> bool:
-        if self.level.masked or self.level.displacement is not None:
-            return False
-        shape = np.array(self.level.fixed_grid.size) - 1.0
-        corners = np.stack(np.meshgrid(*[(0.0, n) for n in shape]), -1).reshape(-1, len(shape))
-        index = corners @ total[:-1, :-1].T + total[:-1, -1]
-        last = np.array(self.level.moving_grid.size) - 1.0
-        return bool(((index >= 0) & (index <= last)).all())
-
-    def _weight(self, into_seen, total: np.ndarray) -> tuple[Tensor | None, float]:
-        """Of each fixed voxel, and the part of the whole that is seen."""
+    def at(self, matrix: np.ndarray) -> Weighted | None:
+        """With each voxel weighted as both images see it under a matrix; None where too few do."""
         level = self.level
-        if self._all_inside(total):
-            return level.weight, 1.0
-        shape = level.fixed_grid.shape
-        seen = sample(level.seen, level.displacement, into_seen, shape, threads=self.threads)[0]
+        if self._all_inside(matrix):
+            return Weighted(self, level.weight, 1.0)
+        seen = self._sampled(level.seen, matrix, border=1)[0]
         if level.weight is None:
-            return seen, seen.mean().item()
-        weight = seen * level.weight
-        return weight, (weight.sum() / level.weight.sum()).item()
+            weight, overlap = seen, seen.mean().item()
+        else:
+            weight = seen * level.weight
+            overlap = (weight.sum() / level.weight.sum()).item()
+        return Weighted(self, weight, overlap) if overlap >= _LEAST_OVERLAP else None
 
     def value(self, matrix: np.ndarray) -> float:
         """The measure where both are seen; what is not seen counts as a moving image of one value."""
+        weighted = self.at(matrix)
+        return np.inf if weighted is None else weighted.value(matrix)
+
+    def _all_inside(self, matrix: np.ndarray) -> bool:
+        if self.level.masked or self.level.displacement is not None:
+            return False
+        corners = self.level.fixed_grid.corners().numpy()
+        moved = torch.from_numpy(corners @ matrix[:-1, :-1].T + matrix[:-1, -1])
+        return bool(self.level.moving_grid.contains(moved).all())
+
+    def _sampled(self, values: Tensor, matrix: np.ndarray, border: int = 0) -> Tensor:
         level = self.level
-        into, into_seen, total = self._placements(matrix)
-        weight, overlap = self._weight(into_seen, total)
-        if overlap < _LEAST_OVERLAP:
-            return np.inf
+        into = self._placement(matrix, border)
         shape = level.fixed_grid.shape
-        moved = sample(level.moving, level.displacement, into, shape, threads=self.threads)
-        with torch.no_grad():
-            found = self.measure(level.fixed, moved, weight).item()
-            if overlap > 0.999:
-                return found
-            nothing = self.measure(level.fixed, torch.zeros_like(moved), weight).item()
-        return overlap * found + (1 - overlap) * nothing
+        return sample(values, level.displacement, into, shape, threads=self.threads)
+
+    def _placement(self, matrix: np.ndarray, border: int = 0) -> Placement:
+        """Of the fixed voxels in the moving ones, around which lies a border of so many."""
+        to_mm, to_voxel = self.frames
+        inner = to_voxel @ matrix
+        total = inner @ to_mm
+        total[:-1, -1] += border
+        return placement(total, inner[:-1, :-1])
+
+    @cached_property
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed voxels to LPS mm, LPS mm to moving voxels."""
+        level = self.level
+        grids = level.fixed_grid.voxel_to_physical(), level.moving_grid.physical_to_voxel()
+        return tuple(matrix.numpy() for matrix in grids)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """The dissimilarity with fixed weights, which makes it smooth in the matrix.
+
+    overlap: the part of the fixed image's weight that the moving one sees.
+    """
+
+    whole: Dissimilarity
+    weight: Tensor | None
+    overlap: float
+
+    def value(self, matrix: np.ndarray) -> float:
+        """See ``Dissimilarity.value``."""
+        level, measure = self.whole.level, self.whole.measure
+        moved = self.whole._sampled(level.moving, matrix)
+        found = measure(level.fixed, moved, self.weight).item()
+        if self.overlap > 0.999:
+            return found
+        nothing = measure(level.fixed, torch.zeros_like(moved), self.weight).item()
+        return self.overlap * found + (1 - self.overlap) * nothing
 
     def value_and_gradient(self, matrix: np.ndarray) -> tuple[float, np.ndarray]:
-        """The measure where both are seen, and its gradient by the first D rows, shape (D, D+1).
-
-        Infinite where too little is seen. The weights count as constant in the gradient.
-        """
-        level = self.level
-        into, into_seen, total = self._placements(matrix)
-        weight, overlap = self._weight(into_seen, total)
-        d = len(matrix) - 1
-        if overlap < _LEAST_OVERLAP:
-            return np.inf, np.zeros((d, d + 1))
-        shape = level.fixed_grid.shape
-        moved = sample(level.moving, level.displacement, into, shape, threads=self.threads)
-        moved.requires_grad_()
-        found = self.measure(level.fixed, moved, weight)
+        """The measure, and its gradient by the first D rows of the matrix, shape (D, D+1)."""
+        level = self.whole.level
+        moved = self.whole._sampled(level.moving, matrix).requires_grad_()
+        found = self.whole.measure(level.fixed, moved, self.weight)
         (adjoint,) = torch.autograd.grad(found, moved)
+        into = self.whole._placement(matrix)
         first, steps, scales = placement_gradient(
-            level.moving, level.displacement, into, adjoint, threads=self.threads
+            level.moving, level.displacement, into, adjoint, threads=self.whole.threads
         )
-        to_mm, to_voxel = self._to_voxels
-        by_total = np.concatenate([steps, first[:, None]], 1)
+        to_mm, to_voxel = self.whole.frames
         inner = to_voxel[:-1, :-1].T
-        gradient = inner @ by_total @ to_mm.T
+        gradient = inner @ np.concatenate([steps, first[:, None]], 1) @ to_mm.T
         gradient[:, :-1] += inner @ scales
         return found.item(), gradient
+
+    def differs(self, other: Weighted) -> bool:
+        if self.weight is None or other.weight is None:
+            return abs(self.overlap - other.overlap) > _CHANGED
+        change = (self.weight - other.weight).abs().mean() / self.weight.mean()
+        return change.item() > _CHANGED
 
 
 def fitted(
@@ -123,42 +134,48 @@ def fitted(
     tolerance: float,
     report: Report | None = None,
 ) -> np.ndarray:
-    """The matrix that is least dissimilar, from a start, by L-BFGS over the family's parameters.
+    """The matrix of least dissimilarity, from a start, by BFGS over the family's parameters.
 
-    since: the matrix from which scales are counted; beyond 1.4 times they are penalized.
+    since: the matrix from which scales are counted; beyond 1.4 times they are penalized. tolerance: in
+    voxels of the level. Weights are those of the start, and again of what was found from there.
     """
-    count = 0
+    tolerance_mm = tolerance * min(dissimilarity.level.fixed_grid.spacing)
+    longest = 2 * max(dissimilarity.level.fixed_grid.spacing)
+    parameters, weighted = np.zeros(family.count), dissimilarity.at(start)
+    for _ in range(_ROUNDS):
+        if weighted is None:
+            break
 
-    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        step = family.matrix(parameters)
-        value, by_matrix = dissimilarity.value_and_gradient(step @ start)
-        if not np.isfinite(value) or np.linalg.det(step) <= 0:
-            return _REFUSED, np.zeros(len(parameters))
-        by_step = by_matrix @ start.T
-        if family.kind != "rigid":
-            penalty, by_linear = _scale_penalty(step @ start, since)
-            value += penalty
-            by_step[:, :-1] += by_linear @ start[:-1, :-1].T
-        return value, family.gradient(parameters, by_step)
+        def objective(parameters: np.ndarray, weighted=weighted) -> tuple[float, np.ndarray]:
+            step = family.matrix(parameters)
+            if np.linalg.det(step) <= 0:
+                return np.inf, np.zeros(len(parameters))
+            value, by_matrix = weighted.value_and_gradient(step @ start)
+            if family.kind != "rigid":
+                penalty, by_linear = _scale_penalty(step @ start, since)
+                value += penalty
+                by_matrix[:, :-1] += by_linear
+            return value, family.gradient(parameters, by_matrix @ start.T)
 
-    def noted(intermediate_result):
-        nonlocal count
-        count += 1
-        if report is not None:
-            report(count, float(intermediate_result.fun))
-
-    options = {"maxiter": iterations, "maxcor": _MEMORY, "ftol": tolerance, "gtol": 1e-7}
-    found = minimize(
-        objective, np.zeros(family.count), jac=True, method="L-BFGS-B", options=options, callback=noted
-    )
-    return family.matrix(found.x) @ start
+        parameters = minimized(
+            objective,
+            parameters,
+            iterations=iterations,
+            tolerance=tolerance_mm,
+            longest=longest,
+            report=report,
+        )
+        before, weighted = weighted, dissimilarity.at(family.matrix(parameters) @ start)
+        if weighted is not None and not weighted.differs(before):
+            break
+    return family.matrix(parameters) @ start
 
 
 def _scale_penalty(matrix: np.ndarray, since: np.ndarray) -> tuple[float, np.ndarray]:
     """For principal scales beyond 1.4 and 1 / 1.4, and its gradient by the linear part of the matrix."""
     inverse = np.linalg.inv(since[:-1, :-1])
     left, scales, right = np.linalg.svd(matrix[:-1, :-1] @ inverse)
-    logs = np.log(np.maximum(scales, 1e-6))
+    logs = np.log(scales)
     beyond = np.sign(logs) * np.maximum(np.abs(logs) - _SCALE, 0)
-    slopes = left @ np.diag(2 * _PENALTY * beyond / np.maximum(scales, 1e-6)) @ right
+    slopes = left @ np.diag(2 * _PENALTY * beyond / scales) @ right
     return _PENALTY * float(beyond @ beyond), slopes @ inverse.T

@@ -22,7 +22,13 @@ from hybridreg.methods.linear.levels import Level, levels
 from hybridreg.methods.linear.parameters import Family, Kind
 from hybridreg.methods.linear.search import searched
 from hybridreg.similarity import LNCC, NCC, Measure
-from hybridreg.transforms import IDENTITY, AffineTransform, Transform, compose
+from hybridreg.transforms import (
+    IDENTITY,
+    AffineTransform,
+    CompositeTransform,
+    Transform,
+    compose,
+)
 
 _SEARCHED = 0.3  # of the time, about
 
@@ -36,7 +42,7 @@ class Linear:
     coarse_similarity: the measure of the search and of all but the last ``fine_levels``; the same where None.
     levels_mm: voxels at each level, coarse to fine; never finer than the images'. Where the longest side
         of the fixed image has fewer than 64 voxels of the finest, all are smaller by that factor.
-    iterations: at most, at each level. tolerance: a level ends where an iteration gains less than this.
+    iterations: at most, at each level. tolerance: a level ends where a step is shorter, in voxels.
     search: at the coarsest level, rotations up to ``search_deg`` about centers of mass, of the fields of
         view and as the headers say. "auto": where the initial transform is none or a mere shift; a turned
         one is a start to trust.
@@ -53,7 +59,7 @@ class Linear:
     fine_levels: int = 1
     levels_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
     iterations: int = 40
-    tolerance: float = 1e-5
+    tolerance: float = 0.02
     search: Literal["auto", "always", "never"] = "auto"
     search_deg: float = 45.0
     foreground_mm: float | None = None
@@ -77,7 +83,7 @@ class Linear:
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform x -> M(A(x)), A the initial one; an affine where that is one."""
-        search = self._searches(initial)
+        search = self._searches(initial, pair.dimension)
         check_pair(pair, None if search else initial)
         start, before = _split(initial, pair.dimension)
         with _threads(self.threads):
@@ -94,14 +100,11 @@ class Linear:
         total = affine if before is None else compose(affine, before)
         return RegistrationResult(total, inverse=total.inverse(), trace=trace)
 
-    def _searches(self, initial: Transform) -> bool:
+    def _searches(self, initial: Transform, dimension: int) -> bool:
         if self.search != "auto":
             return self.search == "always"
-        total = compose(initial)
-        if total == IDENTITY:
-            return True
-        shift = isinstance(total, AffineTransform)
-        return shift and torch.equal(total.linear, torch.eye(len(total.translation)).double())
+        start, before = _split(initial, dimension)
+        return before is None and np.array_equal(start[:-1, :-1], np.eye(dimension))
 
     def _fit(
         self, found: list[Level], before: Transform | None, start: np.ndarray, search: bool
@@ -117,7 +120,7 @@ class Linear:
                 matrix = searched(
                     dissimilarity, where.center, where.radius, starts, self.search_deg, _searching
                 )
-            kinds = (self.transform,) if number else ("rigid", self.transform)
+            kinds = (self.transform,) if number or search else ("rigid", self.transform)
             for kind in dict.fromkeys(kinds):
                 matrix = fitted(
                     dissimilarity,
@@ -193,11 +196,10 @@ def _mask(weight: Tensor | None, grid: Grid) -> LabelMap | None:
 def _split(initial: Transform, dimension: int) -> tuple[np.ndarray, Transform | None]:
     """The matrix to begin with, and what acts before it where that is no affine."""
     total = compose(initial)
-    if total == IDENTITY:
-        return np.eye(dimension + 1), None
     if isinstance(total, AffineTransform):
         return total.matrix.numpy().copy(), None
-    return np.eye(dimension + 1), total
+    nothing = isinstance(total, CompositeTransform) and not total.parts
+    return np.eye(dimension + 1), None if nothing else total
 
 
 @contextmanager

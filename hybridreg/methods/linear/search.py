@@ -43,7 +43,7 @@ def searched(
     refined = []
     for number, matrix in enumerate(best):
         family = Family("rigid", (matrix @ np.append(center, 1))[:-1], radius)
-        how = {"since": matrix, "iterations": _ITERATIONS, "tolerance": 1e-4}
+        how = {"since": matrix, "iterations": _ITERATIONS, "tolerance": 0.05}
         refined.append(fitted(dissimilarity, family, matrix, **how))
         report((number + 1) / len(best))
     return min(refined, key=dissimilarity.value)
