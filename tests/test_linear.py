@@ -82,7 +82,7 @@ def test_starts_turned_by_45_degrees_and_shifted_by_50_mm_are_found(method, angl
 @pytest.mark.parametrize("fixed, moving", [("ct", "t1"), ("t1", "ct"), ("t1", "t2")])
 def test_mutual_information_aligns_two_contrasts(fixed, moving):
     turn = {"angles_deg": (12.0, -9.0, 14.0), "translation_mm": (15.0, -20.0, 10.0)}
-    case = head_case(fixed=fixed, moving=moving, spacing_mm=3.0, **turn)
+    case = head_case(fixed=fixed, moving=moving, spacing_mm=4.0, **turn)
     found = MI_RIGID.register(case.pair).transform
     assert error_mm(found, case.true_transform, case.pair.fixed.grid, case.fixed_labels) < 0.3
 
@@ -162,11 +162,14 @@ def test_a_mirrored_head_is_not_mirrored_back():
 
 def test_no_overlap_from_any_start_is_an_error_that_says_what_to_do():
     case = blobs(dimension=2)
-    mask = torch.zeros(case.pair.moving.grid.shape, dtype=torch.int32)
-    mask[:8, :8] = 1
-    pair = replace(case.pair, moving_mask=LabelMap(mask, case.pair.moving.grid))
-    with pytest.raises(RegistrationError, match="do not overlap"):
-        Linear("rigid").register(pair)
+    masks = {}
+    for side, corner in (("fixed", slice(None, 12)), ("moving", slice(-12, None))):
+        mask = torch.zeros(getattr(case.pair, side).grid.shape, dtype=torch.int32)
+        mask[corner, corner] = 1
+        masks[f"{side}_mask"] = LabelMap(mask, getattr(case.pair, side).grid)
+    start = rigid([3.0], [0.0, 0.0], [0.0, 0.0])
+    with pytest.raises(RegistrationError, match="do not overlap enough"):
+        Linear("rigid").register(replace(case.pair, **masks), start)
 
 
 def test_progress_rises_to_the_end_and_the_trace_names_every_stage():
@@ -178,7 +181,7 @@ def test_progress_rises_to_the_end_and_the_trace_names_every_stage():
 
 
 def test_one_thread_and_two_give_the_same():
-    pair = head_case(spacing_mm=4.0, angles_deg=(5.0, 4.0, 3.0)).pair
+    pair = blobs(dimension=3, angles_deg=(5.0, 4.0, 3.0)).pair
     one, two = (replace(MI_RIGID, threads=n).register(pair).transform for n in (1, 2))
     assert torch.allclose(one.matrix, two.matrix, atol=1e-6)
 
@@ -214,9 +217,12 @@ def test_parameter_gradients_agree_with_finite_differences(kind, dimension):
 @pytest.mark.parametrize("bent", [False, True])
 def test_the_gradient_by_the_matrix_agrees_with_finite_differences(measure, bent):
     case = blobs(dimension=3, translation_mm=(1.0, 2.0, -1.0))
+    moving = case.pair.moving  # cut, so that the limits of mutual information's bins stay where they are
+    cut = Image(moving.data.clamp(0.05, 0.7), moving.grid)
+    pair = replace(case.pair, moving=cut)
     before = smooth_deformation(2.0, center=case.pair.fixed.grid.center.tolist()) if bent else None
     how = {"before": before, "scaled": False, "foreground_mm": None, "threads": 1}
-    (level,) = levels(case.pair, (2.0,), **how)
+    (level,) = levels(pair, (2.0,), **how)
     matrix = np.eye(4)
     matrix[:3, 3] = 0.7, 1.1, -0.4
     weighted = Dissimilarity(level, measure, 1).at(matrix)

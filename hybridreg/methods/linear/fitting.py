@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from hybridreg.kernels.affine import placement_gradient
 from hybridreg.kernels.sampling import Placement, sample
+from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.linear.levels import Level, placement
 from hybridreg.methods.linear.optimizer import minimized
 from hybridreg.methods.linear.parameters import Family
 from hybridreg.similarity import Measure
 
-_LEAST_OVERLAP = 0.25  # of the weight of the fixed image, as elastix asks for
+_LEAST_OVERLAP = 0.25  # of what the smaller of both shows, as elastix asks of the fixed image
 _SCALE, _PENALTY = np.log(1.4), 10.0
 _ROUNDS = 3  # of weights; the second and third begin at the optimum, or nearly
 _CHANGED = 0.002  # of the weights, in the mean, that makes another round worth it
@@ -39,12 +41,12 @@ class Dissimilarity:
         if self._all_inside(matrix):
             return Weighted(self, level.weight, 1.0)
         seen = self._sampled(level.seen, matrix, border=1)[0]
-        if level.weight is None:
-            weight, overlap = seen, seen.mean().item()
-        else:
-            weight = seen * level.weight
-            overlap = (weight.sum() / level.weight.sum()).item()
-        return Weighted(self, weight, overlap) if overlap >= _LEAST_OVERLAP else None
+        weight = seen if level.weight is None else seen * level.weight
+        fixed, moving = self.volumes
+        both = weight.sum().item() * math.prod(level.fixed_grid.spacing)
+        if both < _LEAST_OVERLAP * min(fixed, moving):
+            return None
+        return Weighted(self, weight, both / fixed)
 
     def value(self, matrix: np.ndarray) -> float:
         """The measure where both are seen; what is not seen counts as a moving image of one value."""
@@ -71,6 +73,16 @@ class Dissimilarity:
         total = inner @ to_mm
         total[:-1, -1] += border
         return placement(total, inner[:-1, :-1])
+
+    @cached_property
+    def volumes(self) -> tuple[float, float]:
+        """That are compared of the fixed and of the moving image, mm^D."""
+        level = self.level
+        fixed = math.prod(level.fixed_grid.shape) if level.weight is None else level.weight.sum().item()
+        return (
+            fixed * math.prod(level.fixed_grid.spacing),
+            level.seen.sum().item() * math.prod(level.moving_grid.spacing),
+        )
 
     @cached_property
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
@@ -142,9 +154,21 @@ def fitted(
     tolerance_mm = tolerance * min(dissimilarity.level.fixed_grid.spacing)
     longest = 2 * max(dissimilarity.level.fixed_grid.spacing)
     parameters, weighted = np.zeros(family.count), dissimilarity.at(start)
+    if weighted is None:
+        raise RegistrationError(
+            f"under the transform to start from, both images show less than "
+            f"{_LEAST_OVERLAP:.0%} of what the smaller one does (inside the masks, if any): they do not "
+            "overlap enough; give another initial transform, search=\"always\" or other masks"
+        )
+    done = 0
+
+    def noted(_: int, value: float):
+        nonlocal done
+        done += 1
+        if report is not None:
+            report(done, value)
+
     for _ in range(_ROUNDS):
-        if weighted is None:
-            break
 
         def objective(parameters: np.ndarray, weighted=weighted) -> tuple[float, np.ndarray]:
             step = family.matrix(parameters)
@@ -163,10 +187,10 @@ def fitted(
             iterations=iterations,
             tolerance=tolerance_mm,
             longest=longest,
-            report=report,
+            report=noted,
         )
         before, weighted = weighted, dissimilarity.at(family.matrix(parameters) @ start)
-        if weighted is not None and not weighted.differs(before):
+        if weighted is None or not weighted.differs(before):
             break
     return family.matrix(parameters) @ start
 
