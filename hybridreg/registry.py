@@ -111,10 +111,14 @@ METHODS = Registry(
             "geodesic shooting from the moving to the fixed image (LDDMM), by its momentum",
         ),
         "instance": (
-        "hybridreg.methods.instance:Instance",
-        "a flow of small steps from coarse to fine: fast, one-to-one, any measure and channels",
-    ),
-    "chain": (
+            "hybridreg.methods.instance.method:Instance",
+            "a flow of small steps from coarse to fine: fast, one-to-one, any measure and channels",
+        ),
+        "linear": (
+            "hybridreg.methods.linear.method:Linear",
+            "rigid, similarity or affine in a second, with a search of rotations",
+        ),
+        "chain": (
             "hybridreg.methods.combine:Chain",
             "stages in turn, each started from the last one's transform",
         ),

@@ -37,6 +37,7 @@ UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
     "instance": INSTANCE,
+    "linear": {"name": "linear", "transform": "rigid"},
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
     "clipped": {"name": "clipped", "method": ELASTIX},

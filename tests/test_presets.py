@@ -20,11 +20,13 @@ ONE, TWO = {"fixed": "t1", "moving": "t1"}, {"fixed": "ct", "moving": "t1"}
 # allowed, a quarter of a voxel for linear ones. B-splines take a minute in 3D and seconds in 2D.
 PHANTOMS = {
     "affine": ({**ONE, **TURN}, 1.0),
+    "affine-fast": ({**ONE, **TURN}, 1.0),
     "brain-lddmm": ({**ONE, **BENT}, 1.5),
     "brain-mr": ({**ONE, **FLAT}, 1.0),
     "brain-mr-rigid": ({**ONE, **TURN}, 1.0),
     "bspline": ({**ONE, **FLAT}, 1.0),
     "rigid": ({**TWO, **TURN}, 1.0),
+    "rigid-fast": ({**TWO, **TURN}, 1.0),
 }
 
 

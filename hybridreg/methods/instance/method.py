@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +19,7 @@ from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import sample
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
 from hybridreg.methods.instance.flow import Flow
-from hybridreg.methods.instance.levels import Level, between, levels
+from hybridreg.methods.instance.levels import between, levels
 from hybridreg.methods.instance.unfolding import unfolded
 from hybridreg.similarity import LNCC, MEASURES, Measure
 from hybridreg.transforms import (

@@ -1,0 +1,1 @@
+"""Rigid, similarity and affine registration, coarse to fine, by quasi-Newton steps."""
