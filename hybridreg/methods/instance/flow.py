@@ -53,13 +53,17 @@ class Flow:
     ) -> Tensor:
         """The displacement (D, *shape), in mm along the axes of the level, after so many iterations.
 
-        Fewer where one gains less than ``tolerance`` of all that was gained, over the last five.
+        Fewer where one gains less than ``tolerance`` of all that was gained, over the last five. The best
+        where it got worse again: steps have a length even where the images agree.
         """
+        best = displacement
         spacing = level.fixed.grid.spacing
         gathering, values = None, []
         for iteration in range(iterations):
             value, gradient = self._gradient(level, displacement, weight, measure)
             values.append(value)
+            if value <= min(values):
+                best = displacement
             listen(iteration, value)
             if len(values) > _LOOK_BACK:
                 gained = (values[-1 - _LOOK_BACK] - values[-1]) / _LOOK_BACK
@@ -71,7 +75,7 @@ class Flow:
                 step.mul_(_SHORTER)
             displacement = composed(displacement, step, spacing)
             displacement = smoothed(displacement, _in_voxels(self.map_sigma, level))
-        return displacement
+        return displacement if len(values) > 1 and values[-1] <= min(values) else best
 
     def _gradient(
         self, level: Level, displacement: Tensor, weight: Tensor | None, measure: Measure

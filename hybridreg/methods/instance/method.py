@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hybridreg import progress
-from hybridreg.cases import ImagePair, check_pair, warp_pair
+from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
+from hybridreg.checks import check_pair
 from hybridreg.geometry import Grid
-from hybridreg.images import Image, LabelMap
+from hybridreg.images import Image
 from hybridreg.intensity import to_unit
 from hybridreg.kernels.inversion import inverted
 from hybridreg.kernels.jacobians import determinants
@@ -21,14 +21,14 @@ from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceE
 from hybridreg.methods.instance.flow import Flow
 from hybridreg.methods.instance.levels import between, levels
 from hybridreg.methods.instance.unfolding import unfolded
-from hybridreg.similarity import LNCC, MEASURES, Measure
+from hybridreg.similarity import LNCC, Measure
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
     compose,
+    parts_of,
 )
 from hybridreg.warping import jacobian_determinant
 
@@ -42,7 +42,7 @@ class Instance:
     """Registers by a flow of small steps (compositive, as in Avants 2008), from an affine alignment on.
 
     smoothness: 1 as tuned on brains; more gives a smoother map that follows the images less closely.
-    similarity: "ssd", "ncc", "lncc" or "mi". radius: of the windows of lncc, in voxels of each level.
+    similarity: a measure, such as LNCC(radius=2) with its radius in voxels of each level.
     spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level before has
         voxels twice as large.
     iterations: at most, at each level, coarse to fine; a level ends before where an iteration gains no
@@ -57,8 +57,7 @@ class Instance:
     """
 
     smoothness: float = 1.0
-    similarity: Literal["ssd", "ncc", "lncc", "mi"] = "lncc"
-    radius: int = 2
+    similarity: Measure = LNCC(2)
     spacing_mm: float = 1.0
     iterations: tuple[int, ...] = (50, 50, 50, 50, 20)
     tolerance: float = 0.003
@@ -94,7 +93,7 @@ class Instance:
         check_pair(pair, initial)
         affine = _affine(initial, pair.dimension)
         if affine is None:
-            pair = warp_pair(_seen(pair, initial), initial)
+            pair = warp_pair(with_field_of_view(pair, initial), initial)
         pair = self._prepared(pair)
         trace: list[TraceEntry] = []
         grid = pair.fixed.grid
@@ -116,12 +115,10 @@ class Instance:
         found = levels(pair, affine, self.spacing_mm, len(self.iterations), self.device)
         stages = list(zip(found, self.iterations[-len(found) :], strict=True))
         costs = [level.fixed.data[0].numel() * most for level, most in stages]
-        displacement = None
+        before = stages[0][0].fixed.grid
+        displacement = stages[0][0].fixed.data.new_zeros(pair.dimension, *before.shape)
         for number, (level, most) in enumerate(stages):
-            if displacement is None:
-                displacement = level.fixed.data.new_zeros(pair.dimension, *level.fixed.grid.shape)
-            else:
-                displacement = _onto(displacement, before, level.fixed.grid)
+            displacement = _onto(displacement, before, level.fixed.grid)
             before = level.fixed.grid
             weight = _checked(level.weight(displacement))
 
@@ -131,7 +128,7 @@ class Instance:
                 progress.report(done / sum(costs), f"level {number + 1} of {len(stages)}")
 
             rule = self._rule(coarser=len(stages) - 1 - number)
-            displacement = rule.run(level, displacement, weight, self._measure, most, listen)
+            displacement = rule.run(level, displacement, weight, self.similarity, most, listen)
         return _onto(displacement, before, pair.fixed.grid)
 
     def _rule(self, coarser: int) -> Flow:
@@ -144,12 +141,6 @@ class Instance:
             self.map_sigma * self.map_sigma_factor**coarser * self.smoothness,
             self.tolerance,
         )
-
-    @property
-    def _measure(self) -> Measure:
-        if self.similarity == "lncc":
-            return LNCC(self.radius)
-        return MEASURES[self.similarity]()
 
 
 def _to_unit(image: Image) -> Image:
@@ -168,18 +159,10 @@ def _to_unit(image: Image) -> Image:
 
 
 def _affine(initial: Transform, dimension: int) -> AffineTransform | None:
-    total = compose(initial)
-    if isinstance(total, CompositeTransform) and not total.parts:
+    parts = parts_of(compose(initial))
+    if not parts:
         return AffineTransform(torch.eye(dimension + 1))
-    return total if isinstance(total, AffineTransform) else None
-
-
-def _seen(pair: ImagePair, initial: Transform) -> ImagePair:
-    """With a mask of the moving field of view, where that does not cover the fixed one."""
-    grid = pair.moving.grid
-    if pair.moving_mask is not None or grid.contains(initial(pair.fixed.grid.points())).all():
-        return pair
-    return replace(pair, moving_mask=LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid))
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], AffineTransform) else None
 
 
 def _checked(weight: Tensor | None) -> Tensor | None:
