@@ -172,10 +172,6 @@ class Grid:
             self, shape=tuple(size[::-1]), spacing=tuple(spacing), origin=tuple(origin.tolist())
         )
 
-    def downsample(self, factor: int) -> Grid:
-        """The same field of view in voxels ``factor`` times as long along every axis."""
-        return self.with_spacing([s * factor for s in self.spacing])
-
     def upright_axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """How to bring the array axes nearest to the patient's: for ``with_axes``."""
         axes, last = np.abs(self.direction), self.dimension - 1
