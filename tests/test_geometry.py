@@ -1,10 +1,12 @@
 """Grids agree with SimpleITK on where voxels lie."""
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from conftest import oblique_grid
+from scipy.spatial.transform import Rotation
 
 from hybridreg.geometry import Grid, apply_matrix
 
@@ -60,6 +62,16 @@ def test_slabs_and_crops_keep_every_voxel_where_it_was(grid):
     start, stop = [3] * grid.dimension, [9] * grid.dimension
     inner = points[tuple(slice(3, 9) for _ in start)]
     assert torch.allclose(grid.crop(start, stop).points(), inner, atol=1e-11)
+
+
+def test_axis_letters_of_any_rotation_are_those_of_nibabel():
+    labels = (("R", "L"), ("A", "P"), ("I", "S"))  # of LPS, as nibabel has them of RAS
+    for seed in range(200):  # also about 45 degrees off, where two axes are nearest to one letter
+        direction = Rotation.random(random_state=seed).as_matrix()
+        direction[:, 0] *= (-1) ** seed
+        grid = Grid((4, 5, 6), spacing=(1, 2, 3), direction=direction)
+        affine = grid.voxel_to_physical().numpy()
+        assert grid.axis_letters() == "".join(nibabel.aff2axcodes(affine, labels))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
