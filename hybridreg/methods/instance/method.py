@@ -116,7 +116,7 @@ class Instance:
         found = levels(pair, affine, self.spacing_mm, len(self.iterations), self.device)
         stages = list(zip(found, self.iterations[-len(found) :], strict=True))
         costs = [level.fixed.data[0].numel() * most for level, most in stages]
-        displacement = None
+        displacement = before = None
         for number, (level, most) in enumerate(stages):
             if displacement is None:
                 displacement = level.fixed.data.new_zeros(pair.dimension, *level.fixed.grid.shape)
