@@ -76,9 +76,10 @@ def _(pair: ImagePair) -> Iterator[str]:
         yield f"{sizes}: is one a part of the other, or is a spacing wrong?"
     if odd := _different_axes(fixed, moving):
         yield (
-            f"{odd} (their voxel axes point to {_letters(fixed)} and {_letters(moving)}). Images "
-            "are compared and results given where the headers place them in the patient, so this "
-            "is sound if both headers are right: check left and right and up and down in the report"
+            f"{odd} (their voxel axes point to {fixed.axis_letters()} and "
+            f"{moving.axis_letters()}). Images are compared and results given where the headers "
+            "place them in the patient, so this is sound if both headers are right: check left and "
+            "right and up and down in the report"
         )
 
 
@@ -94,15 +95,6 @@ def _different_axes(fixed: Grid, moving: Grid) -> str:
     if np.linalg.det(a) * np.linalg.det(b) < 0:
         return "one image is stored with left-handed axes, the other with right-handed ones"
     return ""
-
-
-def _letters(grid: Grid) -> str:
-    """The way each voxel axis (x, y, z) points to, nearest of L R P A S I; such as "LPS"."""
-    ways = np.array(grid.direction).T  # one row a voxel axis
-    nearest = np.abs(ways).argmax(1)
-    return "".join(
-        ("LPS" if way[axis] > 0 else "RAI")[axis] for way, axis in zip(ways, nearest, strict=True)
-    )
 
 
 def _check_thickness(side: str, grid: Grid):

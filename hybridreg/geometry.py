@@ -172,10 +172,6 @@ class Grid:
             self, shape=tuple(size[::-1]), spacing=tuple(spacing), origin=tuple(origin.tolist())
         )
 
-    def downsample(self, factor: int) -> Grid:
-        """The same field of view in voxels ``factor`` times as long along every axis."""
-        return self.with_spacing([s * factor for s in self.spacing])
-
     def upright_axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """How to bring the array axes nearest to the patient's: for ``with_axes``."""
         axes, last = np.abs(self.direction), self.dimension - 1
@@ -190,6 +186,19 @@ class Grid:
             if self.direction[last - axis][best[last - axis]] < 0
         )
         return order, turned
+
+    def axis_letters(self) -> str:
+        """The way each voxel axis (x, y, z) points to, nearest of L R P A S I; such as "LPS".
+
+        No two axes share a letter or its opposite, as in nibabel.
+        """
+        axes = np.array(self.direction)
+        letters = [""] * self.dimension
+        for voxel in np.argsort(-np.abs(axes).max(0)):
+            patient = np.abs(axes[:, voxel]).argmax()
+            letters[voxel] = side(patient, axes[patient, voxel])
+            axes[patient] = 0
+        return "".join(letters)
 
     def with_axes(self, order: Sequence[int], turned: Sequence[int]) -> Grid:
         """The grid of ``data.permute(order).flip(turned)``: the same voxels, where they were."""
@@ -215,6 +224,11 @@ class Grid:
             return False
         distance = (self.corners() - other.corners()).norm(dim=-1).max().item()
         return distance <= tolerance * min(self.spacing)
+
+
+def side(axis: int, way: float) -> str:
+    """The letter of the patient's side that x, y or z (0 to 2) leads to, going forward or back."""
+    return ("LPS" if way > 0 else "RAI")[axis]
 
 
 def apply_matrix(matrix: Tensor, points: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hybridreg.cases import ImagePair
 from hybridreg.images import Image, LabelMap
+from hybridreg.kernels.smoothing import antialiasing
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import lowest, warp
 
@@ -120,12 +121,17 @@ def coarser(image: Image, spacing_mm: float) -> Image:
 
 def smoothed_for(image: Image, spacing_mm: float) -> Image:
     """The image without what voxels of so many mm cannot show, still on its own grid."""
-    factors = [max(spacing_mm / s, 1.0) for s in image.grid.spacing[::-1]]
-    if max(factors) == 1.0:
-        return image
-    sigma = [0.5 * math.sqrt(factor**2 - 1) for factor in factors]
-    smooth = [ndimage.gaussian_filter(c, sigma, mode="nearest") for c in image.data.numpy()]
-    return replace(image, data=torch.from_numpy(np.stack(smooth)))
+    factors = [max(spacing_mm / s, 1.0) for s in image.grid.spacing]
+    return image if max(factors) == 1.0 else replace(image, data=antialiased(image.data, factors))
+
+
+def antialiased(values: Tensor, factors: Sequence[float]) -> Tensor:
+    """Values (C, *shape) without what voxels larger by factors along (x, y, z) cannot show."""
+    sigma = antialiasing(factors)
+    if not any(sigma):
+        return values
+    smooth = [ndimage.gaussian_filter(c, sigma[::-1], mode="nearest") for c in values.numpy()]
+    return torch.from_numpy(np.stack(smooth))
 
 
 def _ordinary(channel: Tensor) -> tuple[float, float]:

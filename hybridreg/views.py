@@ -22,7 +22,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
-from hybridreg.geometry import Grid
+from hybridreg.geometry import Grid, side
 from hybridreg.images import Image, LabelMap
 from hybridreg.preprocessing import looks_like_ct, without_outliers
 from hybridreg.transforms import (
@@ -248,9 +248,7 @@ def axis_letters(grid: Grid) -> list[tuple[str, str]]:
     letters = []
     for column in np.array(grid.direction).T:
         main = [axis for axis in np.argsort(-abs(column)) if abs(column[axis]) > 0.4][:2]
-        high = "".join("RAI"[a] if column[a] < 0 else "LPS"[a] for a in main)
-        low = "".join("LPS"[a] if column[a] < 0 else "RAI"[a] for a in main)
-        letters.append((low, high))
+        letters.append(tuple("".join(side(a, way * column[a]) for a in main) for way in (-1, 1)))
     return letters
 
 

@@ -99,7 +99,8 @@ def initial_and_grids(kind: str, dimension: int) -> tuple[Transform, Grid, Grid]
         return compose(turn, wave(fixed, 2.0)), moving, fixed
     if kind == "B-spline after affine":
         return compose(wave(moving, 2.0), turn), moving, fixed
-    coarse = fixed.downsample(2).crop([-2] * dimension, [n + 2 for n in fixed.downsample(2).shape])
+    coarse = fixed.with_spacing([2 * s for s in fixed.spacing])
+    coarse = coarse.crop([-2] * dimension, [n + 2 for n in coarse.shape])
     return compose(turn, DisplacementField.sampled(wave(fixed, 2.0), coarse)), moving, fixed
 
 

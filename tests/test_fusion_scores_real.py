@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from fused_scenes import SWAPPED, value, whole
+from published_scores import PUBLISHED
 
-from hybridreg.fusion_scores import PUBLISHED, SCORES, fused_pair
+from hybridreg.fusion_scores import SCORES, fused_pair
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """Grids agree with SimpleITK on where voxels lie."""
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from conftest import oblique_grid
+from scipy.spatial.transform import Rotation
 
 from hybridreg.geometry import Grid, apply_matrix
 
@@ -62,9 +64,20 @@ def test_slabs_and_crops_keep_every_voxel_where_it_was(grid):
     assert torch.allclose(grid.crop(start, stop).points(), inner, atol=1e-11)
 
 
+def test_axis_letters_of_any_rotation_are_those_of_nibabel():
+    labels = (("R", "L"), ("A", "P"), ("I", "S"))  # of LPS, as nibabel has them of RAS
+    for seed in range(200):  # also about 45 degrees off, where two axes are nearest to one letter
+        direction = Rotation.random(random_state=seed).as_matrix()
+        direction[:, 0] *= (-1) ** seed
+        grid = Grid((4, 5, 6), spacing=(1, 2, 3), direction=direction)
+        affine = grid.voxel_to_physical().numpy()
+        assert grid.axis_letters() == "".join(nibabel.aff2axcodes(affine, labels))
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_another_spacing_keeps_the_center_and_covers_the_field_of_view(grid):
-    for other in (grid.downsample(2), grid.with_spacing([0.7] * grid.dimension)):
+    for spacing in ([2 * s for s in grid.spacing], [0.7] * grid.dimension):
+        other = grid.with_spacing(spacing)
         assert torch.allclose(other.center, grid.center, atol=1e-11)
         assert other.contains(grid.corners() * (1 - 1e-9) + grid.center * 1e-9).all()
         assert all(a - b < s for a, b, s in zip(other.extent, grid.extent, other.spacing))

@@ -3,23 +3,20 @@
 The definition is in the docstring of the score's function: source, range, direction, and how volumes
 are scored. All are taken over a foreground that depends on the two sources alone, since half of a head
 image is air, which every score would otherwise count as fused perfectly. ``SCORES`` is the table,
-``fusion_scores`` gives all of them for one image, ``published_scores`` the forms found in tables of
-the literature. No single score shows that a fusion is good: read them beside trivial fusions.
+``fusion_scores`` gives all of them for one image. No single score shows that a fusion is good: read
+them beside trivial fusions.
 """
 
 from hybridreg.fusion_scores.fused_pairs import FusedPair, UndefinedScore, fused_pair
 from hybridreg.fusion_scores.gradients import edge_recall
 from hybridreg.fusion_scores.table import (
-    PUBLISHED,
     SCORES,
     FusionScores,
     Score,
     fusion_scores,
-    published_scores,
 )
 
 __all__ = [
-    "PUBLISHED",
     "SCORES",
     "FusedPair",
     "FusionScores",
@@ -28,5 +25,4 @@ __all__ = [
     "edge_recall",
     "fused_pair",
     "fusion_scores",
-    "published_scores",
 ]

@@ -15,7 +15,6 @@ from hybridreg.fusion_scores import (
     gradients,
     information,
     perception,
-    published,
     sharpness,
     structure,
 )
@@ -120,26 +119,6 @@ SCORES: Mapping[str, Score] = {
     "AG": Score(sharpness.average_gradient, "higher", (0, 1), "mean gradient; rises with noise"),
 }
 
-PUBLISHED: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
-    "EN": published.entropy,
-    "SD": published.standard_deviation,
-    "SF": published.spatial_frequency,
-    "AG": published.average_gradient,
-    "MI": published.mutual_information,
-    "NMI": published.normalized_mutual_information,
-    "QABF": published.edge_preservation,
-    "NABF": published.fusion_artifacts,
-    "FMI_pixel": published.pixel_feature_information,
-    "FMI_gradient": published.gradient_feature_information,
-    "QY": published.yang_similarity,
-    "QCB": published.preserved_contrast,
-    "VIF": published.visual_information_fidelity,
-    "SCD": published.sum_of_correlations_of_differences,
-    "CC": published.correlation,
-    "SSIM": published.structural_similarity,
-    "SSIM_range_2": published.structural_similarity_of_range_2,
-}
-
 
 def fusion_scores(
     fused: Image | np.ndarray,
@@ -159,34 +138,9 @@ def fusion_scores(
         pair = fused_pair(fused, fixed, moved, mask=mask, data_range=data_range)
     except UndefinedScore as error:
         return FusionScores(dict.fromkeys(SCORES), dict.fromkeys(SCORES, str(error)))
-    return _collected({name: (score.function, (pair,)) for name, score in SCORES.items()})
-
-
-def published_scores(
-    fused: Image | np.ndarray,
-    fixed: Image | np.ndarray,
-    moved: Image | np.ndarray,
-    *,
-    data_range: float = 1.0,
-) -> FusionScores:
-    """The scores as the public code behind most tables has them, of whole 2D images.
-
-    To compare with such tables only: see ``published`` for what is wrong with them.
-    """
-    whole = np.ones(np.shape(fused.data[0] if isinstance(fused, Image) else fused), dtype=bool)
-    pair = fused_pair(fused, fixed, moved, mask=whole, data_range=data_range)
-    if whole.ndim != 2:
-        raise ValueError("published scores are of 2D images: give the slices one by one")
-    # Rounded, so that 8-bit values are whole again: public code asks whether gradients are equal.
-    given = (pair.fused, pair.fixed, pair.moved)
-    images = [np.round(image.astype(np.float64) * 255, 3) for image in given]
-    return _collected({name: (function, images) for name, function in PUBLISHED.items()})
-
-
-def _collected(calls: Mapping[str, tuple[Callable[..., float], tuple]]) -> FusionScores:
-    """The values by name, computed side by side in as many threads as torch may use."""
+    # Side by side, in as many threads as torch may use.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        found = {name: threads.submit(f, *arguments) for name, (f, arguments) in calls.items()}
+        found = {name: threads.submit(score.function, pair) for name, score in SCORES.items()}
     values, reasons = {}, {}
     for name, score in found.items():
         try:

@@ -26,7 +26,7 @@ from hybridreg.io import intact
 from hybridreg.io.decimal_point import decimal_point
 from hybridreg.io.files import errors_of, name_for_itk, naming, reserve, whole_file
 from hybridreg.io.formats import FORMATS, NUMBER_TYPES, Format, ending_of, format_of, is_dicom_file
-from hybridreg.io.nifti import Contents, axis_letters, nifti_bytes, read_mgh, read_nifti
+from hybridreg.io.nifti import Contents, nifti_bytes, read_mgh, read_nifti
 from hybridreg.io.pictures import as_shown, read_gray_alpha, without_orientation
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         "spacing_mm": list(grid.spacing),
         "origin_mm": list(grid.origin),
         "direction": [list(row) for row in grid.direction],
-        "axes_point_to": axis_letters(grid) if contents.placed and grid.dimension == 3 else None,
+        "axes_point_to": grid.axis_letters() if contents.placed and grid.dimension == 3 else None,
         "dtype": values.dtype.name,
         "channels": values.shape[1],
         "frames": values.shape[0],

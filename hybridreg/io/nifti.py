@@ -316,7 +316,7 @@ def _disagreement(header, forms: dict[str, Grid], taken: str) -> list[str]:
     if apart <= _SAME_PLACE_VOXELS:
         return []
     said = ", ".join(
-        f"{name} (code {int(header[f'{name}_code'])}) {axis_letters(grid)} from "
+        f"{name} (code {int(header[f'{name}_code'])}) {grid.axis_letters()} from "
         f"{np.round(grid.origin, 1).tolist()}"
         for name, grid in forms.items()
     )
@@ -387,13 +387,6 @@ def _in_plane(grid: Grid, notes: list[str]) -> Grid:
         )
         return Grid(**flat)
     return Grid(**flat, origin=grid.origin[:2], direction=axes)
-
-
-def axis_letters(grid: Grid) -> str:
-    """The way each voxel axis (x, y, z) points to, nearest of L R P A S I; such as "LPS"."""
-    labels = (("R", "L"), ("A", "P"), ("I", "S"))
-    affine = grid.voxel_to_physical().numpy()
-    return "".join(nibabel.orientations.aff2axcodes(affine, labels[: grid.dimension]))
 
 
 def _grid(shape: tuple[int, ...], spacing, origin, axes) -> Grid:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridreg.kernels.compiled import along_axes, loops, over_slabs, vector_volume
+from hybridreg.kernels.matrices import determinant
 
 
 def determinants(
@@ -26,10 +27,7 @@ def determinants(
         [slope(u, u.ndim - 1 - axis, h) + float(axis == c) for axis, h in enumerate(spacing)]
         for c, u in enumerate(displacement)
     ]
-    if len(rows) == 2:
-        return rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return determinant(rows)
 
 
 def slope(values: Tensor, dim: int, h: float) -> Tensor:

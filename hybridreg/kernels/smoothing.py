@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def downsampled(
     return sample(smooth, None, placement, tuple(counts[::-1]), threads=threads)
 
 
-def antialiasing(factors: tuple[float, ...]) -> tuple[float, ...]:
+def antialiasing(factors: Sequence[float]) -> tuple[float, ...]:
     """Sigma in voxels along each axis, before voxels become larger by these factors."""
     return tuple(0.5 * math.sqrt(max(f**2 - 1, 0.0)) for f in factors)
 

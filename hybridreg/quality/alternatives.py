@@ -36,7 +36,7 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.initialization import center_of_mass
 from hybridreg.preprocessing import foreground
-from hybridreg.quality.similarity import Bins, Lattice, moving_at, mutual_information
+from hybridreg.quality.similarity import Bins, ComparedPoints, moving_at, mutual_information
 from hybridreg.transforms import IDENTITY, AffineTransform, Transform, compose, rigid
 from hybridreg.warping import warp
 
@@ -62,7 +62,7 @@ class Alignment:
 
     pair: ImagePair
     transform: Transform
-    fixed: Lattice
+    fixed: ComparedPoints
     moving: np.ndarray
     covered: np.ndarray
     bins: tuple[tuple[Bins, Bins], ...]  # of each channel: fixed, moving
@@ -79,7 +79,7 @@ class Alignment:
         mask = mask and warp(mask, IDENTITY, onto=grid)
         pair, mask = replace(pair, moving=moving, moving_mask=mask), pair.fixed_mask
         share = 1.0 if mask is None else (mask.data != 0).double().mean().item()
-        fixed = Lattice.over(pair, round(_POINTS / max(share, 0.05)))
+        fixed = ComparedPoints.over(pair, round(_POINTS / max(share, 0.05)))
         moving, covered = moving_at(pair, transform(fixed.points))
         bins = tuple((Bins.of(f), Bins.of(m[covered])) for f, m in zip(fixed.values, moving))
         return cls(pair, transform, fixed, moving, covered, bins)

@@ -36,7 +36,7 @@ class Similarity:
 
 
 @dataclass(frozen=True, eq=False)
-class Lattice:
+class ComparedPoints:
     """A regular lattice over the fixed image, within its mask.
 
     points: LPS mm, shape (N, D). values: of the fixed image there, shape (C, N).
@@ -46,7 +46,7 @@ class Lattice:
     values: np.ndarray
 
     @classmethod
-    def over(cls, pair: ImagePair, count: int) -> Lattice:
+    def over(cls, pair: ImagePair, count: int) -> ComparedPoints:
         """About so many points, but no closer than the voxels."""
         grid = pair.fixed.grid
         step = max((math.prod(grid.extent) / count) ** (1 / grid.dimension), min(grid.spacing))
@@ -68,7 +68,7 @@ def moving_at(pair: ImagePair, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def similarity(pair: ImagePair, transform: Transform, *, points: int = _POINTS) -> Similarity:
     """Compares at about so many points of a regular lattice over the fixed image (and its mask)."""
     pair = pair_without_outliers(pair)
-    fixed = Lattice.over(pair, points)
+    fixed = ComparedPoints.over(pair, points)
     moving, covered = moving_at(pair, transform(fixed.points))
     overlap = float(covered.sum() / max(len(covered), 1))
     if covered.sum() < _FEWEST:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from scipy import ndimage
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
@@ -15,6 +13,7 @@ from hybridreg.geometry import Grid
 from hybridreg.lattice import Lattice, Resampling
 from hybridreg.momentum import coarser, momentum_grid
 from hybridreg.network_inputs import shown_box
+from hybridreg.preprocessing import antialiased
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +97,7 @@ def _coarse_grid(grid: Grid, spacing: Sequence[float]) -> Grid:
 
 def _onto(data: Tensor, of: Grid, at: Grid, zero: Grid) -> Tensor:
     """An image (C, ...) smoothed as its new spacing needs and resampled; beyond its border, its border."""
-    sigma = [
-        0.5 * math.sqrt(max((new / old) ** 2 - 1, 0.0))
-        for new, old in zip(at.spacing, of.spacing, strict=True)
-    ]
-    if any(sigma):
-        smooth = [ndimage.gaussian_filter(c, sigma[::-1], mode="nearest") for c in data.numpy()]
-        data = torch.stack([torch.from_numpy(c) for c in smooth])
+    data = antialiased(data, [new / old for new, old in zip(at.spacing, of.spacing, strict=True)])
     if of.matches(at):
         return data
     return Resampling(Lattice.of(of, zero), Lattice.of(at, zero))(data).contiguous()
