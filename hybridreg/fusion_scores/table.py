@@ -1,4 +1,4 @@
-"""The table of all scores, and all of them for one fused image."""
+"""The table of all scores, and their computation for one fused image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hybridreg.images import Image, LabelMap
 
 @dataclass(frozen=True)
 class Score:
-    """One score: its function of a ``FusedPair``, which direction is better, and what it may be."""
+    """One score: its function of a ``FusedPair``, which direction is better, and its range."""
 
     function: Callable[[FusedPair], float]
     better: Literal["higher", "lower"]
@@ -35,7 +35,7 @@ class Score:
 
 @dataclass(frozen=True)
 class FusionScores:
-    """Scores by name, and why those that are None have no value."""
+    """Scores by name, and the reasons for those that are None."""
 
     values: Mapping[str, float | None]
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ SCORES: Mapping[str, Score] = {
     "QABF": Score(
         gradients.edge_preservation,
         "higher",
-        (0, gradients.MOST_PRESERVED),
+        (0, gradients.MAX_PRESERVED),
         "edges of both sources kept in strength and direction",
     ),
     "edge_recall_fixed": Score(
@@ -151,8 +151,9 @@ def fusion_scores(
 ) -> FusionScores:
     """Every score in ``SCORES`` of a fused image, within the mask or the foreground.
 
-    Images and mask as for ``fused_pair``. A score that these images leave undefined is None, and its
-    reason is given: no value is ever NaN. Scores have to be read beside those of trivial fusions
+    Images and mask as for ``fused_pair``. A score that is undefined for these images is None, with
+    a
+    reason: no value is ever NaN. Compare scores with those of trivial fusions
     (a copy of each source, mean, maximum), several of which beat most methods on some score.
     """
     try:
@@ -169,22 +170,22 @@ def published_scores(
     *,
     data_range: float = 1.0,
 ) -> FusionScores:
-    """The scores as the public code behind most tables has them, of whole 2D images.
+    """The scores as in the public code behind most tables, of whole 2D images.
 
-    To compare with such tables only: see ``published`` for what is wrong with them.
+    Only for comparison with such tables: see ``published`` for their errors.
     """
     whole = np.ones(np.shape(fused.data[0] if isinstance(fused, Image) else fused), dtype=bool)
     pair = fused_pair(fused, fixed, moved, mask=whole, data_range=data_range)
     if whole.ndim != 2:
         raise ValueError("published scores are of 2D images: give the slices one by one")
-    # Rounded, so that 8-bit values are whole again: public code asks whether gradients are equal.
+    # Rounded, so that 8-bit values are whole again: public code compares gradients for equality.
     given = (pair.fused, pair.fixed, pair.moved)
     images = [np.round(image.astype(np.float64) * 255, 3) for image in given]
     return _collected({name: (function, images) for name, function in PUBLISHED.items()})
 
 
 def _collected(calls: Mapping[str, tuple[Callable[..., float], tuple]]) -> FusionScores:
-    """The values by name, computed side by side in as many threads as torch may use."""
+    """The values by name, computed in parallel in as many threads as torch uses."""
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         found = {name: threads.submit(f, *arguments) for name, (f, arguments) in calls.items()}
     values, reasons = {}, {}
