@@ -1,4 +1,4 @@
-"""Registers all cases of a table, on the cluster; broken off and continued at will."""
+"""Registers all cases of a table on the cluster; interruptible and resumable."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _INPUTS = (*MASKS, *POINTS, *LABELS, *LANDMARKS)
 class Order:
     """How all cases of a table are registered: as ``pipeline.register`` takes it.
 
-    method: paths in it must be absolute. initial: where cases start that name no transform of their
-    own. report: write the page of every case.
+    method: paths in it must be absolute. initial: the initial transform of cases that name none.
+    report: write the report page of every case.
     """
 
     method: str | Path | Mapping[str, Any]
@@ -49,7 +49,7 @@ class Order:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all results of a folder have in common (ValueError for an unknown method)."""
+        """The settings common to all results of a folder (ValueError for an unknown method)."""
         method = with_settings(load_method(self.method), seed=self.seed, device=self.device)
         found = {
             "method": describe_method(method),
@@ -63,9 +63,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Batch:
-    """What came of a run. records: one row a case of the table, in its order.
-
-    skipped: cases that were there already. changed: those that were there, made from other inputs.
+    """The results of a run. records: one row per case of the table, in its order.
+    skipped: cases that were finished before. changed: those finished before from other inputs.
     """
 
     folder: Path
@@ -82,15 +81,15 @@ def register_table(
     *,
     place: Place = Local(),
     limits: Limits = Limits(),
-    heard: Callable[[Ended], None] = lambda ended: None,
+    callback: Callable[[Ended], None] = lambda ended: None,
 ) -> Batch:
-    """Writes one output folder a case into a folder, and records.csv and records.json over all.
+    """Writes one output folder per case into a folder, and records.csv and records.json over all.
 
-    Cases that have their output are not registered again, so a run that was broken off is continued
-    by the same call; those whose files have changed since are (their hashes tell), and their old
-    output stays until the new one is whole. A folder that was begun with another method is refused
-    (ValueError). Reasons call files by their columns, unless identifiers are kept. Records repeat
-    what else the table says of a case (``CaseRow.more``).
+    Finished cases are not registered again, so an interrupted run is continued by the same call.
+    Cases whose input files have changed since (by their hashes) are registered again, and their old
+    output stays until the new one is complete. A folder that was started with another method is
+    refused (ValueError). Failure reasons name files by their columns, unless identifiers are kept.
+    Records repeat the table's further columns (``CaseRow.more``).
     """
     folder = Path(folder)
     _check_columns(rows)
@@ -104,16 +103,16 @@ def register_table(
     todo = {row.name: absolute(row) for row in rows if row.name not in done}
     ends: list[Ended] = []
 
-    def told(ended: Ended):
+    def on_end(ended: Ended):
         if not order.keep_identifiers:
             ended = replace(ended, reason=without_files(ended.reason, todo[ended.name]))
         ends.append(ended)
-        heard(ended)
+        callback(ended)
 
     try:
         register = partial(register_case, folder.resolve(), order)
-        run(register, todo, place=place, limits=limits, heard=told)
-    finally:  # also of what was done before Ctrl-C
+        run(register, todo, place=place, limits=limits, callback=on_end)
+    finally:  # also the cases done before Ctrl-C
         records = _records(rows, folder, order, ends, done)
         write_records(folder, records, name=RECORDS)
     skipped = tuple(row.name for row in rows if row.name in done)
@@ -121,7 +120,7 @@ def register_table(
 
 
 def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[str, Any]:
-    """Registers one case into its output folder; gives its verdict."""
+    """Registers one case into its output folder; returns its verdict."""
     inputs = {key: getattr(row, key) for key in _INPUTS}
     outcome = pipeline.register(
         row.fixed,
@@ -135,13 +134,13 @@ def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[s
         interpolation=order.interpolation,
         **inputs,
     )
-    # What may be there was made from other inputs, or by another worker from the same.
+    # An existing output was made from other inputs, or by another worker from the same ones.
     outcome.save(folder / name, overwrite=True, report=order.report)
     return {"verdict": outcome.verdict.status}
 
 
 def _files(row: CaseRow, order: Order) -> dict[str, Path]:
-    """The files that a case is registered from, by the names that its result has for them."""
+    """The input files of a case, by their names in its result."""
     files = {key: getattr(row, key) for key in ("fixed", "moving", *_INPUTS)}
     files["initial"] = row.initial or order.initial
     return {key: file for key, file in files.items() if isinstance(file, Path)}
@@ -153,7 +152,7 @@ def _hashes(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]):
-    """Makes the folder for a new batch, or makes sure that it holds this very one."""
+    """Makes the folder for a new batch, or checks that it holds this same batch (ValueError)."""
     with errors_of(folder):
         if folder.exists() and not folder.is_dir():
             raise ValueError("this is a file; the output is a folder: choose another name")
@@ -161,7 +160,7 @@ def _begin(folder: Path, settings: Mapping[str, Any]):
         if not about.is_file():
             if folder.is_dir() and any(folder.iterdir()):
                 raise ValueError(
-                    f"this folder has files but no {BATCH}, so it is no output of ours: "
+                    f"this folder has files but no {BATCH}, so it was not written by hybridreg: "
                     "choose another or an empty one"
                 )
             folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +183,7 @@ def _check_columns(rows: Sequence[CaseRow]):
 def _records(
     rows: Sequence[CaseRow], folder: Path, order: Order, ends: Sequence[Ended], done: Collection[str]
 ) -> list[Record]:
-    """One record a case, from its output folder, or from how it failed. done: before this run."""
+    """One record per case, from its output folder, or from its failure. done: before this run."""
     ended = {end.name: end for end in ends}
     before = {record.name: record for record in _earlier(folder)}
     method = preset_of(order.method) or order.settings["method"]["name"]
@@ -214,7 +213,7 @@ def _records(
 
 
 def _earlier(folder: Path) -> list[Record]:
-    """The records of earlier runs, which know what no output folder does; none where damaged."""
+    """The records of earlier runs, which hold times that no output folder has; none if damaged."""
     try:
         return read_records(folder / f"{RECORDS}.json")
     except (ValueError, KeyError, OSError):

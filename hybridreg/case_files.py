@@ -98,16 +98,16 @@ def _on_image(mask: LabelMap, image: Image, name: str) -> LabelMap:
     inside = mask.grid.points()[mask.data != 0]
     if mask.grid.dimension != image.grid.dimension or len(inside) == 0:
         return mask  # refused by check_pair
-    share = image.grid.contains(inside).double().mean().item()
-    if share < _MASK_ON_IMAGE:
+    fraction = image.grid.contains(inside).double().mean().item()
+    if fraction < _MASK_ON_IMAGE:
         raise ValueError(
-            f"the {what} lies in another place than the {side} image: only {share:.0%} of it is "
+            f"the {what} lies in another place than the {side} image: only {fraction:.0%} of it is "
             "inside the image; draw it on this image, or resample it with the transform between"
         )
     log.warning(
         "the %s lies on another grid than the %s image (size %s, spacing %s mm); it was resampled "
         "onto the image, %.0f %% of it are inside",
-        *(what, side, mask.grid.size, mask.grid.spacing, 100 * share),
+        *(what, side, mask.grid.size, mask.grid.spacing, 100 * fraction),
     )
     return warp(mask, IDENTITY, onto=image.grid)
 

@@ -231,8 +231,8 @@ def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
 def overlap_of_fields(fixed: Grid, moving: Grid, transform: Transform) -> float:
     """The part of the smaller field of view that lies in the other one, 0 to 1."""
     coarse = fixed.with_spacing([max(e / 16, s) for e, s in zip(fixed.extent, fixed.spacing)])
-    share = moving.contains(transform(coarse.points())).double().mean().item()
-    return min(1.0, share * max(1.0, np.prod(fixed.extent) / np.prod(moving.extent)))
+    fraction = moving.contains(transform(coarse.points())).double().mean().item()
+    return min(1.0, fraction * max(1.0, np.prod(fixed.extent) / np.prod(moving.extent)))
 
 
 def _by(size: tuple[int, ...]) -> str:

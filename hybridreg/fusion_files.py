@@ -1,4 +1,4 @@
-"""Two aligned images of any modality scaled, fused, scored beside trivial fusions, and written."""
+"""Scales, fuses, scores and writes two aligned images of any modality."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from hybridreg.io.images import write_image
 from hybridreg.io.output import write_json
 from hybridreg.registry import DEFAULT_RULE
 
-BASELINES = ("mean", "maximum", "laplacian")  # what any rule worth its cost must beat
+BASELINES = ("mean", "maximum", "laplacian")  # trivial fusions for comparison
 ENDINGS = WRITTEN_COLORS
-UNIT = "intensities from 0 to 1 without a unit: they are no Hounsfield units and measure nothing"
+UNIT = "intensities from 0 to 1 without a unit: neither Hounsfield units nor measurements"
 ROUNDING = "8-bit sRGB: 255 times the intensity, rounded to the nearest whole number"
 
 _LIBRARIES = ("hybridreg", "SimpleITK", "torch", "numpy", "scipy", "scikit-image")
@@ -33,11 +33,11 @@ _LIBRARIES = ("hybridreg", "SimpleITK", "torch", "numpy", "scipy", "scikit-image
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """Two images fused, with what was done to them and how well it went.
+    """Two fused images, with their intensity scalings and the scores of the result.
 
     image: the fused one in [0, 1]; three channels with the chroma of a colored source.
     sources: fixed and moved in [0, 1] as they were fused: gray, or the luma of a colored one.
-    scores: of the rule first, then of trivial fusions, by rule; empty where none were asked for.
+    scores: of the rule first, then of trivial fusions, by rule; empty if none were requested.
     """
 
     fused: Fused
@@ -47,7 +47,7 @@ class Fusion:
     scores: Mapping[str, FusionScores] = field(default_factory=dict)
 
     def shown(self) -> dict[str, Image]:
-        """What a report shows of it: images in [0, 1] by name."""
+        """The images in [0, 1] shown in a report, by name."""
         fixed, moved = self.sources
         return {
             "fusion_fixed": fixed,
@@ -80,9 +80,9 @@ class Fusion:
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """A functional image in color over an anatomical one, and what was done to them.
+    """A functional image in color over an anatomical one, with their intensity scalings.
 
-    image: three channels in [0, 1], to be looked at.
+    image: three channels in [0, 1], for display.
     """
 
     image: Image
@@ -96,7 +96,7 @@ class Overlay:
         return {
             "overlay": self.colormap,
             "opacity": self.opacity,
-            "values": "colors to be looked at; what was measured stays in the moved image's own file",
+            "values": "colors for display; measured values are in the moved image's own file",
             "color": True,
             "fixed_scaling": {**asdict(fixed), "text": str(fixed)},
             "moved_scaling": {**asdict(moved), "text": str(moved)},
@@ -112,9 +112,9 @@ def overlay_images(
     colormap: str = "hot",
     opacity: float = 0.7,
 ) -> Overlay:
-    """A moved functional image (PET, say) in color over the fixed one, as they come from their files.
+    """A moved functional image, such as PET, in color over the fixed one, as read from their files.
 
-    For measured values, which no fusion keeps; see ``fusion.color.overlay``.
+    Unlike a fusion it shows the functional values alone in color; see ``fusion.color.overlay``.
     """
     fixed, fixed_scaling = _scaled("fixed", fixed, fixed_window)
     moved, moved_scaling = _scaled("moved", moved, moved_window)
@@ -136,12 +136,12 @@ def fuse_images(
     feather_mm: float = 5.0,
     scored: bool = False,
 ) -> Fusion:
-    """Fuses two aligned images on one grid as they come from their files.
+    """Fuses two aligned images on one grid, as read from their files.
 
-    fixed_window, moved_window: how each comes to [0, 1], see ``intensity.to_unit``. One of the two
-    may be colored (three channels): its luma is fused and its chroma kept. The rest as for
-    ``fusion.fuse``. scored: give all fusion scores of the result and of trivial fusions, where both
-    images have data.
+    fixed_window, moved_window: how each is scaled to [0, 1], see ``intensity.to_unit``. One of the
+    two may be in color (three channels): its luma is fused and its chroma kept. The rest as for
+    ``fusion.fuse``. scored: compute all fusion scores of the result and of trivial fusions, where
+    both images have data.
     """
     how = {
         "slices": slices,
@@ -164,19 +164,19 @@ def fuse_images(
 
 
 def network_of(rule: str, weights: str | Path | None = None) -> WeightNetwork | None:
-    """The trained network that a rule needs, packaged or from a checkpoint file; None if it needs none."""
+    """The trained network of a rule, packaged or from a checkpoint file; None if it needs none."""
     if rule not in RULES or RULES[rule].weigh is not None:
         if weights is not None and rule in RULES:
             raise ValueError(f"the fusion rule {rule!r} needs no network: leave the weights out")
         return None
     if rule not in _NETWORKS:
-        return None  # of another package: the caller brings its network
+        return None  # a rule of another package: the caller provides its network
     network = _NETWORKS[rule]()
     return network() if weights is None else network(weights)
 
 
 def _liu_2017() -> Callable[..., WeightNetwork]:
-    from hybridreg.fusion.focus import trained_network  # only who asks pays for its libraries
+    from hybridreg.fusion.focus import trained_network  # its libraries are slow to import
 
     return trained_network
 
@@ -187,12 +187,12 @@ def _liu_2017_fast() -> Callable[..., WeightNetwork]:
     return fast_network
 
 
-# Of each rule that needs a network, what reads its weights: our own, or those that are named.
+# For each rule that needs a network, the function that reads its weights, packaged or named.
 _NETWORKS = {"liu-2017": _liu_2017, "liu-2017-fast": _liu_2017_fast}
 
 
 def check_fused_path(path: Path, *, overwrite: bool):
-    """Refuses, before any work, a file that a fused image cannot be written to (ValueError)."""
+    """Raises ValueError, before any work, for a file that a fused image cannot be written to."""
     if not path.name.lower().endswith(ENDINGS):
         raise ValueError(f"{path}: a fused image is written as one of {' '.join(ENDINGS)}")
     if not path.parent.is_dir():
@@ -203,16 +203,16 @@ def check_fused_path(path: Path, *, overwrite: bool):
 
 
 def sidecar_path(path: Path) -> Path:
-    """The JSON file beside a fused image that says what it is."""
+    """The JSON file beside a fused image that describes it."""
     ending = next(end for end in ENDINGS if path.name.lower().endswith(end))
     return path.with_name(path.name[: -len(ending)] + ".json")
 
 
 def write_fusion(path: Path, fusion: Fusion | Overlay, *, inputs: Mapping[str, Any]) -> Path:
-    """Writes a fused image and its sidecar, both whole or neither; gives the sidecar's path.
+    """Writes a fused image and its sidecar, both complete or neither; returns the sidecar's path.
 
-    Volumes are float32; PNG and overlays have 8 bits a channel. inputs: what the sidecar says of
-    the input files.
+    Volumes are float32; PNG and overlays have 8 bits a channel. inputs: the description of the
+    input files in the sidecar.
     """
     sidecar = sidecar_path(path)
     image, rounding = fusion.image, None
@@ -232,7 +232,7 @@ def write_fusion(path: Path, fusion: Fusion | Overlay, *, inputs: Mapping[str, A
 
 
 def describe_input(path: Path, image: Image, *, keep_identifiers: bool) -> dict[str, Any]:
-    """What is kept of an input: its checksum, and its name only when asked for."""
+    """The description of an input: its grid and checksum, and its name only on request."""
     about: dict[str, Any] = {"size": image.grid.size, "spacing_mm": image.grid.spacing}
     about["sha256"] = sha256_of(path)
     return about | ({"name": path.name} if keep_identifiers else {})
@@ -260,7 +260,7 @@ def _scores(fusion: Fusion, how: Mapping[str, Any]) -> dict[str, FusionScores]:
 def _seen_by_both(
     sources: tuple[Image, Image], fixed_valid: LabelMap | None, moved_valid: LabelMap | None
 ) -> LabelMap | None:
-    """The foreground where both have data; None where they have it everywhere."""
+    """The foreground where both have data; None if both have data everywhere."""
     valid = torch.ones(sources[0].grid.shape, dtype=torch.bool)
     for mask in (fixed_valid, moved_valid):
         if mask is not None:

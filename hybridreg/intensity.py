@@ -18,7 +18,7 @@ PERCENTILES = (0.5, 99.5)  # of the foreground: beyond them lie a few vessels an
 WAYS = ("auto", *CT_WINDOWS, "percentiles", "8bit")
 
 _AIR_HU = -1000.0
-_LEAST_HU = -1024.0  # what lies below, such as -2048, fills places that were not scanned
+_MIN_HU = -1024.0  # what lies below, such as -2048, fills places that were not scanned
 _VALUES = 1_000_000  # looked at for percentiles
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 
@@ -64,7 +64,7 @@ def to_unit(image: Image, how: str = "auto") -> tuple[Image, Scaling]:
     scaling = _scaling(image, how)
     data = image.data
     if scaling.kind == "CT window":
-        data = torch.where(data < _LEAST_HU, _AIR_HU, data)
+        data = torch.where(data < _MIN_HU, _AIR_HU, data)
     scaled = ((data.double() - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return replace(image, data=scaled.float(), dtype="float32"), scaling
 

@@ -1,6 +1,6 @@
-"""Vectors and images on lattices with common axes: sampled at displaced voxels, differentiated, resampled.
+"""Vectors and images on lattices with common axes: sampling, derivatives and resampling.
 
-For methods that go over all voxels many times: float32 or float64, all cores, and differentiable.
+For methods that process all voxels many times: float32 or float64, multithreaded, differentiable.
 Displacements are (D, *shape), components (x, y, z) along the voxel axes, in mm.
 """
 
@@ -24,8 +24,8 @@ from hybridreg.kernels.sampling import sample as placed
 class Lattice:
     """Voxels along common axes.
 
-    shape: array order. spacing: mm, (x, y, z) order. first: mm along each axis from a common zero to
-    the first voxel, (x, y, z) order.
+    shape: array order. spacing: mm, (x, y, z) order. first: mm along each axis from a common origin
+    to the first voxel, (x, y, z) order.
     """
 
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class Lattice:
 
     @classmethod
     def of(cls, grid: Grid, zero: Grid | None = None) -> Lattice:
-        """Of a grid, from the first voxel of another (or itself), whose axes it shares."""
+        """The lattice of a grid, relative to the first voxel of another grid with the same axes."""
         origin, start, axes = (
             torch.tensor(values, dtype=torch.float64)
             for values in (grid.origin, (zero or grid).origin, grid.direction)
@@ -59,8 +59,8 @@ class Lattice:
 def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None = None) -> Tensor:
     """Linear interpolation of values (C, *of.shape) at x + u(x) for the voxels x of a lattice.
 
-    displacement: u, shape (D, *at.shape). of: where the values lie, by default the same lattice. Beyond
-    its outermost voxels values repeat.
+    displacement: u, shape (D, *at.shape). of: the lattice of the values, by default the same.
+    Border values repeat outside.
     """
     of = of or at
     if not values.requires_grad and loops("sampling", values, displacement):
@@ -71,7 +71,7 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
         for shift, scale, base in zip(displacement, scales, bases, strict=True)
     ]
     grid = torch.stack(coordinates, -1)
-    # In 3D only the batch is divided among the cores (torch 2.13), so the lattice becomes one.
+    # In 3D only the batch is split over the cores (torch 2.13), so the lattice is split into one.
     parts = torch.get_num_threads() if at.dimension == 3 else 1
     if at.shape[0] % parts:
         parts = 1
@@ -86,7 +86,7 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
 
 
 class _Sampled(torch.autograd.Function):
-    """By the kernels, for the gradient by the displacement alone."""
+    """Sampling by the compiled kernels, with the gradient by the displacement alone."""
 
     @staticmethod
     def forward(ctx, displacement: Tensor, values: Tensor, placement: Placement):
@@ -114,7 +114,7 @@ def _placement(at: Lattice, of: Lattice) -> Placement:
 def _normalized(
     at: Lattice, of: Lattice, dtype: torch.dtype, device: torch.device
 ) -> tuple[list[float], list[Tensor]]:
-    """What grid_sample counts per mm along (x, y, z), and its coordinates of a lattice's voxels."""
+    """Normalized units per mm along (x, y, z), and normalized coordinates of a lattice's voxels."""
     scales = [2 / (count * spacing) for count, spacing in zip(of.size, of.spacing, strict=True)]
     bases = []
     for axis, scale in enumerate(scales):
@@ -135,7 +135,7 @@ def derivatives(vectors: Tensor, spacing: tuple[float, ...]) -> list[list[Tensor
 
 
 def jacobian(displacement: Tensor, spacing: tuple[float, ...]) -> Matrix:
-    """[component][axis] of x -> x + u(x)."""
+    """Jacobian matrix of x -> x + u(x): [component][axis]."""
     slopes = derivatives(displacement, spacing)
     return [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
 
@@ -150,9 +150,9 @@ def solved(m: Matrix, right: Tensor) -> Tensor:
 
 
 def inverted(displacement: Tensor, start: Tensor, lattice: Lattice, *, iterations: int = 6) -> Tensor:
-    """The displacement of the inverse of x -> x + u(x), by Newton's method from one that is near.
+    """The displacement of the inverse of x -> x + u(x), by Newton's method from a nearby start.
 
-    A voxel keeps the best that was found for it, so folds do no harm elsewhere.
+    Each voxel keeps its best iterate, so folds do not affect other voxels.
     """
     slopes = torch.cat([torch.stack(row) for row in jacobian(displacement, lattice.spacing)])
     best, found = start, start
@@ -171,7 +171,7 @@ def inverted(displacement: Tensor, start: Tensor, lattice: Lattice, *, iteration
 
 
 class _CentralDifference(torch.autograd.Function):
-    """(f(x + h) - f(x - h)) / 2h, periodic, and so minus its own transpose."""
+    """(f(x + h) - f(x - h)) / 2h, periodic, so minus its own adjoint."""
 
     @staticmethod
     def forward(ctx, values: Tensor, axis: int, h: float) -> Tensor:
@@ -190,10 +190,10 @@ class _CentralDifference(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """Linear interpolation from one lattice to another, along one axis after the other.
+    """Separable linear interpolation from one lattice to another.
 
-    Each axis is one small matrix, so the gradient is exact and as fast. Beyond the outermost voxels
-    values repeat.
+    Each axis is one small matrix, so the gradient is exact and equally fast. Border values repeat
+    outside.
     """
 
     of: Lattice

@@ -1,4 +1,4 @@
-"""From a momentum to its map: the grid that a momentum lies on, and the geodesic that it starts."""
+"""From an initial momentum to its map: the grid of a momentum, and its geodesic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hybridreg.lattice import Lattice, Resampling, inverted
 from hybridreg.shooting import Operator, Shooter
 from hybridreg.transforms import DisplacementField
 
-MARGIN_MM = 12.0  # around what the images show: maps end there, and the periodic domain starts again
+MARGIN_MM = 12.0  # around the images: maps fall off to the identity there, the domain is periodic
 _NEWTON = 4
 
 
@@ -31,20 +31,20 @@ def shot(
     """The transform of an initial momentum, such as a network predicts.
 
     momentum: its LPS components on the grid, shape (D, *grid.shape), as in ``GeodesicTransform``.
-    onto: the grid of the fixed image, which says how fine the inverse is. steps, integrator: see
-    ``shooting.Shooter``. Raises ``shooting.Diverged`` where the geodesic overflows.
+    onto: the grid of the fixed image, which determines the spacing of the inverse. steps,
+    integrator: see ``shooting.Shooter``. Raises ``shooting.Diverged`` if the geodesic overflows.
     """
     shooter = Shooter(Operator(kernel, Lattice.of(grid), device=device), steps, integrator)
     return geodesic(shooter, along_axes(momentum.to(device), grid), grid, onto=onto)
 
 
 def geodesic(shooter: Shooter, momentum: Tensor, grid: Grid, *, onto: Grid) -> GeodesicTransform:
-    """The transform of a momentum whose components go along the axes of its grid.
+    """The transform of a momentum whose components are along the axes of its grid.
 
-    Its maps end smoothly within the margin around what the images show, as fields that stop must. phi
-    is the inverse of phi^-1 as that is interpolated, on a grid about as fine as the image's (``onto``)
-    that has all voxels of the momentum's: phi^-1 has its kinks there, and with samples beside them phi
-    would be half as exact.
+    Its maps fall off smoothly to the identity within the margin around the images. phi
+    is the inverse of the interpolated phi^-1, on a grid about as fine as the image's (``onto``)
+    that includes all voxels of the momentum's: the interpolated phi^-1 has kinks there, and with
+    samples between them phi would have twice the error.
     """
     ending = _ending(shooter.lattice).to(momentum)
     backward, forward = (ending * field for field in shooter.maps(momentum))
@@ -76,23 +76,24 @@ def to_lps(vectors: Tensor, grid: Grid) -> Tensor:
 
 
 def _ending(lattice: Lattice) -> Tensor:
-    """1 inside, falling to 0 at the border over most of the margin, shape (*shape)."""
-    share = torch.ones(lattice.shape, dtype=torch.float64)
+    """A taper: 1 inside, falling to 0 at the border over most of the margin, shape (*shape)."""
+    taper = torch.ones(lattice.shape, dtype=torch.float64)
     for axis, (count, spacing) in enumerate(zip(lattice.size, lattice.spacing, strict=True)):
         place = torch.arange(count, dtype=torch.float64)
         depth = spacing * torch.minimum(place, count - 1 - place)
         ramp = (math.pi / 2 * (depth / (0.8 * MARGIN_MM)).clamp(max=1)).sin().square()
         where = [1] * lattice.dimension
         where[lattice.dimension - 1 - axis] = -1
-        share = share * ramp.reshape(where)
-    return share
+        taper = taper * ramp.reshape(where)
+    return taper
 
 
 def momentum_grid(box: Grid, spacing_mm: float, coarsest_mm: float) -> tuple[Grid, tuple[int, ...]]:
-    """The finest grid of the momentum, over a box and its margin, and by how much it can be halved.
+    """The finest grid of the momentum, over a box and its margin, and its maximum coarsening.
 
-    Along each axis as fine as asked for, or as the image is; the second value says how many voxels
-    of it, along each axis (array order), the coarsest one joins.
+    Along each axis its spacing is the requested one or the image's, whichever is coarser; the
+    second value is the number of its voxels per voxel of the coarsest grid, along each axis (array
+    order).
     """
     spacing, count, joined = [], [], []
     for voxel, extent in zip(box.spacing, box.extent, strict=True):
@@ -110,9 +111,9 @@ def momentum_grid(box: Grid, spacing_mm: float, coarsest_mm: float) -> tuple[Gri
 
 
 def _fit_for_fourier(count: int) -> int:
-    """The next even number without a prime factor above 13: transforms of that are as fast.
+    """The next even number without a prime factor above 13, for fast Fourier transforms.
 
-    ``scipy.fft.next_fast_len`` knows no factor 13: of the counts 8 to 400 it makes 64 larger.
+    ``scipy.fft.next_fast_len`` has no factor 13: of the counts 8 to 400 it makes 64 larger.
     """
     while True:
         rest = count
@@ -125,6 +126,6 @@ def _fit_for_fourier(count: int) -> int:
 
 
 def coarser(grid: Grid, factors: Sequence[int]) -> Grid:
-    """The grid over the same box with so many voxels (array order) made one."""
+    """The grid over the same box, coarsened by these factors (array order)."""
     spacing = [s * f for s, f in zip(grid.spacing, reversed(factors), strict=True)]
     return grid.with_spacing(spacing)

@@ -12,7 +12,7 @@ _listener: ContextVar[Listener | None] = ContextVar("progress_listener", default
 
 
 def report(fraction: float, doing: str):
-    """Tells the listener, if there is one: the share done in [0, 1] and what is being done."""
+    """Tells the listener, if there is one: the fraction done in [0, 1] and what is being done."""
     listener = _listener.get()
     if listener is not None:
         listener(min(max(fraction, 0.0), 1.0), doing)

@@ -1,11 +1,11 @@
 """Geodesic shooting of diffeomorphisms (LDDMM): EPDiff from an initial momentum, in mm.
 
 Vectors are (D, *shape), components (x, y, z) along the voxel axes, in mm; maps are displacements of
-voxels. The momentum is carried by the flow (Miller 2006; as integrated by Yang 2017):
+voxels. The momentum is transported by the flow (Miller 2006; as integrated by Yang 2017):
 
     m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1,    v = K m,    d phi / dt = v o phi
 
-so a state is one map, phi^-1, and no equation of the momentum has to be solved.
+so the state is one map, phi^-1, and no differential equation of the momentum has to be solved.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hybridreg.geodesics import Kernel
 from hybridreg.kernels.matrices import determinant
 from hybridreg.lattice import Lattice, derivatives, jacobian, sample
 
-_KEPT = 8  # states of a flow that are kept for its gradient; the others are computed again
-_KEPT_BYTES = 2e9  # for what lies between them
-_FIELDS_A_STEP = {"euler": 12, "midpoint": 30, "rk4": 60}  # that a step leaves for it, about
+_KEPT = 8  # states of a flow kept as checkpoints for its gradient; the others are recomputed
+_KEPT_BYTES = 2e9  # limit for keeping the intermediate fields between them as well
+_FIELDS_A_STEP = {"euler": 12, "midpoint": 30, "rk4": 60}  # approximate number of those fields
 _INVERSIONS = 12  # fixed-point steps for the inverse of one time step, which is near the identity
 
 
@@ -33,8 +33,9 @@ class Operator:
     """L of a kernel on a periodic lattice, in the Fourier domain.
 
     At a frequency k the matrix of L is (l + b k k^T)^power, l = a |k|^2 + c: eigenvalues l + b |k|^2
-    along k and l across, so that any power of it is known in closed form. (k itself, where the code of
-    Yang 2017 has the symbols of finite differences: so L does not depend on the voxels.)
+    along k and l across, so that any power of it is known in closed form. (The code of Yang 2017
+    uses the symbols of finite differences instead of k; with k, L does not depend on the voxel
+    size.)
     """
 
     kernel: Kernel
@@ -51,15 +52,15 @@ class Operator:
         return self.power(momentum, -1.0)
 
     def power(self, vectors: Tensor, exponent: float, *, band: float = 1.0) -> Tensor:
-        """L^exponent of vectors (D, *shape), without what varies faster than a share of the lattice.
+        """L^exponent of vectors (D, *shape), band-limited.
 
-        band: of the highest frequency along each axis, which a wave of two voxels has; 1 keeps all.
+        band: cutoff as a fraction of the Nyquist frequency along each axis; 1 keeps all.
         """
         return _Applied.apply(vectors, self, _Power(exponent), band)
 
-    def damped(self, vectors: Tensor, price: float) -> Tensor:
-        """(1 + price K)^-1 of vectors (D, *shape)."""
-        return _Applied.apply(vectors, self, _Damping(price), 1.0)
+    def damped(self, vectors: Tensor, weight: float) -> Tensor:
+        """(1 + weight K)^-1 of vectors (D, *shape)."""
+        return _Applied.apply(vectors, self, _Damping(weight), 1.0)
 
     def _applied(self, vectors: Tensor, function: Function, band: float) -> Tensor:
         across, along = self._factors(function, band)
@@ -97,18 +98,18 @@ class Operator:
 
     @cached_property
     def _frequencies(self) -> list[Tensor]:
-        """k for the axes (x, y, z), each along its own axis of a spectrum seen as pairs of reals."""
+        """k for the axes (x, y, z), each along its axis of a spectrum viewed as pairs of reals."""
         angles = zip(self._odd_angles, self.lattice.spacing)
         return [(angle / h).to(self.dtype)[..., None] for angle, h in angles]
 
     @cached_property
     def _odd_angles(self) -> list[Tensor]:
-        """As ``_angles``, 0 for a wave of two voxels, whose direction is not known."""
+        """Like ``_angles``, but 0 at the Nyquist frequency, whose sign is unknown."""
         return [torch.where(a.abs() < math.pi - 1e-9, a, 0.0) for a in self._angles]
 
     @cached_property
     def _angles(self) -> list[Tensor]:
-        """For the axes (x, y, z): the angle that a frequency turns by in one voxel."""
+        """For the axes (x, y, z): the phase change of a frequency over one voxel, in radians."""
         shape, angles = self.lattice.shape, []
         for axis in reversed(range(len(shape))):
             frequency = torch.fft.rfftfreq if axis == len(shape) - 1 else torch.fft.fftfreq
@@ -120,7 +121,7 @@ class Operator:
 
 
 Function = Callable[[Tensor], Tensor]
-"""Of the eigenvalues of L; equal ones are equal functions."""
+"""A function of the eigenvalues of L, hashable by value."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,14 @@ class _Power:
 
 @dataclass(frozen=True)
 class _Damping:
-    price: float
+    weight: float
 
     def __call__(self, eigenvalues: Tensor) -> Tensor:
-        return eigenvalues / (eigenvalues + self.price)
+        return eigenvalues / (eigenvalues + self.weight)
 
 
 class _Applied(torch.autograd.Function):
-    """A function of L applied to vectors; symmetric, and so its own transpose."""
+    """A function of L applied to vectors; symmetric, so its own adjoint."""
 
     @staticmethod
     def forward(ctx, vectors: Tensor, operator: Operator, function: Function, band: float):
@@ -158,11 +159,11 @@ def energy(velocity: Tensor, momentum: Tensor) -> Tensor:
 
 
 State = Tensor | None
-"""The displacement of phi^-1, (D, *shape); None is the identity, where a flow begins."""
+"""The displacement of phi^-1, (D, *shape); None is the identity, the initial state."""
 
 
 def coadjoint(momentum: Tensor, inverse_map: State, lattice: Lattice) -> Tensor:
-    """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, of m0 and the displacement of phi^-1."""
+    """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, from m0 and the displacement of phi^-1."""
     if inverse_map is None:
         return momentum
     rows = jacobian(inverse_map, lattice.spacing)
@@ -179,11 +180,11 @@ def along(vectors: Tensor, velocity: Tensor, lattice: Lattice) -> Tensor:
 
 
 def followed(outer: State, inner: Tensor, lattice: Lattice) -> Tensor:
-    """The displacement of x -> outer(inner(x)), of the displacements of both."""
+    """The displacement of x -> outer(inner(x)), from the displacements of both."""
     return inner if outer is None else inner + sample(outer, inner, lattice)
 
 
-# A time step gives the displacement of chi, the inverse of what flows in that time, from
+# A time step gives the displacement of chi, the inverse of the flow over that time, from
 # d chi / dt = -(D chi) v; then phi^-1 becomes phi^-1 o chi.
 Velocity = Callable[[State], Tensor]
 
@@ -200,11 +201,11 @@ def _midpoint(velocity: Velocity, state: State, dt: float, lattice: Lattice) -> 
 
 def _runge_kutta(velocity: Velocity, state: State, dt: float, lattice: Lattice) -> Tensor:
     slopes: list[Tensor] = []
-    for share in (0.0, 0.5, 0.5, 1.0):
+    for part in (0.0, 0.5, 0.5, 1.0):
         if not slopes:
             slopes.append(-velocity(state))
             continue
-        chi = share * dt * slopes[-1]
+        chi = part * dt * slopes[-1]
         v = velocity(followed(state, chi, lattice))
         slopes.append(-v - along(chi, v, lattice))
     return dt / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
@@ -227,7 +228,7 @@ class Shooter:
                 f"an integrator is one of {', '.join(INTEGRATORS)}; found {self.integrator!r}"
             )
         if self.steps < 1:
-            raise ValueError(f"shooting needs at least one step of time, found {self.steps}")
+            raise ValueError(f"shooting needs at least one time step, found {self.steps}")
 
     @property
     def lattice(self) -> Lattice:
@@ -236,9 +237,9 @@ class Shooter:
     def inverse_map(self, momentum: Tensor) -> Tensor:
         """phi^-1 at time 1, a displacement (D, *shape) in mm.
 
-        Differentiable once; Diverged where it leaves the numbers. For the gradient at most 8 states
-        are kept, and what lies between them only where that is little: else it is computed again. So
-        memory does not grow with the number of steps.
+        Differentiable once; Diverged if it overflows. For the gradient at most 8 states are kept as
+        checkpoints, and the intermediate fields only if they are small: otherwise they are
+        recomputed. So memory does not grow with the number of steps.
         """
         fields = self.steps * _FIELDS_A_STEP[self.integrator]
         if self.steps > _KEPT or fields * momentum.nbytes > _KEPT_BYTES:
@@ -251,7 +252,7 @@ class Shooter:
     def maps(self, momentum: Tensor) -> tuple[Tensor, Tensor]:
         """phi^-1 and phi at time 1, displacements in mm; without gradients.
 
-        phi is composed of the inverses of the very steps that phi^-1 is composed of.
+        phi is composed of the inverses of the same steps that phi^-1 is composed of.
         """
         with torch.no_grad():
             backward, forward = None, torch.zeros_like(momentum)
@@ -300,7 +301,7 @@ class Shooter:
 
 
 class Diverged(ArithmeticError):
-    """A momentum so large that its geodesic left the numbers: take a smaller one, or more steps."""
+    """The geodesic overflowed: use a smaller momentum, or more time steps."""
 
 
 class _Flow(torch.autograd.Function):

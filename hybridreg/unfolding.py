@@ -13,9 +13,9 @@ from hybridreg.transforms import BSplineTransform, CompositeTransform, Transform
 
 logger = logging.getLogger(__name__)
 
-_LEAST, _AIM = 0.02, 0.06  # determinants below the one are brought to the other
+_MIN_DETERMINANT, _AIM = 0.02, 0.06  # determinants below the one are brought to the other
 _SAMPLES = 5  # per control interval and axis: the voxels of a 1 mm image under a 5 mm grid
-_SHARE = 0.5  # of a correction taken at a time; larger ones end sooner and change more
+_FRACTION = 0.5  # of a correction taken at a time; larger ones end sooner and change more
 _ROUNDS = 500
 _CHUNK = 4096  # cells at a time; their Jacobians then take some 20 MB
 
@@ -48,13 +48,13 @@ def _unfolded_spline(spline: BSplineTransform) -> BSplineTransform:
             folded, step = _corrections(table[cells].flatten(2), basis)
             low[cells] = folded
             points = number[cells][folded].flatten()
-            share = step.square().sum(1)
-            share = share / share.amax(1, keepdim=True)
-            count.view(-1).index_add_(0, points, share.flatten())
+            fraction = step.square().sum(1)
+            fraction = fraction / fraction.amax(1, keepdim=True)
+            count.view(-1).index_add_(0, points, fraction.flatten())
             correction.flatten(1).index_add_(1, points, step.movedim(1, 0).flatten(1))
         if not low.any():
             return BSplineTransform(coefficients, spline.grid, order)
-        coefficients = coefficients + _SHARE * correction / count.clamp(min=1)
+        coefficients = coefficients + _FRACTION * correction / count.clamp(min=1)
         look = _grown(_grown(low, order, padding=order), order, padding=0)
     logger.warning("%d cells of a control grid remain folded", int(low.sum()))
     return BSplineTransform(coefficients, spline.grid, order)
@@ -76,7 +76,7 @@ def _corrections(neighbors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     gradient = (neighbors @ basis.flatten(1)).unflatten(2, (samples, dimension)).transpose(1, 2)
     jacobian = gradient + torch.eye(dimension, dtype=gradient.dtype)
     smallest, worst = determinant(jacobian.movedim((-2, -1), (0, 1))).min(1)
-    folded = smallest < _LEAST
+    folded = smallest < _MIN_DETERMINANT
     worst = worst[folded]
     slope = torch.einsum("ncb,knb->nck", _cofactors(jacobian[folded, worst]), basis[:, worst])
     size = (_AIM - smallest[folded]) / slope.square().sum((1, 2))

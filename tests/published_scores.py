@@ -1,9 +1,9 @@
 """The forms of the fusion scores that published tables of results were made with.
 
-Whole 2D images of 0 to 255, background included, with the borders, constants and slips of the public
-code (the MATLAB collection of Z. Liu 2009, MEFB, and the Evaluator of CDDFuse): to compare with such a
-table, and for nothing else. Each function takes (fused, fixed, moved) in float64; its docstring says
-what differs from the score of the same name.
+Whole 2D images of 0 to 255, background included, with the borders, constants and errors of the
+public code (the MATLAB collection of Z. Liu 2009, MEFB, and the Evaluator of CDDFuse): only for
+comparison with such tables. Each function takes (fused, fixed, moved) in float64; its docstring
+says what differs from the score of the same name.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ def mutual_information(fused, fixed, moved):
 
 
 def normalized_mutual_information(fused, fixed, moved):
-    """NMI of images stretched to 0 to 255 each by itself; background included."""
+    """NMI of images rescaled to 0 to 255 separately; background included."""
     ours, *theirs = (_levels(_stretched(image)) for image in (fused, fixed, moved))
     pairs = [information.shared_bits(ours, levels) for levels in theirs]
     if any(entropies == 0 for _, entropies in pairs):
@@ -54,9 +54,9 @@ def normalized_mutual_information(fused, fixed, moved):
 
 
 def pixel_feature_information(fused, fixed, moved):
-    """FMI of gray values; mixing weights may exceed 1, and flat windows of two levels share nothing.
+    """FMI of gray values; mixing weights may exceed 1, and flat windows of two levels score 0.
 
-    (The default feature of the public code, MATLAB's edge map, has no form here.)
+    (The default feature of the public code, MATLAB's edge map, is not implemented.)
     """
     return _feature_information((fused, fixed, moved))
 
@@ -84,7 +84,7 @@ def edge_preservation(fused, fixed, moved):
 
 
 def fusion_artifacts(fused, fixed, moved):
-    """N^AB/F with mirrored borders and no weight below 2 gray levels, as the Python copies have."""
+    """N^AB/F with mirrored borders and no weight below 2 gray levels, as in the Python versions."""
     slopes = [_mirrored_sobel(image) for image in (fused, fixed, moved)]
     invented, total = gradients.artifact_sums(*slopes, least=0.0)
     if total == 0:
@@ -110,10 +110,10 @@ def yang_similarity(fused, fixed, moved):
 
 
 def preserved_contrast(fused, fixed, moved):
-    """Q_CB of images stretched each by itself, seen at 15 degrees whatever their size, zeros around.
+    """Q_CB of images rescaled separately, spanning 15 degrees whatever their size, zero-padded.
 
-    Where background is flat it divides rounding noise by rounding noise: there it is good to 3 digits
-    for whole gray levels, and to none (0.2 was seen) if these carry the rounding of float32.
+    Where background is flat it divides rounding errors by rounding errors: there it is accurate to
+    3 digits for whole gray levels, and not at all (errors up to 0.2) for float32 values.
     """
     frequencies = (2 * size / 30 * fft.fftfreq(size) for size in fused.shape)
     passed = perception.sensitivity(*frequencies)
@@ -143,7 +143,7 @@ def correlation(fused, fixed, moved):
 
 
 def sum_of_correlations_of_differences(fused, fixed, moved):
-    """SCD, background included; code that subtracts 8-bit numbers gives other values still."""
+    """SCD, background included; code that subtracts 8-bit numbers gives different values."""
     ours, first, second = (image.ravel() for image in (fused, fixed, moved))
     return structure.pearson(
         ours - second, first, "difference of the fused and the moved", "fixed"
@@ -185,7 +185,7 @@ def _feature_information(features) -> float:
 
 
 def _edge(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sobel's strength and angle, -pi/2 to pi/2, with zeros around the image."""
+    """Sobel gradient magnitude and angle, -pi/2 to pi/2, zero-padded."""
     across, along = (ndimage.sobel(image, axis, mode="constant") for axis in (1, 0))
     angle = np.full(image.shape, np.pi / 2)
     angle[across != 0] = np.arctan(-along[across != 0] / across[across != 0])
@@ -202,7 +202,7 @@ def _valid_mean(image: np.ndarray) -> np.ndarray:
 
 
 def _open_gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Cut off at 31 pixels and not normalized after, zeros around."""
+    """A Gaussian truncated at 31 pixels, not renormalized, with zero padding."""
     place = np.arange(-15, 16)
     kernel = np.exp(-(place**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
     along = ndimage.correlate1d(image, kernel, 0, mode="constant")

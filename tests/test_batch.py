@@ -54,14 +54,14 @@ def quick(tmp_path_factory) -> Path:
 def in_turn(monkeypatch):
     """Runs the cases here, one after another: what starts for a cluster is tested elsewhere."""
 
-    def run(function, cases, *, place, limits, heard):
+    def run(function, cases, *, place, limits, callback):
         ends = []
         for name, case in cases.items():
             try:
                 ends.append(Ended(name, function(name, case), seconds=0.1))
             except ValueError as error:
                 ends.append(Ended(name, reason=str(error)))
-            heard(ends[-1])
+            callback(ends[-1])
         return ends
 
     monkeypatch.setattr("hybridreg.batch.run", run)
@@ -212,7 +212,7 @@ def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_pat
     assert "begun with other settings (method: " in call(*table, "-o", out, code=2)["error"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    assert "no output of ours" in call(*table, "-o", tmp_path / "other", code=2)["error"]
+    assert "not written by hybridreg" in call(*table, "-o", tmp_path / "other", code=2)["error"]
     assert "this is a file" in call(*table, "-o", tmp_path / "other" / "file", code=2)["error"]
 
 

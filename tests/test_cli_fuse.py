@@ -66,7 +66,7 @@ def test_volumes_become_one_on_their_grid_with_a_sidecar(files, tmp_path):
     assert fused.dtype == "float32" and fused.grid.matches(ct.grid, 1e-4)
     assert torch.equal(fused.data, expected.image.data)
     sidecar = json.loads((tmp_path / "fused.json").read_text())
-    assert "no Hounsfield units" in sidecar["values"]
+    assert "neither Hounsfield units" in sidecar["values"]
     assert (sidecar["fixed_scaling"]["low"], sidecar["fixed_scaling"]["high"]) == (-500, 1500)
     assert sidecar["moved_scaling"]["kind"] == "percentiles"
     assert (sidecar["rule"], sidecar["slices"], sidecar["scores"]) == (DEFAULT_RULE, None, {})

@@ -56,21 +56,21 @@ def compute(name: str, case) -> dict:
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory) -> tuple[dict[str, Ended], list[Ended]]:
-    """How all of them ended, by name; and in the order in which they were heard of."""
+    """How all of them ended, by name; and in the order in which they were reported."""
     once = ("die once", tmp_path_factory.mktemp("once") / "died")
     ways = ["refuse", "break", "no json", "die", "crash", "hang", "fill", "kill the worker"]
     cases = {"first": 1, **{way: way for way in (*ways, "threads", "allocator")}, "die once": once}
     cases |= {f"case {number}": number for number in range(20)}
-    heard: list[Ended] = []
+    reported: list[Ended] = []
     limits = Limits(time_s=2.0, memory_bytes=250 * MEGABYTES)
-    found = run(compute, cases, place=Local(2), limits=limits, heard=heard.append)
+    found = run(compute, cases, place=Local(2), limits=limits, callback=reported.append)
     assert len(found) == len(cases)
-    return {ended.name: ended for ended in found}, heard
+    return {ended.name: ended for ended in found}, reported
 
 
 def test_every_case_ends_and_is_told_of_once(ends):
-    by_name, heard = ends
-    assert sorted(by_name) == sorted(ended.name for ended in heard)
+    by_name, reported = ends
+    assert sorted(by_name) == sorted(ended.name for ended in reported)
     for number in range(20):
         assert by_name[f"case {number}"].result == {"doubled": 2 * number}
     assert not by_name["first"].failed and by_name["first"].attempts == 1
@@ -247,11 +247,11 @@ def test_a_scheduler_and_workers_started_by_their_own_commands(tmp_path):
         with _dask("worker", address), _dask("worker", address) as second:
             cases = {str(number): number for number in range(60)}
 
-            def heard(ended: Ended):
+            def callback(ended: Ended):
                 if ended.name == "20":
                     os.killpg(second.pid, signal.SIGKILL)
 
-            ends = run(compute, cases, place=Scheduler(address), heard=heard)
+            ends = run(compute, cases, place=Scheduler(address), callback=callback)
             assert {ended.name: ended.result for ended in ends} == {
                 name: {"doubled": 2 * number} for name, number in cases.items()
             }

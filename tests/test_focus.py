@@ -102,7 +102,7 @@ def test_patches_without_detail_are_not_drawn():
     sharp, _ = Patches({"a": photo}, varied=False).draw(200, Generator().manual_seed(4))
     assert (sharp.flatten(1).var(1, correction=0) > 25 / 255**2).all()
     faint = photograph(low=100, high=108) // 8 * 8  # steps of 8 over many columns
-    with pytest.raises(ValueError, match="show too little"):
+    with pytest.raises(ValueError, match="too uniform"):
         Patches({"a": faint // 16}, varied=False).draw(1, Generator().manual_seed(4))
 
 
@@ -136,8 +136,8 @@ def test_a_few_steps_teach_the_network_to_tell_sharp_from_blurred(learned):
         accuracy = task.scores(network, batch)["accuracy"].item()
     assert losses[0] == pytest.approx(np.log(2), rel=0.05)  # it knows nothing
     assert losses[1] < 0.2 and accuracy > 0.95
-    shares = accuracies(network, {"b": photograph(1), "c": photograph(2)}, number=32)
-    assert set(shares) == {"b", "c", "accuracy"} and shares["accuracy"] > 0.95
+    fractions = accuracies(network, {"b": photograph(1), "c": photograph(2)}, number=32)
+    assert set(fractions) == {"b", "c", "accuracy"} and fractions["accuracy"] > 0.95
 
 
 def test_the_weight_of_the_sharp_image_is_the_large_one_in_either_order(learned):
@@ -152,12 +152,12 @@ def test_the_weight_of_the_sharp_image_is_the_large_one_in_either_order(learned)
 def test_tasks_that_cannot_be_learned_or_judged_are_refused():
     a, b = photograph(), photograph(1)
     for photographs, judged, message in (
-        ({}, {"b": b}, "give photographs to learn from, and others"),
-        ({"a": a}, {}, "give photographs to learn from, and others"),
-        ({"a": a, "b": b}, {"b": b}, "b is both learned from and judged by"),
+        ({}, {"b": b}, "give photographs for training, and others"),
+        ({"a": a}, {}, "give photographs for training, and others"),
+        ({"a": a, "b": b}, {"b": b}, "b is used for both training and evaluation"),
         ({"a": a[:45]}, {"b": b}, "a has 63 x 45 pixels; photographs need 46 x 46"),
         ({"a": a}, {"b": b[:, :30]}, "b has 30 x 57 pixels"),
-        ({"a": torch.full((60, 60), 9, dtype=torch.uint8)}, {"b": b}, "show too little"),
+        ({"a": torch.full((60, 60), 9, dtype=torch.uint8)}, {"b": b}, "too uniform"),
     ):
         with pytest.raises(ValueError, match=message):
             FocusTask(photographs, judged)
@@ -226,5 +226,5 @@ def test_our_weights_are_right_on_photographs_they_never_saw(data):
     photographs = read_photographs(
         [data / "natural_skimage" / name for name in (CAMERA, CLOCK, COINS)]
     )
-    shares = accuracies(network, photographs, number=200)
-    assert shares["accuracy"] >= 0.97
+    fractions = accuracies(network, photographs, number=200)
+    assert fractions["accuracy"] >= 0.97

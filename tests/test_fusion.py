@@ -286,7 +286,7 @@ def test_a_network_that_changes_its_mind_between_slices_is_seen_to_flicker():
 
 
 def half_masked(grid: Grid, axis: int, start: float) -> LabelMap:
-    """Valid from a share of the axis on."""
+    """Valid from a fraction of the axis on."""
     index = torch.arange(grid.shape[axis]) >= start * grid.shape[axis]
     shape = [1] * grid.dimension
     shape[axis] = -1
@@ -321,9 +321,9 @@ def test_the_fusion_sets_in_gradually_and_is_whole_beyond_the_feather(grid):
     width = round(6.0 / grid.spacing[0])
     beyond = np.s_[..., first + width :]
     assert torch.allclose(cut.image.data[beyond], whole.image.data[beyond])
-    share = (torch.arange(width) + 1) / width  # distance from the last voxel that is missing
+    fraction = (torch.arange(width) + 1) / width  # distance from the last voxel that is missing
     inside = np.s_[..., first : first + width]
-    wanted = torch.lerp(fixed.data[inside], whole.image.data[inside], share)
+    wanted = torch.lerp(fixed.data[inside], whole.image.data[inside], fraction)
     assert torch.allclose(cut.image.data[inside], wanted, atol=1e-6)
 
 

@@ -203,13 +203,13 @@ class Ramp:
 
 def test_each_slice_of_a_stack_is_weighed_by_itself_and_empty_ones_by_a_half():
     stack = torch.ones(3, 20, 30) * torch.tensor([0.0, 0.5, 1.0])[:, None, None]
-    heard = []
-    with listening(lambda fraction, doing: heard.append(fraction)):
+    reports = []
+    with listening(lambda fraction, doing: reports.append(fraction)):
         weights = weigh_slices(Ramp(), stack, stack)
     assert (weights[0] == 0.5).all()
     assert torch.allclose(weights[1, 3], torch.linspace(0, 0.5, 30))
     assert torch.allclose(weights[2, 7], torch.linspace(0, 1, 30))
-    assert heard == sorted(heard) and len(heard) == 3
+    assert reports == sorted(reports) and len(reports) == 3
 
 
 def test_the_weights_of_a_volume_are_the_mean_over_slices_across_three_axes():

@@ -32,7 +32,7 @@ def test_three_times_the_same_image_gives_every_score_its_known_best():
     image, _ = head()
     scores = fusion_scores(image, image, image)
     entropy = scores.values["EN"]
-    known = {"QABF": gradients.MOST_PRESERVED, "MI": 2 * entropy, "NMI": 2, "VIF": 2, "NABF": 0}
+    known = {"QABF": gradients.MAX_PRESERVED, "MI": 2 * entropy, "NMI": 2, "VIF": 2, "NABF": 0}
     known |= dict.fromkeys(["SSIM", "QY", "QCB", "CC", "FMI_pixel", "FMI_gradient"], 1)
     known |= dict.fromkeys(SWAPPED, 1)
     for name, best in known.items():
@@ -160,8 +160,8 @@ def test_edges_across_the_source_do_not_count_as_found():
 def test_equal_gradients_are_kept_fully_and_turned_ones_are_not():
     ramp = np.linspace(0, 1, 64)[:, None] * np.ones(64)
     flat = np.full((64, 64), 0.5)
-    assert value("QABF", ramp, ramp, flat) == pytest.approx(gradients.MOST_PRESERVED)
-    assert value("QABF", 1 - ramp, ramp, flat) == pytest.approx(gradients.MOST_PRESERVED)
+    assert value("QABF", ramp, ramp, flat) == pytest.approx(gradients.MAX_PRESERVED)
+    assert value("QABF", 1 - ramp, ramp, flat) == pytest.approx(gradients.MAX_PRESERVED)
     assert value("QABF", ramp.T, ramp, flat) < 1e-6
 
 
@@ -259,7 +259,7 @@ def test_gradients_of_volumes_see_edges_between_slices():
     fixed = np.full((12, 48, 48), 0.2)
     fixed[6:] = 0.8
     flat = np.full_like(fixed, 0.5)
-    assert value("QABF", fixed, fixed, flat) == pytest.approx(gradients.MOST_PRESERVED)
+    assert value("QABF", fixed, fixed, flat) == pytest.approx(gradients.MAX_PRESERVED)
     assert edge_recall(fused_pair(flat, fixed, flat), "fixed") == 0
     assert edge_recall(fused_pair(fixed, fixed, flat), "fixed") == 1
 

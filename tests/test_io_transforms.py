@@ -577,8 +577,8 @@ def test_a_negative_size_in_a_mat_file_ends(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".h5", ".tfm", ".mat", ".nii", ".nii.gz", ".mha", ".nrrd"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
-def test_truncated_files_are_refused(ending, share, tmp_path, capfd):
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5, 0.9])
+def test_truncated_files_are_refused(ending, fraction, tmp_path, capfd):
     path = tmp_path / f"t{ending}"
     if ending == ".mat":
         sitk.WriteTransform(sitk.AffineTransform(3), str(path))
@@ -587,7 +587,7 @@ def test_truncated_files_are_refused(ending, share, tmp_path, capfd):
     else:
         write_transform(path, field(oblique_grid()))
     raw = path.read_bytes()
-    path.write_bytes(raw[: int(share * len(raw))])
+    path.write_bytes(raw[: int(fraction * len(raw))])
     with pytest.raises(ValueError) as caught:
         read_transform(path)
     assert str(caught.value).count(str(path)) == 1

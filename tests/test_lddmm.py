@@ -14,7 +14,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.kernels.matrices import determinant
 from hybridreg.lattice import Lattice, jacobian
 from hybridreg.methods.base import RegistrationError
-from hybridreg.methods.lddmm import Lddmm, descent, momentum_of
+from hybridreg.methods.lddmm import Lddmm, momentum_of, optimizers
 from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
 from hybridreg.methods.lddmm.levels import levels
 from hybridreg.momentum import coarser, momentum_grid
@@ -93,7 +93,7 @@ def test_quasi_newton_ends_lower_than_fifty_fixed_steps_in_fewer():
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_no_step_of_the_descent_begins_a_fold(dimension):
+def test_no_step_of_the_optimizer_creates_a_fold(dimension):
     """Not even straight towards a folded map that is to be reproduced."""
     grid = oblique_grid(dimension)
     lattice = Lattice.of(grid)
@@ -109,11 +109,12 @@ def test_no_step_of_the_descent_begins_a_fold(dimension):
     fastest = energy(rough).velocity(rough).norm(dim=0).max()
     folded = rough * 5.0 / fastest  # mm in unit time
     towards = energy(shooter.inverse_map(energy(rough).momentum(folded)))
-    assert descent.at(towards, folded).folds and descent.at(towards, folded, may_fold=False) is None
-    point = descent.at(towards, torch.zeros_like(rough), may_fold=False)
-    decrease = towards.product(descent.gradient(towards, point), folded).item()
-    assert descent.at(towards, folded).value < point.value + 1e-4 * decrease < point.value
-    found = descent._line_search(towards, point, folded, 1.0, decrease)
+    assert optimizers.at(towards, folded).folds
+    assert optimizers.at(towards, folded, may_fold=False) is None
+    point = optimizers.at(towards, torch.zeros_like(rough), may_fold=False)
+    decrease = towards.product(optimizers.gradient(towards, point), folded).item()
+    assert optimizers.at(towards, folded).value < point.value + 1e-4 * decrease < point.value
+    found = optimizers._line_search(towards, point, folded, 1.0, decrease)
     assert found.value < point.value and not found.folds
     assert determinant(jacobian(towards.inverse_map(found.white), lattice.spacing)).min() > 0
 
@@ -196,8 +197,8 @@ def test_a_finer_lattice_carries_the_same_function():
     def wave(of):
         u = of.physical_to_voxel()[:3]
         index = torch.einsum("ij,...j->...i", u[:, :3], of.points()) + u[:, 3]
-        share = (index + 0.5) / torch.tensor(of.size)
-        phase = 2 * torch.pi * (share @ torch.tensor([1.0, -1.0, 1.0]).double() + 0.1)
+        fraction = (index + 0.5) / torch.tensor(of.size)
+        phase = 2 * torch.pi * (fraction @ torch.tensor([1.0, -1.0, 1.0]).double() + 0.1)
         return phase.cos()[None].expand(3, *of.shape).contiguous()
 
     assert torch.allclose(refined(wave(coarse), grid.shape), wave(grid), atol=1e-9)

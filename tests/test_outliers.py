@@ -132,8 +132,8 @@ def test_a_low_voxel_or_padding_makes_no_ct():
         assert to_unit(bad)[1].kind == "percentiles"
         assert choose_window(bad).name == "1 to 99.5 percentile"
         assert choose_window(bad).low >= 0
-        shares = [foreground(i).data.double().mean().item() for i in (bad, image)]
-        assert shares[0] == pytest.approx(shares[1], rel=0.2)
+        fractions = [foreground(i).data.double().mean().item() for i in (bad, image)]
+        assert fractions[0] == pytest.approx(fractions[1], rel=0.2)
     assert looks_like_ct(ct().data)
 
 

@@ -9,14 +9,14 @@ from hybridreg.progress import listening, report, within
 
 
 def test_reports_are_scaled_by_the_part_they_fill():
-    heard = []
+    reports = []
     report(0.5, "nobody listens")
-    with listening(lambda fraction, doing: heard.append((fraction, doing))):
+    with listening(lambda fraction, doing: reports.append((fraction, doing))):
         with within(0.5, 1.0, "second: "), within(0.0, 0.5):
             report(0.5, "a")
             report(7.0, "b")
         report(0.25, "c")
-    assert heard == [(0.625, "second: a"), (0.75, "second: b"), (0.25, "c")]
+    assert reports == [(0.625, "second: a"), (0.75, "second: b"), (0.25, "c")]
 
 
 def test_a_record_holds_lines_warnings_and_times_and_leaves_no_handler_behind():

@@ -63,7 +63,7 @@ def test_the_result_and_the_page_tell_of_the_fusion(registered):
     page = (out / "report.html").read_text()
     section = page.split('<section id="fusion">')[1].split("</section>")[0]
     assert section.count("<img ") == 6  # fixed, moved, both of them again as a blend, fused, weight
-    assert 'type="range" data-blend' in section and "no Hounsfield units" in section
+    assert 'type="range" data-blend' in section and "neither Hounsfield units" in section
     assert f">{DEFAULT_RULE}</th>" in section and "QABF" in section
 
 

@@ -326,7 +326,7 @@ def test_folds_are_red_and_the_slices_go_through_them(dimension):
         assert not is_color(picture(panel.images["jacobian"]), figures.FOLD_COLOR).any()
 
 
-def test_folds_are_told_with_their_share(tmp_path):
+def test_folds_are_told_with_their_fraction(tmp_path):
     values = result()
     values["scores"]["after"]["jacobian"]["folding_percent"] = 0.375
     folder = make_folder(tmp_path / "out", oblique_grid(2), values)
@@ -415,14 +415,14 @@ def test_large_volumes_lose_grays_then_resolution(head, monkeypatch):
     moved = unpack(settings, data)[2]
     extent = np.array(settings["size"]) * settings["spacing"]
     np.testing.assert_allclose(extent, np.array(views["moved"].shape[::-1]) * views["spacing_mm"])
-    for axis in range(3):  # still in the same place: the center of mass as a share of each axis
-        shares = []
+    for axis in range(3):  # still in the same place: the center of mass as a fraction of each axis
+        fractions = []
         for volume in (moved, views["moved"].astype(float)):
             profile = volume.sum(tuple(a for a in range(3) if a != axis))
-            shares.append(
+            fractions.append(
                 ((np.arange(len(profile)) + 0.5) * profile).sum() / profile.sum() / len(profile)
             )
-        assert shares[0] == pytest.approx(shares[1], abs=0.005)
+        assert fractions[0] == pytest.approx(fractions[1], abs=0.005)
 
 
 def test_curves_follow_the_trace_level_by_level():

@@ -22,14 +22,14 @@ SETTINGS = {"amplitude_mm": 8.0, "seed": 3}
 
 def parts(dimension: int = 3, seed: int = 0) -> dict:
     """What a case is written from, on an oblique grid off the origin."""
-    grid, chance = oblique_grid(dimension), torch.Generator().manual_seed(seed)
-    fixed, moving = (Image(torch.rand(grid.shape, generator=chance), grid) for _ in range(2))
+    grid, generator = oblique_grid(dimension), torch.Generator().manual_seed(seed)
+    fixed, moving = (Image(torch.rand(grid.shape, generator=generator), grid) for _ in range(2))
     angles = (4.0, -3.0, 5.0) if dimension == 3 else (4.0,)
     return {
         "grid": grid,
         "affine": rigid(angles, [1.0] * dimension, grid.center),
         "images": {"fixed": fixed, "moving": moving, "moving_on_grid": moving},
-        "arrays": {"displacement": torch.randn(dimension, *grid.shape, generator=chance)},
+        "arrays": {"displacement": torch.randn(dimension, *grid.shape, generator=generator)},
         "attributes": {"seed": 7, "verdict": {"status": "pass", "reasons": []}},
     }
 

@@ -32,10 +32,10 @@ from hybridreg.warping import jacobian_determinant, warp
 
 
 def points_in(grid, count: int = 500) -> torch.Tensor:
-    chance = torch.Generator().manual_seed(0)
-    shares = torch.rand(count, grid.dimension, generator=chance, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    fractions = torch.rand(count, grid.dimension, generator=generator, dtype=torch.float64)
     corners = grid.points()
-    return corners[(0,) * grid.dimension] + shares * (
+    return corners[(0,) * grid.dimension] + fractions * (
         corners[(-1,) * grid.dimension] - corners[(0,) * grid.dimension]
     )
 

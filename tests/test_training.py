@@ -271,13 +271,13 @@ def test_half_precision_learns_as_well(never_stopped, tmp_path):
 
 
 def test_progress_rises_to_the_end_and_tells_the_loss(tmp_path):
-    heard = []
-    with listening(lambda fraction, doing: heard.append((fraction, doing))):
+    reports = []
+    with listening(lambda fraction, doing: reports.append((fraction, doing))):
         train(Lines(), tmp_path / "run", max_epochs=3)
-    fractions = [fraction for fraction, _ in heard]
+    fractions = [fraction for fraction, _ in reports]
     assert fractions == sorted(fractions) and len(fractions) == 3 * STEPS
     assert fractions[0] < 0.1 and fractions[-1] > 0.9
-    assert heard[-1][1].startswith("epoch 3, loss ")
+    assert reports[-1][1].startswith("epoch 3, loss ")
 
 
 def test_each_start_leaves_its_logs(never_stopped):
@@ -313,10 +313,10 @@ def test_a_resume_state_is_never_unpickled(tmp_path):
     train(Lines(), tmp_path / "run", max_epochs=1)
     for content in (pickle.dumps(Mischief()), (tmp_path / "run/state.ckpt").read_bytes()[:900]):
         (tmp_path / "run/state.ckpt").write_bytes(content)
-        with pytest.raises(ValueError, match="state is damaged or not one of ours"):
+        with pytest.raises(ValueError, match="state is damaged or not written by hybridreg"):
             train(Lines(), tmp_path / "run", max_epochs=2, resume=True)
     torch.save({"state_dict": Mischief()}, tmp_path / "run/state.ckpt")
-    with pytest.raises(ValueError, match="state is damaged or not one of ours"):
+    with pytest.raises(ValueError, match="state is damaged or not written by hybridreg"):
         train(Lines(), tmp_path / "run", max_epochs=2, resume=True)
     assert not (tmp_path / "done").exists()
 

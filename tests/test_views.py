@@ -253,10 +253,10 @@ def test_empty_borders_are_cut_and_labels_follow():
     assert views["moved_labels"].dtype == np.int32 and (views["moved_labels"] == 70_000).all()
 
 
-def ct(**shares: float) -> Image:
+def ct(**fractions: float) -> Image:
     """Voxels of the given HU in the given numbers, with a few of metal."""
     values = {"air": -1000, "lung": -800, "fat": -90, "brain": 35, "muscle": 60, "bone": 900}
-    parts = [torch.full((round(1000 * n),), float(values[name])) for name, n in shares.items()]
+    parts = [torch.full((round(1000 * n),), float(values[name])) for name, n in fractions.items()]
     data = torch.cat([*parts, torch.full((100,), 3000.0)])
     data = data[: len(data) // 10 * 10].reshape(10, -1)
     return Image(data, Grid(tuple(data.shape)))

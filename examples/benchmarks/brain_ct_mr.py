@@ -280,10 +280,10 @@ def stack_table(rows: list[Row]) -> str:
     for (arm, fixed, crop), members in groups.items():
         for case, part in [*((row.case, [row]) for row in members), ("**all**", members)]:
             errors = [error for row in part for error in row.perturbed_mm]
-            share = np.mean(np.array(errors) <= RECOVERED_MM)
+            fraction = np.mean(np.array(errors) <= RECOVERED_MM)
             atlas = max(row.found[0].from_truth_mm for row in part)
             spread = [f"{value:.2f}" for value in np.percentile(errors, [50, 95, 100])]
-            shown = (f"{atlas:.2f}", f"{share:.0%} of {len(errors)}", *spread)
+            shown = (f"{atlas:.2f}", f"{fraction:.0%} of {len(errors)}", *spread)
             lines.append([arm, fixed.upper(), crop, case, *shown])
     return table(names.split("|"), lines)
 

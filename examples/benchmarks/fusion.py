@@ -6,7 +6,7 @@ in CT and MR. Bone is where CT is white, above 0.95 (these CT are windowed for b
 
 - bone edges kept: ``edge_recall`` of CT up to 2 pixels around bone;
 - tissue edges kept: ``edge_recall`` of MR further than that from bone;
-- solid bone: share of bone where the fused image has at least 4/5 of CT's value.
+- solid bone: fraction of bone where the fused image has at least 4/5 of CT's value.
 
 Slices of one person are alike, so a score is the mean of the cases' means, and its interval is of a
 bootstrap over cases. Rows are added to a file as they come and not computed again, so the run can be
@@ -221,8 +221,8 @@ def print_tables(rows: list[Row]):
 def print_network(data: Path):
     """How often the published network is right on patches of photographs it never saw."""
     paths = [data / "natural_skimage" / f"{name}.png" for name in PHOTOGRAPHS]
-    for name, share in accuracies(trained_network(), read_photographs(paths)).items():
-        print(f"right on unseen patches, {name}: {share:.2%}")
+    for name, fraction in accuracies(trained_network(), read_photographs(paths)).items():
+        print(f"right on unseen patches, {name}: {fraction:.2%}")
 
 
 def print_pipeline(data: Path, threads: int):

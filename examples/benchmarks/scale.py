@@ -4,7 +4,7 @@
 
 killed    a run of field targets (2D brains, elastix) is killed (SIGKILL, all its processes) at ten
           random moments and started again each time; its store must end with the same bytes as that
-          of a run that was never stopped, and no case may be told of twice
+          of a run that was never stopped, and no case may be reported twice
 tiny      2,000 tiny cases: seconds a case, and the memory of the caller and its workers as it goes
 workers   field targets of brains at 4 mm with one and with two workers: how much more two do
 own       what a case costs beyond its work: one worker against the same function called here
@@ -99,7 +99,7 @@ def tiny(scratch: Path, workers: int):
     count, samples, start = 2000, [], 0.0
     me = psutil.Process()
 
-    def heard(ended: Ended):
+    def callback(ended: Ended):
         nonlocal start
         start = start or time.perf_counter()
         assert not ended.failed, ended.reason
@@ -107,7 +107,7 @@ def tiny(scratch: Path, workers: int):
             samples.append((resident_mb([me]), resident_mb(me.children(recursive=True))))
 
     cases = {str(number): number for number in range(count)}
-    run(tiny_case, cases, place=Local(workers), heard=heard)
+    run(tiny_case, cases, place=Local(workers), callback=callback)
     each = (time.perf_counter() - start) / (count - 1)
     early, late = (
         [statistics.mean(values) for values in zip(*part, strict=True)]
@@ -130,15 +130,15 @@ def seconds_of(action: Callable[[], object]) -> float:
 def spread(rows: list[CaseRow], store: Path, recipe: Recipe, workers: int) -> float:
     """Seconds a case takes once all workers have ended one: without what starting costs."""
     shutil.rmtree(store, ignore_errors=True)
-    heard: list[float] = []
+    reported: list[float] = []
 
-    def told(ended: Ended):
+    def on_end(ended: Ended):
         assert not ended.failed, ended.reason
-        heard.append(time.perf_counter())
+        reported.append(time.perf_counter())
 
-    make_targets(rows, store, recipe, place=Local(workers), heard=told)
-    first = heard[workers - 1]  # all workers are warm
-    return (heard[-1] - first) / (len(rows) - workers)
+    make_targets(rows, store, recipe, place=Local(workers), callback=on_end)
+    first = reported[workers - 1]  # all workers are warm
+    return (reported[-1] - first) / (len(rows) - workers)
 
 
 def workers_part(scratch: Path, workers: int):
@@ -239,7 +239,7 @@ def killed(scratch: Path, workers: int):
             process.wait()
         grown.append(len(list(broken.glob("cases/*/zarr.json"))))
     subprocess.run([*command, "-o", str(broken)], check=True)
-    told = [json.loads(line)["case"] for line in log_of(broken).read_text().splitlines()]
+    reported = [json.loads(line)["case"] for line in log_of(broken).read_text().splitlines()]
     found = len(list((broken / "cases").iterdir())) - 1
     same = content(whole) == content(broken)
     note(
@@ -248,7 +248,7 @@ def killed(scratch: Path, workers: int):
         "the same bytes" if same else "DIFFERENT",
         f"{found} field targets, {kills} kills of a {lasted:.0f} s run, after which there were "
         f"{', '.join(map(str, grown))}; "
-        f"{len(told)} ends told, {len(told) - len(set(told))} twice",
+        f"{len(reported)} ends reported, {len(reported) - len(set(reported))} twice",
     )
 
 

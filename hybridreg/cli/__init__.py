@@ -1,4 +1,4 @@
-"""The command line: the only place that prints, and that picks a device."""
+"""The command line: the only package that prints or chooses a device."""
 
 from __future__ import annotations
 

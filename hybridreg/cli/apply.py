@@ -21,7 +21,7 @@ def apply(
         typer.Option(
             "--transform",
             "-t",
-            help="Transform file, fixed to moving; of several the last acts first.",
+            help="Transform file, fixed to moving; of several the last is applied first.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
@@ -62,7 +62,7 @@ def apply(
     default_value: Annotated[
         float | None,
         typer.Option(
-            help="Value where the moving image does not reach.",
+            help="Value outside the moving image.",
             show_default="lowest of the moving image, as register; 0 for labels",
         ),
     ] = None,
@@ -88,7 +88,7 @@ def apply(
         from hybridreg.warping import warp
 
         if points is not None:
-            landmark_writer(out)  # refuses a wrong ending before any work
+            landmark_writer(out)  # raises for an unknown file type before any work
         elif len(transform) == 1:
             _check_side(transform[0], moving, inverse=inverse)
         total = compose(*[read_transform(path) for path in transform])
@@ -114,7 +114,7 @@ def apply(
 
 
 def _resample_series(moving: Path, transform, out: Path, timing, *, labels: bool, default, **how):
-    """Every frame through the transform, which is sampled once; one value outside for all."""
+    """Resamples every frame through the transform, sampled once, with one value outside for all."""
     from hybridreg import progress
     from hybridreg.io.series import read_series, write_series
     from hybridreg.transforms import DisplacementField
@@ -131,7 +131,7 @@ def _resample_series(moving: Path, transform, out: Path, timing, *, labels: bool
 
 
 def _check_side(transform: Path, moving: Path, *, inverse: bool):
-    """Refuses to resample the image that the transform, or its inverse, cannot be meant for."""
+    """Refuses to resample the wrong image of a registration through its transform or inverse."""
     from hybridreg.io.output import registered_side
 
     side, wanted = registered_side(transform, moving), "fixed" if inverse else "moving"

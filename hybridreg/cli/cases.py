@@ -1,4 +1,4 @@
-"""What subcommands for many cases share: which cases, where they run, and how it is told."""
+"""Common parts of subcommands for many cases: the cases, where they run, and their report."""
 
 from __future__ import annotations
 
@@ -23,20 +23,27 @@ PairsOf = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Cases at a time, here.", show_default="one a processor"),
+    typer.Option(
+        "--workers", min=1, help="Parallel cases on this machine.", show_default="processors"
+    ),
 ]
 SchedulerAddress = Annotated[
-    str | None, typer.Option("--scheduler", help="Run on a Dask scheduler, as tcp://10.0.0.1:8786.")
+    str | None,
+    typer.Option("--scheduler", help="Run on a Dask scheduler, such as tcp://10.0.0.1:8786."),
 ]
 SlurmFile = Annotated[
-    Path | None, typer.Option("--slurm", help="Run in Slurm jobs, as this TOML file describes.")
+    Path | None, typer.Option("--slurm", help="Run in Slurm jobs described by this TOML file.")
 ]
 CaseTime = Annotated[
-    str | None, typer.Option("--case-time", help="Limit of each case, such as 10m or 2h.")
+    str | None, typer.Option("--case-time", help="Time limit of each case, such as 10m or 2h.")
 ]
 CaseMemory = Annotated[
     str | None,
-    typer.Option("--case-memory", help="Limit of each case, such as 4GB; here, a share of all."),
+    typer.Option(
+        "--case-memory",
+        help="Memory limit of each case, such as 4GB.",
+        show_default="an equal part of this machine's memory",
+    ),
 ]
 
 
@@ -54,22 +61,22 @@ def read_rows(current: Session, table: Path | None, pairs_of: Path | None) -> li
 
 
 def place_of(workers: int | None, scheduler: str | None, slurm: Path | None) -> Place:
-    """Where the cases run; ValueError where several places are given."""
+    """Where the cases run; ValueError if several places are given."""
     if sum(given is not None for given in (workers, scheduler, slurm)) > 1:
-        raise ValueError("--workers, --scheduler and --slurm are three places to run: give one")
+        raise ValueError("--workers, --scheduler and --slurm exclude each other: give one")
     from hybridreg.cluster import Local, Scheduler, Slurm
 
     if scheduler is not None:
         return Scheduler(scheduler)
     if slurm is not None:
         place = Slurm(slurm)
-        place.options()  # refuses a wrong file before any work
+        place.options()  # raises for an invalid file before any work
         return place
     return Local(workers)
 
 
 def limits_of(case_time: str | None, case_memory: str | None, threads: int | None) -> Limits:
-    """What each case may use."""
+    """The limits of each case."""
     from hybridreg.cluster import Limits
 
     return Limits(
@@ -88,8 +95,8 @@ def bytes_of(size: str) -> int:
     return int(float(found[1]) * step ** (2 + "MGT".index(found[2].upper())))
 
 
-class Teller:
-    """Tells of cases as they end: the bar, and at once those that failed."""
+class ProgressLine:
+    """A callback that updates the progress bar as cases end, and prints failures at once."""
 
     def __init__(self, current: Session, count: int):
         self._current, self._count, self._done = current, count, 0
@@ -119,7 +126,7 @@ def answer_for(
     if failures:
         current.exit_code = PARTLY_FAILED if done or skipped else FAILED
     current.say(
-        f"{done} of {count} cases done, {len(skipped)} were there already, {len(failures)} failed"
+        f"{done} of {count} cases done, {len(skipped)} finished before, {len(failures)} failed"
     )
     counts = {"cases": count, "done": done, "skipped": len(skipped)}
     return {**counts, "changed": list(changed), "failures": failures}

@@ -1,4 +1,4 @@
-"""``hybridreg demo``: a phantom head registered before one's eyes, with its true error."""
+"""``hybridreg demo``: registers a phantom head and prints the true error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hybridreg.cli import options
 from hybridreg.cli.session import Session, session
 
 _WHAT = {
-    "rigid": "CT to T1, rigid: turned by 8, -5 and 12 degrees, shifted by 14 mm",
-    "bspline": "T1 to T1, deformable: bent smoothly by up to 8 mm",
+    "rigid": "CT to T1, rigid: rotated by 8, -5 and 12 degrees, translated by 14 mm",
+    "bspline": "T1 to T1, deformable: deformed smoothly by up to 8 mm",
 }
-_PARTS = {  # what is said of the time, and which parts of a run it is
+_PARTS = {  # names of the printed times, and the parts of a run that they sum
     "phantom": ("phantom",),
     "registration": ("register",),
     "moved image and inverse": ("resample", "jacobian", "invert"),
@@ -96,7 +96,7 @@ def _case(method: str):
 
 
 def _spent(times: dict[str, float]) -> str:
-    """Where the seconds went, all of them: what no part has to itself is the rest."""
+    """How the time was spent; time outside all parts is the rest."""
     spent = {name: sum(times.get(part, 0.0) for part in parts) for name, parts in _PARTS.items()}
     spent["the rest"] = times["all"] - sum(spent.values())
     shown = ", ".join(f"{name} {_seconds(s)}" for name, s in spent.items() if s >= 0.5)

@@ -1,4 +1,4 @@
-"""Which device computes: decided here and nowhere else."""
+"""The choice of the compute device, for all subcommands."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 
 
 def check_device(name: str | None):
-    """Refuses what is no device, without a look at this machine's (ValueError)."""
+    """Raises ValueError for an invalid device name, without checking this machine's devices."""
     if name and not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", name):
         raise ValueError(f"--device is cpu, cuda, cuda:1 or auto; found {name!r}")
 
 
 def resolve_device(wanted: str) -> str:
-    """The torch device for ``--device``; auto takes a GPU where there is one (ValueError if not)."""
+    """The torch device for ``--device``; auto prefers a GPU. ValueError for a missing one."""
     check_device(wanted)
     import torch
 

@@ -25,11 +25,11 @@ def dicom(
     ] = None,
     resample: Annotated[
         bool,
-        typer.Option("--resample", help="Lay tilted or unevenly spaced slices onto a right grid."),
+        typer.Option(
+            "--resample", help="Resample tilted or unevenly spaced slices to a regular grid."
+        ),
     ] = False,
-    list_only: Annotated[bool, typer.Option("--list", help="Only say which series are there.")] = (
-        False
-    ),
+    list_only: Annotated[bool, typer.Option("--list", help="Only list the series.")] = (False),
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -37,7 +37,7 @@ def dicom(
     """Check a DICOM series slice by slice and write it as one image in modality units."""
     with session(as_json=json, quiet=quiet) as current:
         if out is None and not list_only:
-            raise ValueError("give the file to write with --out, or --list to see what is there")
+            raise ValueError("give the file to write with --out, or --list to list the series")
         if not list_only:
             check_new_file(out, overwrite=overwrite)
         check_files(folder)
@@ -56,7 +56,7 @@ def dicom(
 
 
 def list_dicom(current: Session, folder: Path):
-    """Leaves the series of a folder as the answer, and shows them."""
+    """Prints the series of a folder, and sets them as the JSON answer."""
     from hybridreg.io.dicom import list_series
 
     found = list_series(folder)

@@ -32,7 +32,7 @@ def evaluate(
     moving_landmarks: options.MovingLandmarks = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="With a table: the folder that holds one output folder a case name."),
+        typer.Option(help="With a table: the folder with one output folder per case."),
     ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -107,7 +107,7 @@ def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
 
 
 def _check_sides(what: Path, fixed: Path, moving: Path):
-    """Refuses images that are exchanged, as the hashes of a result tell."""
+    """Raises ValueError if fixed and moving are exchanged, by the hashes in the result."""
     from hybridreg.io.output import registered_side
 
     for given, image in (("fixed", fixed), ("moving", moving)):

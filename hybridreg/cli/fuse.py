@@ -32,7 +32,9 @@ def fuse(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Network of the rule: a .safetensors file or the name of our weights."),
+        typer.Option(
+            help="Network of the rule: a .safetensors file or the name of packaged weights."
+        ),
     ] = None,
     slices: Annotated[
         str | None,
@@ -41,28 +43,31 @@ def fuse(
         ),
     ] = None,
     fixed_window: Annotated[
-        str, typer.Option(help=f"Black and white of the fixed image: {_WINDOW}")
+        str, typer.Option(help=f"Intensity window of the fixed image: {_WINDOW}")
     ] = "auto",
     moved_window: Annotated[
-        str, typer.Option(help="The same for the moved image: a modality each.")
+        str, typer.Option(help="Intensity window of the moved image.")
     ] = "auto",
     fixed_mask: Annotated[
-        Path | None, typer.Option(help="Where the fixed image has data; elsewhere the other shows.")
+        Path | None,
+        typer.Option(help="Where the fixed image has data; elsewhere the other is used."),
     ] = None,
     moved_mask: Annotated[Path | None, typer.Option(help="The same for the moved image.")] = None,
     feather_mm: Annotated[
-        float, typer.Option(min=0.0, help="How softly the fusion sets in at such a border.")
+        float, typer.Option(min=0.0, help="Width of the transition at the border of such a mask.")
     ] = 5.0,
     overlay: Annotated[
         str | None,
         typer.Option(
-            help="Instead of fusing, lay the moved image (measured PET, say) over the fixed one in "
+            help="Instead of fusing, overlay the moved image (such as PET) on the fixed one in "
             "color: hot or cold."
         ),
     ] = None,
-    opacity: Annotated[float, typer.Option(help="Of the overlay where it is brightest.")] = 0.7,
+    opacity: Annotated[
+        float, typer.Option(help="Opacity of the overlay where it is brightest.")
+    ] = 0.7,
     scores: Annotated[
-        bool, typer.Option("--scores", help="Score the result beside trivial fusions.")
+        bool, typer.Option("--scores", help="Score the result and trivial fusions for comparison.")
     ] = False,
     threads: options.Threads = None,
     keep_identifiers: options.KeepIdentifiers = False,
@@ -70,11 +75,11 @@ def fuse(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ):
-    """Fuse two aligned images into one; a JSON file beside it says what was done."""
+    """Fuse two aligned images into one, with a JSON file that describes how."""
     with session(as_json=json, quiet=quiet) as current:
         if overlay and (rule or weights or slices or scores or fixed_mask or moved_mask):
             raise ValueError(
-                "an overlay is no fusion: leave out --rule, --weights, --slices, masks and --scores"
+                "an overlay is not a fusion: leave out --rule, --weights, --slices, masks, --scores"
             )
         check_new_file(out, overwrite=overwrite)
         check_files(fixed, moved, fixed_mask, moved_mask)
@@ -108,7 +113,7 @@ def fuse(
 
 
 def _fused(images: dict, rule: str | None, weights: str | None, masks: dict, **how):
-    """The fusion by the rule or our default one, with masks read from their files."""
+    """The fusion by the given or the default rule, with masks read from their files."""
     from hybridreg.fusion_files import fuse_images, network_of
     from hybridreg.io.images import read_mask
 
@@ -118,7 +123,7 @@ def _fused(images: dict, rule: str | None, weights: str | None, masks: dict, **h
 
 
 def show_fusion(current: Session, fusion):
-    """How two images were fused, and the scores if there are any."""
+    """Prints how two images were fused, and the scores if there are any."""
     fused = fusion.fused
     current.say(f"fused by {fused.rule}" + (f", {fused.plane} slices" if fused.plane else ""))
     for side, scaling in zip(("fixed", "moved"), fusion.scalings, strict=True):
@@ -129,7 +134,7 @@ def show_fusion(current: Session, fusion):
 
 
 def _show_scores(current: Session, fusion):
-    """The scores of a fusion beside those of trivial ones, and why some have no value."""
+    """Prints the scores of a fusion and of trivial ones, and why some are undefined."""
     if not fusion.scores:
         return
     from hybridreg.fusion_scores import SCORES
@@ -141,7 +146,7 @@ def _show_scores(current: Session, fusion):
     current.show("", rows, ("score", "better", *fusion.scores))
     reasons = {r: None for found in fusion.scores.values() for r in found.reasons.values()}
     for reason in reasons:
-        current.say(f"  a score has no value: {reason}")
+        current.say(f"  a score is undefined: {reason}")
 
 
 def _number(value: float | None) -> str:

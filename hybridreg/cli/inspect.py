@@ -1,4 +1,4 @@
-"""``hybridreg info``, ``methods`` and ``report``: looking at what is there."""
+"""``hybridreg info``, ``methods`` and ``report``: inspecting files, methods and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def info(
     ],
     json: options.Json = False,
 ):
-    """Say what a file is: geometry of an image, kind and size of a transform, fields of a method."""
+    """Describe a file: geometry of an image, kind and size of a transform, fields of a method."""
     with session(as_json=json) as current:
         check_files(file)
         if _is_dicom(file):
@@ -30,7 +30,7 @@ def info(
 
 
 def methods(json: options.Json = False):
-    """List presets, methods (for `hybridreg register --method`), and what else has a name."""
+    """List presets, methods (for `hybridreg register --method`), measures, rules and tasks."""
     with session(as_json=json) as current:
         from hybridreg.config import presets
         from hybridreg.registry import REGISTRIES

@@ -1,4 +1,4 @@
-"""Options that several subcommands share, spelled and explained once."""
+"""Options common to several subcommands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; logs go to stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Processor threads.", show_default="all")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Makes random choices repeatable.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of random numbers, for reproducibility.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
 KeepIdentifiers = Annotated[
     bool,
@@ -27,13 +29,13 @@ MovingFrame = Annotated[
     int | None, typer.Option(min=0, help="Which image of a moving file that holds several, from 0.")
 ]
 FixedLabels = Annotated[
-    Path | None, typer.Option(help="Label map of the fixed image, to score the result.")
+    Path | None, typer.Option(help="Label map of the fixed image, for evaluation only.")
 ]
 MovingLabels = Annotated[
-    Path | None, typer.Option(help="Label map of the moving image, warped and scored.")
+    Path | None, typer.Option(help="Label map of the moving image, for evaluation only.")
 ]
 FixedLandmarks = Annotated[
-    Path | None, typer.Option(help="Points in the fixed image that judge the result.")
+    Path | None, typer.Option(help="Points in the fixed image, for evaluation only.")
 ]
 MovingLandmarks = Annotated[Path | None, typer.Option(help="The same points in the moving image.")]
 
@@ -48,5 +50,5 @@ class Interpolation(StrEnum):
 
 Interpolated = Annotated[
     Interpolation,
-    typer.Option(help="How the moved image is resampled: cubic keeps thick slices sharper."),
+    typer.Option(help="Interpolation of the moved image: cubic keeps thick slices sharper."),
 ]

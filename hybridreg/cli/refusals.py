@@ -1,4 +1,4 @@
-"""What a subcommand refuses before it loads anything heavy: files, names, and places to write to."""
+"""Checks of a subcommand before it loads anything heavy: files, names, and output paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridreg.registry import METHODS, Registry, unknown_name
 
 
 def check_files(*paths: str | Path | Iterable[Path] | None):
-    """Every input is there; None is one that was not given."""
+    """Raises FileNotFoundError for an input file that does not exist; None is skipped."""
     for given in paths:
         for path in [given] if isinstance(given, (str, Path)) else given or []:
             with naming(path):
@@ -21,7 +21,7 @@ def check_files(*paths: str | Path | Iterable[Path] | None):
 
 
 def check_new_file(out: Path, *, overwrite: bool):
-    """A file can be written here, and replaces another one only when asked to."""
+    """Raises ValueError unless a file can be written here without replacing one by accident."""
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already: choose another name or give --overwrite")
     if out.is_dir():
@@ -31,7 +31,7 @@ def check_new_file(out: Path, *, overwrite: bool):
 
 
 def check_initial(initial: str | None):
-    """A start is one of our ways, or a file."""
+    """Raises FileNotFoundError unless the initialization has a known name or is a file."""
     if initial not in (None, *INITIALIZATIONS) and not Path(initial).exists():
         raise FileNotFoundError(
             f"{initial}: there is no such file: give a transform file, or one of "
@@ -40,13 +40,13 @@ def check_initial(initial: str | None):
 
 
 def check_name(table: Registry, name: str | None, *, also: Iterable[str] = ()):
-    """A name, where one is given, stands in a table; what it stands for is not loaded."""
+    """Raises ValueError for a name that is not in a table; nothing is loaded."""
     if name is not None and name not in table and name not in also:
         raise ValueError(unknown_name(f"there is no {table.kind}", name, [*also, *table]))
 
 
 def check_method(name: str | None):
-    """A method is a preset, a name in the table, or a TOML file."""
+    """Raises ValueError unless a method is a preset, a name in the table, or a TOML file."""
     if name is not None and name.endswith(".toml"):
         check_files(name)
     else:

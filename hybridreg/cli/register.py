@@ -21,10 +21,10 @@ from hybridreg.registry import DEFAULT_RULE, RULES
 def register(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must be new.")],
     fixed: Annotated[
-        Path | None, typer.Option("--fixed", "-f", help="The image that stays.")
+        Path | None, typer.Option("--fixed", "-f", help="The reference image.")
     ] = None,
     moving: Annotated[
-        Path | None, typer.Option("--moving", "-m", help="The image that is aligned.")
+        Path | None, typer.Option("--moving", "-m", help="The image to align to it.")
     ] = None,
     table: Annotated[
         Path | None,
@@ -43,16 +43,16 @@ def register(
     ] = None,
     initial: Annotated[
         str | None,
-        typer.Option(help="Start: a transform file (fixed to moving), 'centers' or 'mass'."),
+        typer.Option(help="Initial transform: a file (fixed to moving), 'centers' or 'mass'."),
     ] = None,
     fixed_frame: options.FixedFrame = None,
     moving_frame: options.MovingFrame = None,
     fixed_mask: Annotated[
         str | None,
-        typer.Option(help="Where to compare, on the fixed image's grid; 'auto': the patient."),
+        typer.Option(help="Mask of the compared region in the fixed image; 'auto': the patient."),
     ] = None,
     moving_mask: Annotated[
-        str | None, typer.Option(help="The same, on the moving image's grid.")
+        str | None, typer.Option(help="Mask of the compared region in the moving image.")
     ] = None,
     fixed_points: Annotated[
         Path | None, typer.Option(help="Points in the fixed image that guide the registration.")
@@ -154,21 +154,22 @@ def register(
 
 
 def _refuse_beside_a_table(given: dict):
-    """What belongs to one pair has its column in the table."""
+    """Raises ValueError for options of a single pair, which have columns in the table."""
     wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if wrong:
         raise ValueError(
-            f"{', '.join(wrong)} cannot be given beside a table of cases: images, masks, points, "
+            f"{', '.join(wrong)} cannot be given with a table of cases: images, masks, points, "
             "labels and landmarks have columns in it, and finished cases are kept until their "
             "files change"
         )
 
 
 def _register_rows(current, rows: list, out: Path, order, **where):
-    """Registers the cases of a table; exit code 4 where some failed, 3 where a verdict is fail."""
+    """Registers the cases of a table; exit code 4 if some failed, 3 if a verdict is fail."""
     from hybridreg.batch import register_table
 
-    batch = register_table(rows, out, order, heard=cases.Teller(current, len(rows)), **where)
+    progress = cases.ProgressLine(current, len(rows))
+    batch = register_table(rows, out, order, callback=progress, **where)
     counts = cases.answer_for(
         current,
         count=len(rows),
@@ -183,7 +184,7 @@ def _register_rows(current, rows: list, out: Path, order, **where):
     shown = ("name", "status", "verdict", "dice", "tre_mean_mm", "folding_percent")
     cells = [[record.row()[column] for column in shown] for record in batch.records]
     current.show("", [tuple(map(_cell, row)) for row in cells], shown)
-    current.say(f"wrote {out}; its records.csv has one row a case")
+    current.say(f"wrote {out}; its records.csv has one row per case")
 
 
 def _cell(value) -> str:
@@ -191,7 +192,7 @@ def _cell(value) -> str:
 
 
 def _absolute(method: str | dict) -> str | dict:
-    """The method with files that are found from any folder."""
+    """The method with absolute file paths."""
     if isinstance(method, dict):
         files = [str(Path(name).absolute()) for name in method["parameter_files"]]
         return {**method, "parameter_files": files}
@@ -199,14 +200,14 @@ def _absolute(method: str | dict) -> str | dict:
 
 
 def _method(method: str | None, parameters: list[str] | None) -> str | dict:
-    """What was asked for; a person's own elastix files mean exactly what they mean to elastix."""
+    """The requested method; given elastix files are used exactly as by elastix."""
     if parameters:
         return {"name": "elastix", "parameter_files": parameters, "schedule": "elastix"}
     return method or "rigid"
 
 
 def say_outcome(current, outcome, folder: Path):
-    """The verdict and the few numbers a person wants at once."""
+    """Prints the verdict and the main numbers."""
     from hybridreg.io.output import REPORT
     from hybridreg.records import compared
 
@@ -224,7 +225,7 @@ def say_outcome(current, outcome, folder: Path):
 
 
 def number(value: float | None) -> str:
-    """Four digits, or a dash for nothing."""
+    """Four digits, or a dash for None."""
     return "-" if value is None else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""What every subcommand does alike: progress, messages, JSON, and errors as exit codes."""
+"""Common behavior of all subcommands: progress, messages, JSON, and errors as exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DONE, FAILED, WRONG_INPUT, VERDICT_FAIL, PARTLY_FAILED, INTERRUPTED = 0, 1, 2, 3
 
 
 class Session:
-    """Where a subcommand leaves its answer, and speaks to the person who called it."""
+    """The output of a subcommand: its JSON answer, its exit code, and messages to the user."""
 
     def __init__(self, *, as_json: bool, quiet: bool):
         self.answer: dict[str, Any] = {}
@@ -28,19 +28,19 @@ class Session:
         self._out = Console()
 
     def limit_threads(self, threads: int | None):
-        """Of processors; loads torch, so it comes behind all that may be refused."""
+        """Limits the processor threads; loads torch, so it comes after all checks of the input."""
         if threads is not None:
             import torch
 
             torch.set_num_threads(threads)
 
     def say(self, text: str = ""):
-        """A line for a person; not for JSON."""
+        """Prints a line, unless the output is JSON or quiet."""
         if not self._silent:
             self._out.print(self._printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def show(self, title: str, rows: list[tuple[str, ...]], header: tuple[str, ...] = ()):
-        """A small table for a person."""
+        """Prints a small table, unless the output is JSON or quiet."""
         if self._silent or not rows:
             return
         table = Table(
@@ -53,14 +53,14 @@ class Session:
         self._out.print(table)
 
     def _printable(self, value) -> str:
-        """The text without what the terminal has no letters for, such as names that are no text."""
+        """The text with characters escaped that the terminal cannot encode."""
         encoding = self._out.encoding
         return str(value).encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
 def session(*, as_json: bool = False, quiet: bool = False) -> Iterator[Session]:
-    """Runs a subcommand: every error ends in one clear line and the right exit code."""
+    """Runs a subcommand: every error becomes one line on stderr and an exit code."""
     current = Session(as_json=as_json, quiet=quiet)
     error: str | None = None
     with ExitStack() as stack:
@@ -97,13 +97,13 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, MemoryError):
         return FAILED, "not enough memory: use coarser images or a machine with more"
     return FAILED, (
-        f"unexpected {type(error).__name__}: {error}. This is a fault of hybridreg; "
-        "run again with HYBRIDREG_DEBUG=1 for the details that a report of it needs"
+        f"unexpected {type(error).__name__}: {error}. This is a bug in hybridreg; "
+        "run again with HYBRIDREG_DEBUG=1 for the traceback to report"
     )
 
 
 def _is_failure(error: Exception) -> bool:
-    """Of a tool, not of its input; a class that was never loaded raised nothing."""
+    """Whether a tool failed, not its input; a class that was never loaded raised nothing."""
     for module, name in (
         ("hybridreg.methods.base", "RegistrationError"),
         ("hybridreg.cluster", "ClusterError"),
@@ -128,7 +128,7 @@ def _logs_on_stderr() -> Iterator[None]:
 
 @contextmanager
 def _progress_bar(*, shown: bool) -> Iterator[None]:
-    """A bar on stderr with the remaining time, once something takes longer than two seconds."""
+    """A bar on stderr with the remaining time, shown after two seconds."""
     if not shown:
         yield
         return

@@ -1,4 +1,4 @@
-"""``hybridreg targets``: ground truth for networks, for all cases of a table."""
+"""``hybridreg targets``: training targets for networks, for all cases of a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybridreg.cli.session import session
 
 
 def targets(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Zarr store to make or continue.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Zarr store to create or continue.")],
     kind: Annotated[
         str, typer.Option(help="field, known, momentum or momentum-from-elastix: see README.")
     ],
@@ -25,28 +25,32 @@ def targets(
     pairs_of: cases.PairsOf = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Of what is found: preset, method or TOML file.", show_default="by kind"),
+        typer.Option(
+            help="Preset, method or TOML file that finds the target.", show_default="by kind"
+        ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="momentum: begin LDDMM from what this method finds.")
+        str | None, typer.Option(help="momentum: method whose result initializes LDDMM.")
     ] = None,
     lddmm: Annotated[
         str | None,
         typer.Option(
-            help="momentum-from-elastix: whose kernel and spacing.", show_default="brain-lddmm"
+            help="momentum-from-elastix: LDDMM preset with the kernel and spacing.",
+            show_default="brain-lddmm",
         ),
     ] = None,
     amplitude: Annotated[
-        float | None, typer.Option(help="known: nothing moves more, in mm.", show_default="10")
+        float | None, typer.Option(help="known: maximum displacement in mm.", show_default="10")
     ] = None,
     wavelength: Annotated[
-        float | None, typer.Option(help="known: longer is smoother, in mm.", show_default="40")
+        float | None,
+        typer.Option(help="known: wavelength in mm; longer is smoother.", show_default="40"),
     ] = None,
     bends: Annotated[
-        int | None, typer.Option(help="known: more are less regular.", show_default="4")
+        int | None, typer.Option(help="known: number of composed deformations.", show_default="4")
     ] = None,
     spacing: Annotated[
-        float | None, typer.Option(help="Make images as coarse as this first, in mm.")
+        float | None, typer.Option(help="Resample images to this spacing first, in mm.")
     ] = None,
     seed: options.Seed = None,
     workers: cases.Workers = None,
@@ -61,7 +65,7 @@ def targets(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ):
-    """Make training targets of many pairs; stops and continues at will."""
+    """Make training targets of many pairs; interruptible and resumable."""
     with session(as_json=json, quiet=quiet) as current:
         if kind not in TARGET_KINDS:
             known = ", ".join(TARGET_KINDS)
@@ -90,7 +94,7 @@ def targets(
             Recipe(kind, chosen, seed=seed or 0, spacing_mm=spacing),
             place=place,
             limits=limits,
-            heard=cases.Teller(current, len(rows)),
+            callback=cases.ProgressLine(current, len(rows)),
         )
         counts = cases.answer_for(
             current,

@@ -1,4 +1,4 @@
-"""``hybridreg train``: networks trained anew, by the table of training tasks."""
+"""``hybridreg train``: trains a network, by the table of training tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hybridreg.registry import TASKS
 
 
 class Precision(StrEnum):
-    """What numbers a network computes with while it learns."""
+    """The number type of the computations during training."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -43,7 +43,7 @@ def train(
     ] = Precision.float32,
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that draw batches ahead.")
+        int, typer.Option(min=0, help="Processes that prefetch batches.")
     ] = 0,
     seed: options.Seed = None,
     threads: options.Threads = None,
@@ -83,7 +83,7 @@ def train(
 
 
 def say_checkpoint(current: Session, path: Path, kind: str):
-    """What the weights reached, and where they lie."""
+    """Prints the scores of the trained weights, and their path."""
     from dataclasses import asdict
 
     from hybridreg.io.checkpoints import card_path, read_checkpoint

@@ -1,4 +1,4 @@
-"""The one way to run many cases: on this machine, on a Dask scheduler, or on Slurm."""
+"""Running many cases: on this machine, on a Dask scheduler, or on Slurm."""
 
 from hybridreg.cluster.places import Local, Place, Scheduler, Slurm
 from hybridreg.cluster.run import run

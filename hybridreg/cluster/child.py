@@ -1,8 +1,8 @@
-"""The process in which cases are computed: ``python -m hybridreg.cluster.child``.
+"""The child process in which cases are computed: ``python -m hybridreg.cluster.child``.
 
-Questions come on standard input: the number of bytes, then a pickled (function, name, case), as the
-supervisor was handed it. Answers go out as lines of JSON. What the computation prints goes to
-standard error.
+Requests come on standard input: the number of bytes, then a pickled (function, name, case), as the
+supervisor received it. Answers are lines of JSON on standard output. Output that the computation
+prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import BinaryIO, TextIO
 
 from hybridreg.cluster.supervisor import HEADER
 
-IDLE_S = 60.0  # without a question for so long, the process is of no use to anyone
+IDLE_S = 60.0  # without a request for this time, the process ends
 
 
 def main():
-    """Answers until standard input ends, which it also does when the supervisor dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to decide about
+    """Answers requests until standard input closes, which it also does when the supervisor dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the caller
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     questions: queue.Queue[bytes] = queue.Queue()
@@ -34,19 +34,19 @@ def main():
             question = questions.get(timeout=IDLE_S)
         except queue.Empty:
             _end()
-        _say(answers, {"started": True})
-        _say(answers, _answer(question))
+        _send(answers, {"started": True})
+        _send(answers, _answer(question))
 
 
 def _listen(stream: BinaryIO, questions: queue.Queue[bytes]):
-    """Hands on what comes in, and ends the process at once when nobody is there any more."""
+    """Queues the requests, and ends the process at once when the input is closed."""
     while header := stream.read(HEADER):
         questions.put(stream.read(int.from_bytes(header, "big")))
     _end()
 
 
 def _end():
-    """Ends this process, whatever it is doing, and those that it started."""
+    """Ends this process, whatever it is doing, and its child processes."""
     import psutil
 
     for process in psutil.Process().children(recursive=True):
@@ -54,7 +54,7 @@ def _end():
     os._exit(0)
 
 
-def _say(answers: TextIO, message: dict):
+def _send(answers: TextIO, message: dict):
     answers.write(json.dumps(message) + "\n")
     answers.flush()
 
@@ -68,7 +68,7 @@ def _answer(question: bytes) -> dict:
 
 
 def _reason(error: Exception) -> str:
-    """Why a case failed, in a line; what is no fault of the input is called by its type."""
+    """Why a case failed, in one line; errors not caused by the input are named by their type."""
     base = sys.modules.get("hybridreg.methods.base")  # slow to load; unloaded, it raised nothing
     known = (ValueError,) if base is None else (ValueError, base.RegistrationError)
     if isinstance(error, FileNotFoundError) and error.filename:

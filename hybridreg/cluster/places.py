@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _ANSWER_S = 5.0  # for a scheduler to answer
-_MEMORY_SHARE = 0.9  # of this machine's, for all cases together
+_MEMORY_FRACTION = 0.9  # of the available memory, for all cases together
 _CONFIG = {  # of Dask
     "distributed.scheduler.allowed-failures": 1,  # a case whose worker dies is tried once more
-    "distributed.scheduler.worker-saturation": 1.0,  # a worker takes no case ahead of its time
+    "distributed.scheduler.worker-saturation": 1.0,  # a worker prefetches no cases
     "distributed.worker.preload": ["hybridreg.cluster.supervisor"],  # its dask_setup
-    "distributed.admin.tick.limit": "1h",  # no complaints when the machine is busy
+    "distributed.admin.tick.limit": "1h",  # no warnings when the machine is busy
 }
 
 
 class Place(Protocol):
-    """Somewhere with workers."""
+    """Where cases run: a context manager that connects to Dask workers."""
 
     @property
     def memory_bytes(self) -> int | None:
-        """What a case may use there if nobody says otherwise; None sets no limit."""
+        """The default memory limit of a case there; None sets no limit."""
         ...
 
     def client(self) -> Iterator[Client]:
-        """A context manager: connected inside the block, and everything of its own ended after."""
+        """A context manager: connected inside the block, all its own processes ended afterwards."""
         ...
 
 
@@ -45,7 +45,7 @@ class Place(Protocol):
 class Local:
     """Worker processes of this machine, one case at a time in each.
 
-    workers: None for one a processor. Dask listens on 127.0.0.1 alone.
+    workers: None for one per processor. Dask listens on 127.0.0.1 only.
     """
 
     workers: int | None = None
@@ -60,7 +60,7 @@ class Local:
 
     @property
     def memory_bytes(self) -> int | None:
-        return int(_MEMORY_SHARE * psutil.virtual_memory().total / self.count)
+        return int(_MEMORY_FRACTION * psutil.virtual_memory().total / self.count)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -70,9 +70,9 @@ class Local:
             cluster = LocalCluster(
                 n_workers=self.count,
                 threads_per_worker=1,
-                memory_limit=0,  # the cases' memory is watched by their supervisor
+                memory_limit=0,  # the supervisor limits the memory of cases
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # shows what Dask itself can: none without bokeh
+                dashboard_address="127.0.0.1:0",  # Dask has no dashboard without bokeh
                 silence_logs=50,
             )
             with cluster, _connected(cluster) as client:
@@ -81,9 +81,8 @@ class Local:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """The workers of a running scheduler (``dask scheduler``) at an address as tcp://10.0.0.1:8786.
-
-    hybridreg must be installed where they run, and see the same files under the same paths.
+    """The workers of a running ``dask scheduler`` at an address such as tcp://10.0.0.1:8786.
+    hybridreg must be installed where they run, with the same files under the same paths.
     """
 
     address: str
@@ -98,7 +97,7 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class Slurm:
-    """Jobs of Slurm, as a TOML file describes them; needs ``pip install 'hybridreg[hpc]'``.
+    """Slurm jobs as described by a TOML file; needs ``pip install 'hybridreg[hpc]'``.
 
     In the file: ``jobs``, how many; ``interface`` or ``host``, where Dask listens for them (it must
     be reached from the nodes); and what ``dask_jobqueue.SLURMCluster`` takes: ``cores`` (cases at a
@@ -112,10 +111,10 @@ class Slurm:
         from dask.utils import parse_bytes
 
         options = self.options()
-        return int(_MEMORY_SHARE * parse_bytes(options["memory"]) / int(options["cores"]))
+        return int(_MEMORY_FRACTION * parse_bytes(options["memory"]) / int(options["cores"]))
 
     def options(self) -> dict[str, Any]:
-        """What the file says (ValueError where it says too little, or is no TOML)."""
+        """The settings in the file (ValueError if one is missing or it is not valid TOML)."""
         try:
             options = tomllib.loads(self.file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -134,7 +133,7 @@ class Slurm:
 
     @contextmanager
     def cluster(self) -> Iterator[SLURMCluster]:
-        """The scheduler of this run, and the jobs that it asks Slurm for (none yet)."""
+        """The scheduler of this run; no Slurm job is submitted yet."""
         options = self.options()
         del options["jobs"]
         try:
@@ -162,7 +161,7 @@ class Slurm:
 
 
 def _processors() -> int:
-    """Those that this process may use."""
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -172,7 +171,7 @@ def _processors() -> int:
 def _configured() -> Iterator[None]:
     """Dask with our settings and without its log lines, here and in workers that are started."""
     import dask
-    import distributed  # noqa: F401  its own settings must be there before ours
+    import distributed  # noqa: F401  its own settings must be loaded before ours
 
     quiet = {"DASK_LOGGING__DISTRIBUTED": "critical"}
     with dask.config.set(_CONFIG), _environment(quiet):

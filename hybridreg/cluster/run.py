@@ -1,4 +1,4 @@
-"""Runs a function on many cases and tells how each ended."""
+"""Runs a function on many cases and reports how each ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hybridreg.cluster.supervisor import ClusterError, Ended, Limits, abandon, s
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-_NO_WORKERS_S = 60.0  # that a worker may take to come back
+_NO_WORKERS_S = 60.0  # without any worker, then the run fails
 _POLL_S = 1.0
 
 Function = Callable[[str, Any], Mapping[str, Any] | None]
@@ -29,26 +29,27 @@ def run(
     *,
     place: Place = Local(),
     limits: Limits = Limits(),
-    heard: Callable[[Ended], None] = lambda ended: None,
+    callback: Callable[[Ended], None] = lambda ended: None,
     patience_s: float = _NO_WORKERS_S,
 ) -> list[Ended]:
-    """Calls function(name, case) for every case, each in a process that is watched by itself.
+    """Calls function(name, case) for every case, each in a supervised child process.
 
-    function: gives what JSON can hold; large results belong in files. It runs in another process,
-        so it and the case must be picklable; leave out the cases that are finished.
-    limits: of each case; without a limit of memory the place sets one.
-    heard: is told of each case as it ends, here, in the order in which they end.
-    patience_s: how long no worker may be there before it is given up.
+    function: returns a mapping that JSON can represent; large results belong in files. It runs in
+        another process, so it and the case must be picklable; leave out finished cases.
+    limits: of each case; without a memory limit the place sets one.
+    callback: called with each case as it ends, in this process, in the order in which they end.
+    patience_s: how long there may be no worker before the run fails.
 
-    An exception makes a case fail with its text. A process that dies, or is ended for its time or
-    memory, costs its case one of two attempts and nothing else. Ctrl-C ends all that is running and
-    leaves the cluster as it was. ClusterError where the place cannot be reached or is lost.
+    An exception makes a case fail with its text. A process that dies, or is ended for exceeding its
+    time or memory, costs its case one of two attempts and nothing else. Ctrl-C ends everything that
+    is running and leaves the cluster as it was. ClusterError if the place cannot be reached or is
+    lost.
 
     In a script, call it under ``if __name__ == "__main__":``, since workers import the script.
 
-    Dask's own messages are pickled, and whoever can reach its port can run code as you: it listens
-    on 127.0.0.1 unless told otherwise. Ours are not: results come as JSON, and a question is
-    unpickled only in the child process that the worker it was sent to has started for it.
+    Dask pickles its own messages, and whoever can reach its port can run code as you: it listens
+    on 127.0.0.1 unless configured otherwise. Results come back as JSON, and a case is
+    unpickled only in the child process that its worker has started for it.
     """
     if not cases:
         return []
@@ -61,7 +62,7 @@ def run(
         try:
             for end in _results(client, function, cases, limits, name_of_run, patience_s):
                 ended.append(end)
-                heard(end)
+                callback(end)
         finally:
             with suppress(OSError, TimeoutError):
                 client.run(abandon, name_of_run, on_error="ignore")
@@ -82,7 +83,7 @@ def _results(
 
     waiting = iter(cases.items())
     pending: dict[Future, str] = {}
-    seen = time.monotonic()
+    last_seen = time.monotonic()
     while True:
         slots = sum(client.ncores().values())
         for name, case in islice(waiting, max(0, slots - len(pending))):
@@ -92,8 +93,8 @@ def _results(
             )
             pending[future] = name
         if slots:
-            seen = time.monotonic()
-        elif time.monotonic() - seen > patience_s:
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > patience_s:
             raise ClusterError(
                 f"no worker has been there for {patience_s:g} s: see to the workers, then start "
                 "again; finished cases are kept"

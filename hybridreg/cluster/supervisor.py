@@ -1,4 +1,4 @@
-"""What a worker does with a case: hands it to a child process, watches it, and may end it.
+"""Runs each case of a worker in an expendable child process with limits of time and memory.
 
 The worker itself computes nothing, so it neither grows nor dies with a case. Nothing here imports
 Dask, torch or ITK.
@@ -21,21 +21,22 @@ import psutil
 
 from hybridreg.child_process import ChildProcess, inherited
 
-HEADER = 8  # bytes that tell the length of a question
-CASES = 200  # then a fresh child takes over, so that nothing can pile up in the old one
+HEADER = 8  # bytes with the length of a request
+CASES = 200  # per child process: then a new one bounds memory leaks
 _CHILD = "hybridreg.cluster.child"
-_POLL_S = 0.5  # a look at the memory takes 4 ms
-_OF_DASK = {"MALLOC_TRIM_THRESHOLD_"}  # what it sets for its workers: a case would take a third longer
-_STARTS = 3  # of a child that dies before it begins with the case
+_POLL_S = 0.5  # measuring the memory takes 4 ms
+# Set by Dask for its workers; a case would take a third longer with it.
+_OF_DASK = {"MALLOC_TRIM_THRESHOLD_"}
+_STARTS = 3  # attempts to start a child that dies before it starts the case
 
 
 class ClusterError(RuntimeError):
-    """The place where cases should run is gone or was never there; says what to do."""
+    """The workers cannot be reached or were lost; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a case may use; what needs more is ended and tried once more in a fresh process.
+    """Limits of one case; a case that exceeds them is ended and tried once more in a new process.
 
     time_s: wall seconds. memory_bytes: resident memory of the case's process and all that it
     started, together. None sets no limit. threads: for computation, in each process.
@@ -57,10 +58,10 @@ class Limits:
 class Ended:
     """How a case ended.
 
-    result: what the function gave, as it comes back from JSON; None where there is nothing.
-    reason: why there is no result; empty where there is. attempts: 2 where the first process died.
-    seconds: wall. cpu_s: processor seconds of all attempts. peak_memory_bytes: the most resident
-    memory that was seen of the case's process and all that it started, together; twice a second.
+    result: what the function returned, as decoded from JSON; None if there is none.
+    reason: why there is no result; empty if there is one. attempts: 2 where the first process died.
+    seconds: wall. cpu_s: processor seconds of all attempts. peak_memory_bytes: the maximum resident
+    memory of the case's process and all its child processes, together, sampled twice a second.
     details: the traceback, for a side log. host: where it ran.
     """
 
@@ -88,17 +89,17 @@ class _Usage:
 
 
 class _Died(Exception):
-    """The child ended, or was ended, in the middle of its work; says why."""
+    """The child ended, or was ended, while computing; the text says why."""
 
 
 class _Gone(Exception):
-    """The child ended before it began; says how."""
+    """The child ended before it started the case; the text says how."""
 
 
 def supervise(name: str, question: bytes, *, limits: Limits, run: str) -> dict[str, Any]:
     """Runs one case in a child process; the fields of ``Ended``.
 
-    question: the pickled (function, name, case). run: by which ``abandon`` knows it.
+    question: the pickled (function, name, case). run: its identifier for ``abandon``.
     """
     start, reason = time.monotonic(), ""
     answer: dict[str, Any] = {}
@@ -124,7 +125,7 @@ def supervise(name: str, question: bytes, *, limits: Limits, run: str) -> dict[s
 
 
 def abandon(run: str):
-    """Ends all cases of a run that are being computed here, and takes no more of it."""
+    """Ends all cases of a run that are being computed here, and accepts no more of it."""
     _abandoned.add(run)
     with _lock:
         children = [child for child, of_run in _busy.items() if of_run == run]
@@ -135,7 +136,7 @@ def abandon(run: str):
 
 
 def dask_setup(_worker):
-    """Called by Dask in workers that we start: Ctrl-C is the caller's to decide about."""
+    """Called by Dask in workers that we start: Ctrl-C is handled by the caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -146,19 +147,19 @@ _abandoned: set[str] = set()
 
 
 def _ask(question: bytes, limits: Limits, run: str, usage: _Usage) -> dict[str, Any]:
-    """The answer of a child that lived to give it."""
+    """The answer of a child process; _Died if it ended without one."""
     for _ in range(_STARTS):
         try:
             with _child(limits.threads, run) as child:
                 return child.ask(question, limits, usage)
         except _Gone as gone:
-            words = str(gone)
-    raise _Died(f"its process could not be started: it {words}")
+            ending = str(gone)
+    raise _Died(f"its process could not be started: it {ending}")
 
 
 @contextmanager
 def _child(threads: int, run: str) -> Iterator[_Child]:
-    """One that nobody else uses meanwhile; it is kept for the next case if it is still sound."""
+    """A child process for exclusive use; it is kept for the next case if it is still usable."""
     with _lock:
         fitting = [child for child in _idle if child.threads == threads]
         child = fitting[0] if fitting else _Child(threads)
@@ -183,17 +184,17 @@ class _Child:
 
     def __init__(self, threads: int):
         self.threads, self.cases, self._cpu_s = threads, 0, 0.0
-        # Ctrl-C is the caller's to decide about
+        # Ctrl-C is handled by the caller
         self._process = ChildProcess(_CHILD, _environment(threads), own_session=True)
 
     def ask(self, question: bytes, limits: Limits, usage: _Usage) -> dict[str, Any]:
-        """The answer to a question, and what it used. _Gone and _Died where there is none."""
+        """The answer to a request, adding to ``usage``. _Gone or _Died if there is none."""
         try:
             self._process.ask(len(question).to_bytes(HEADER, "big") + question)
         except OSError:
-            raise _Gone(self._last_words()) from None
-        if not self._next():  # it says that it has started
-            raise _Gone(self._last_words())
+            raise _Gone(self._how_it_ended()) from None
+        if not self._next():  # the message that it has started
+            raise _Gone(self._how_it_ended())
         self.cases += 1
         before = self._cpu_s = sum(map(_processor_s, self._tree()))
         try:
@@ -201,11 +202,11 @@ class _Child:
         finally:
             usage.cpu_s += max(0.0, self._cpu_s - before)
         if not answer:
-            raise _Died(f"its process {self._last_words()}")
+            raise _Died(f"its process {self._how_it_ended()}")
         return json.loads(answer)
 
     def _next(self, limits: Limits = Limits(), usage: _Usage | None = None) -> str:
-        """The next line, empty where the child ended; _Died where it went beyond a limit."""
+        """The next line, empty if the child ended; _Died if it exceeded a limit."""
         start, usage = time.monotonic(), usage or _Usage()
         while True:
             try:
@@ -217,7 +218,7 @@ class _Child:
                 return answer
 
     def _measure(self, usage: _Usage) -> int:
-        """Resident bytes now, noted where they are the most; also the processor seconds so far."""
+        """Resident bytes now; updates their maximum and the processor seconds so far."""
         tree = self._tree()
         used = sum(map(_resident, tree))
         usage.peak_memory_bytes = max(usage.peak_memory_bytes, used)
@@ -241,7 +242,7 @@ class _Child:
         except psutil.NoSuchProcess:
             return []
 
-    def _last_words(self) -> str:
+    def _how_it_ended(self) -> str:
         """How the process ended."""
         code, complaint = self._process.last_words()
         if code == -signal.SIGKILL:
@@ -251,11 +252,11 @@ class _Child:
         return f"ended with code {code}" + (f": {complaint}" if complaint else "")
 
     def is_sound(self) -> bool:
-        """Whether the next case can be given to it."""
+        """Whether it can compute another case."""
         return self._process.is_alive() and self.cases < CASES
 
     def stop(self):
-        """Ends the process and all that it started, whatever they are doing."""
+        """Ends the process and all its child processes, whatever they are doing."""
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -270,7 +271,7 @@ def _resident(process: psutil.Process) -> int:
 
 
 def _processor_s(process: psutil.Process) -> float:
-    """Of the process and of its children that have ended."""
+    """Processor seconds of the process and of its children that have ended."""
     try:
         return sum(process.cpu_times()[:4])
     except psutil.NoSuchProcess:
@@ -278,7 +279,7 @@ def _processor_s(process: psutil.Process) -> float:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """One compute thread a case, or as many as it was given: in torch, NumPy and ITK alike."""
+    """The environment of a child with so many compute threads in torch, NumPy and ITK."""
     kept = {k: v for k, v in inherited().items() if k not in _OF_DASK}
     names = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "ITK_GLOBAL_DEFAULT_NUMBER_OF")
     return kept | {f"{name}_THREADS": str(threads) for name in names}

@@ -1,7 +1,7 @@
-"""How good a registration is, judged by labels, landmarks, the truth, and the transform itself.
+"""Evaluation of a registration by labels, landmarks, ground truth, and the transform itself.
 
-Every measure has one definition, in the docstring of its function. Distances are in mm. What was not
-given or cannot be measured is None, never a guess.
+Every measure has one definition, in the docstring of its function. Distances are in mm. A measure
+whose inputs are missing, or that is undefined, is None.
 """
 
 from hybridreg.evaluation.deformation import (

@@ -1,4 +1,4 @@
-"""How a transform deforms space: changes of volume, and folds."""
+"""Measures of a deformation: local change of volume, and folding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hybridreg.transforms import DisplacementField
 
 @dataclass(frozen=True)
 class JacobianStatistics:
-    """Of det(dT/dx) over voxels.
+    """Statistics of det(dT/dx) over voxels.
 
-    folding_percent: share of voxels with det <= 0. log_sd: standard deviation of ln(det) over the
-    others; folding_percent is thus the share that it leaves out. p1, p99: percentiles.
+    folding_percent: percentage of voxels with det <= 0. log_sd: standard deviation of ln(det) over
+    the other voxels. p1, p99: percentiles.
     """
 
     voxels: int
@@ -33,9 +33,9 @@ class JacobianStatistics:
 
 
 def jacobian_statistics(determinant: Image, *, mask: LabelMap | None = None) -> JacobianStatistics:
-    """Statistics of what ``jacobian_determinant`` gives, where the mask is not 0.
+    """Statistics of the image from ``jacobian_determinant``, where the mask is not 0.
 
-    Nothing is added to the determinants, and none is clipped.
+    The determinants are neither offset nor clipped.
     """
     values = determinant.data[0]
     if mask is not None:
@@ -59,12 +59,12 @@ def jacobian_statistics(determinant: Image, *, mask: LabelMap | None = None) -> 
 def non_diffeomorphic_percent(
     field: DisplacementField, *, mask: LabelMap | None = None
 ) -> float | None:
-    """Volume that the deformation turns inside out, in percent of the undeformed volume (Liu 2024).
+    """Non-diffeomorphic volume, in percent of the undeformed volume (Liu 2024).
 
-    Central differences skip the voxel they are taken at and miss folds there; this sees them. Each
-    cell between 8 voxels is cut into 5 tetrahedra, which can be done in two ways; what counts is the
-    volume of the inverted ones, averaged over both. In 2D the triangles of a cell cut along either
-    diagonal. mask: only cells with all corners inside. None where there is no cell to judge.
+    Central differences skip the voxel they are taken at and miss folds there; this measure does
+    not. Each cell between 8 voxels is cut into 5 tetrahedra, which can be done in two ways; the
+    measure is the volume of the inverted ones, averaged over both. In 2D the triangles of a cell
+    cut along either diagonal. mask: only cells with all corners inside. None if there is no cell.
     """
     grid, vectors = field.grid, field.vectors
     if min(grid.shape) < 2:
@@ -82,7 +82,7 @@ def non_diffeomorphic_percent(
 
 
 def _inverted_volume(displacement: Tensor) -> Tensor:
-    """Of each cell, in undeformed cells, the mean over both ways of cutting it.
+    """Inverted volume of each cell over the undeformed volume, the mean over both decompositions.
 
     displacement: in voxels, (x, y, z) components first, shape (D, *shape).
     """

@@ -1,4 +1,4 @@
-"""Distances in mm between where transforms send points and where they should."""
+"""Distances in mm between transformed points and their true positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybridreg.transforms import AffineTransform, Transform
 
 @dataclass(frozen=True)
 class Distances:
-    """How distances are spread."""
+    """Summary statistics of distances."""
 
     count: int
     mean_mm: float
@@ -39,7 +39,7 @@ def target_registration_error(
 ) -> Tensor:
     """|T(fixed) - moving| in mm for each pair of landmarks, shape (N,).
 
-    They correspond as ``images.corresponding`` says: by name, or row by row where none is common.
+    They correspond as in ``images.corresponding``: by name, or row by row if no name is common.
     """
     fixed, moving = fixed_landmarks, moving_landmarks
     if fixed.points.shape[1] != moving.points.shape[1]:

@@ -1,4 +1,4 @@
-"""How well label maps agree: overlap, and distances between surfaces."""
+"""Agreement of label maps: overlap, and distances between surfaces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def dice(fixed_labels: LabelMap, moved_labels: LabelMap) -> dict[int, float]:
 
 
 def overall_dice(fixed_labels: LabelMap, moved_labels: LabelMap) -> float | None:
-    """2 sum |F and M| / sum (|F| + |M|) over the labels of the fixed map: large ones weigh more.
+    """2 sum |F and M| / sum (|F| + |M|) over the labels of the fixed map: large ones count more.
 
     None where the fixed map has no label.
     """
@@ -97,7 +97,7 @@ def _surfaces(labels: LabelMap) -> dict[int, np.ndarray]:
     data = labels.data.numpy()
     surface = np.zeros(data.shape, dtype=bool)
     for axis, length in enumerate(data.shape):
-        if length == 1:  # a volume of one slice is flat: its labels have edges, no faces
+        if length == 1:  # a volume of one slice: its labels have edges, no faces
             continue
         view, values = np.moveaxis(surface, axis, 0), np.moveaxis(data, axis, 0)
         differs = values[1:] != values[:-1]

@@ -29,15 +29,15 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.transforms import IDENTITY, AffineTransform, Transform, compose
 from hybridreg.warping import jacobian_determinant, warp
 
-_POINTS = 50_000  # at about so many a transform is compared with another
+_POINTS = 50_000  # approximate number of points at which transforms are compared
 
 
 @dataclass(frozen=True)
 class DiceScores:
     """Dice over all labels of the fixed map; those that the moved map lacks count as 0.
 
-    mean: each label counts the same. overall: each voxel does. missing_labels: how many the moved
-    map lacks.
+    mean: with equal weight for each label. overall: with equal weight for each voxel.
+    missing_labels: how many labels the moved map lacks.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class DiceScores:
 
 @dataclass(frozen=True)
 class SurfaceScores:
-    """Means of ``surface_distances`` over the labels in both maps; the others are only counted."""
+    """Means of ``surface_distances`` over the labels in both maps; how many labels are missing."""
 
     mean_hd95_mm: float | None
     mean_mm: float | None
@@ -69,8 +69,8 @@ class LabelScore:
 class LandmarkScores(Distances):
     """Target registration error |T(fixed) - moving|.
 
-    untransformed_mean_mm: mean of |fixed - moving|. improved_percent: share of landmarks that T
-    brings nearer than they lie without any transform.
+    untransformed_mean_mm: mean of |fixed - moving|. improved_percent: percentage of landmarks with
+    a smaller error than without any transform.
     """
 
     untransformed_mean_mm: float
@@ -93,8 +93,8 @@ class TruthScores(Distances):
 class Scores:
     """All measures of one registration; None where there was nothing to measure.
 
-    region: where in the fixed image Jacobian and truth were judged. labels: one row for each label
-    of the fixed map.
+    region: where in the fixed image Jacobian and truth were evaluated. labels: one row for each
+    label of the fixed map.
     """
 
     region: str
@@ -107,7 +107,7 @@ class Scores:
     labels: tuple[LabelScore, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The same in dictionaries, lists and numbers that JSON knows."""
+        """The scores as dictionaries, lists and numbers for JSON."""
         found = asdict(self)
         return {**found, "labels": list(found["labels"])}
 
@@ -120,11 +120,11 @@ def evaluate(
     jacobian: Image | None = None,
     moved_labels: LabelMap | None = None,
 ) -> Scores:
-    """All that can be measured of a transform (fixed -> moving) with what the case knows.
+    """All measures of a transform (fixed -> moving) for which the case has data.
 
     inverse: moving -> fixed; only with it is inverse consistency measured. jacobian: the transform's
     determinant on the fixed grid; moved_labels: the moving labels through the transform on the grid
-    of the fixed ones. These two are computed where missing.
+    of the fixed ones. These two are computed if missing.
     """
     region, inside = _region(case.pair.fixed, case.pair.fixed_mask)
     dices, surface, labels = _label_scores(case, transform, moved_labels)
@@ -211,7 +211,7 @@ def _jacobian_scores(
 
 
 def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Distances | None:
-    """Over the foreground of the moving image, where the inverse leads into the fixed image."""
+    """Over the foreground of the moving image, where the inverse maps into the fixed image."""
     _, inside = _region(case.pair.moving, case.pair.moving_mask)
     points = _lattice(inside)
     seen = case.pair.fixed.grid.contains(inverse(points))
@@ -219,10 +219,10 @@ def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Dis
 
 
 def _region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
-    """Where deformation matters, by name and as a mask: air moves no one.
+    """The region of evaluation, by name and as a mask, without the air around the patient.
 
-    The foreground are the voxels that lie between ones above Otsu's threshold along every axis, so
-    sinuses and ventricles belong to it.
+    The foreground is the set of voxels that lie between ones above Otsu's threshold along every
+    axis, so it includes sinuses and ventricles.
     """
     if mask is not None:
         return "mask", mask
@@ -239,9 +239,9 @@ def _region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
 
 
 def _lattice(inside: LabelMap) -> Tensor:
-    """About so many points (N, D) in mm, every n-th along each axis of the voxels inside."""
-    share = max(int((inside.data != 0).sum()) / _POINTS, 1.0)
-    step = math.ceil(share ** (1 / inside.grid.dimension))
+    """About ``_POINTS`` points (N, D) in mm, every n-th along each axis of the voxels inside."""
+    excess = max(int((inside.data != 0).sum()) / _POINTS, 1.0)
+    step = math.ceil(excess ** (1 / inside.grid.dimension))
     steps = (slice(None, None, step),) * inside.grid.dimension
     voxels = (inside.data[steps] != 0).nonzero().flip(-1) * step
     return apply_matrix(inside.grid.voxel_to_physical(), voxels.double())

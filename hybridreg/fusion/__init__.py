@@ -1,4 +1,4 @@
-"""Fusion of two aligned images into one that keeps what each shows best."""
+"""Fusion of two aligned images into one that preserves the information of both."""
 
 from hybridreg.fusion.aligned import Flicker, Fused, flicker, fuse
 from hybridreg.fusion.network import (

@@ -1,4 +1,4 @@
-"""Aligned images become one: slices, stacks of slices and volumes."""
+"""Fusion of aligned images: 2D images, stacks of slices and volumes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hybridreg.pyramids import published_steps, steps_by_spacing
 from hybridreg.registry import DEFAULT_RULE, RULES
 
 _PLANES = ("axial", "coronal", "sagittal")
-_SLACK = 1e-3  # beyond [0, 1]: rounding of a rescaling, no other scale
+_SLACK = 1e-3  # beyond [0, 1]: rounding errors of a rescaling
 
 
 @dataclass(frozen=True)
 class Flicker:
     """Mean absolute steps in intensity from one slice to the next.
 
-    larger: of the larger of the two sources' steps, voxel by voxel: the most that a mean or a
-    maximum can have.
+    larger: mean of the larger of the two sources' steps, voxel by voxel: the maximum that the rules
+    mean and maximum can have.
     """
 
     fused: float
@@ -34,19 +34,19 @@ class Flicker:
 
     @property
     def ratio(self) -> float:
-        """Steps of the fused image against the larger of its sources'; above 1 it flickers."""
+        """Steps of the fused image over ``larger``; above 1 it flickers."""
         return self.fused / max(self.larger, torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Two images in one, and how that was done.
+    """A fused image, and how it was made.
 
-    image: intensities in [0, 1] of no unit: no Hounsfield units, whatever went in.
+    image: intensities in [0, 1] without a unit: not Hounsfield units, whatever the inputs.
     weight: of the fixed image in [0, 1], as the rule weighed it; 0 or 1 where one image is missing.
     plane: which slices were fused one by one: "axial", "coronal", "sagittal" or "axis 0" to 2 of the
         array; empty where the image was fused as a whole.
-    levels: of the pyramid that the rule has at hand; 1 is the image alone.
+    levels: of the pyramid available to the rule; 1 is the image alone.
     flicker: between the slices of a volume, across ``plane``; of a volume fused as a whole, across
         the array axis where its ratio is largest. None in 2D.
     """
@@ -70,15 +70,15 @@ def fuse(
     moved_valid: LabelMap | None = None,
     feather_mm: float = 5.0,
 ) -> Fused:
-    """One image of two aligned gray ones on the same grid, intensities in [0, 1].
+    """Fuses two aligned gray images on the same grid, intensities in [0, 1].
 
-    rule: a name in RULES. network: what weighs the images in a rule that needs it.
+    rule: a name in RULES. network: weighs the images, for a rule that needs one.
     slices: fuse a volume slice by slice: "axial", "coronal" or "sagittal" (the array axis nearest to
         it), or an array axis; by default a volume is fused as a whole, in 3D.
-    fixed_valid, moved_valid: where an image has data (nonzero); elsewhere the other is taken as it is,
-        and 0 where neither has. feather_mm: over how far the fusion sets in from there.
+    fixed_valid, moved_valid: where an image has data (nonzero); elsewhere the other is used as it
+        is, and 0 where neither has. feather_mm: over how far the fusion sets in from there.
 
-    An image without contrast is a sound source that adds nothing but its brightness.
+    An image without contrast is a valid source that adds only its brightness.
     """
     _check(fixed, moved)
     _check_rule(rule, network)
@@ -94,9 +94,9 @@ def fuse(
     ]
     weight, image = (_unstack(t, axis) for t in _apply(RULES[rule], *sources, frame, network))
     if not (valid[0].all() and valid[1].all()):
-        shares = coverage(*valid, grid, feather_mm=feather_mm)
-        image = shares.compose(fixed.data[0], moved.data[0], image)
-        weight = shares.fixed + shares.both * weight
+        fractions = coverage(*valid, grid, feather_mm=feather_mm)
+        image = fractions.compose(fixed.data[0], moved.data[0], image)
+        weight = fractions.fixed + fractions.both * weight
     return Fused(
         Image(image.clamp(0, 1), grid),
         Image(weight, grid),
@@ -141,7 +141,7 @@ def _frame(grid: Grid, axis: int | None) -> Frame:
 
 
 def _stack(data: Tensor, axis: int | None) -> Tensor:
-    """Slices or the whole with one axis in front of it, contiguous."""
+    """The slices along an axis, or the volume with a leading axis of length 1, contiguous."""
     return data[None] if axis is None else data.movedim(axis, 0).contiguous()
 
 
@@ -172,7 +172,7 @@ def _valid(mask: LabelMap | None, grid: Grid, side: str) -> Tensor:
         )
     valid = mask.data != 0
     if not valid.any():
-        raise ValueError(f"the mask says that the {side} image has no data at all: leave it out")
+        raise ValueError(f"by its mask the {side} image has no data at all: leave the mask out")
     return valid
 
 

@@ -13,7 +13,7 @@ from hybridreg.images import Image
 
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: BT.601
 
-# Colors from 0 to 1, linear between: both begin black, so that nothing is laid over nothing.
+# Colors from 0 to 1, linear between: both start at black, so that a value of 0 adds nothing.
 COLORMAPS = {
     "hot": ((0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)),
     "cold": ((0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)),
@@ -43,10 +43,10 @@ def with_luminance(color: Image, luma: Image) -> Image:
 
 
 def fuse_color(fixed: Image, moved: Image, **settings) -> tuple[Fused, Image]:
-    """Two aligned images in [0, 1], of which one may be colored, fused: in gray, and with its color.
+    """Fuses two aligned images in [0, 1], of which one may be in color; in gray and in color.
 
-    The luma of the colored one (three channels) takes part in ``fuse``, and the result has its
-    chroma. Of two gray images both results are the same. settings: as for ``fuse``.
+    The luma of the color image (three channels) is fused, and the color result keeps its
+    chroma. For two gray images both results are the same. settings: as for ``fuse``.
     """
     if fixed.channels > 1 and moved.channels > 1:
         raise ValueError(
@@ -63,10 +63,10 @@ def fuse_color(fixed: Image, moved: Image, **settings) -> tuple[Fused, Image]:
 def overlay(
     anatomy: Image, functional: Image, *, colormap: str = "hot", opacity: float = 0.7
 ) -> Image:
-    """A functional image in color over a gray one: three channels in [0, 1], to be looked at.
+    """A functional image in color over a gray one: three channels in [0, 1], for display.
 
-    Both are gray, in [0, 1], on one grid. The colors are laid over with ``opacity`` where the
-    functional image is 1, and the less the darker it is: 0 leaves the anatomy as it is. Measured
+    Both are gray, in [0, 1], on one grid. The opacity of the colors is ``opacity`` times the
+    functional image: where it is 0 the anatomy is unchanged. Measured
     values stay in the functional image itself, which is not changed.
     """
     if colormap not in COLORMAPS:

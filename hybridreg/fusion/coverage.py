@@ -1,4 +1,4 @@
-"""Fusion where one image sees less of the patient than the other."""
+"""Fusion where one image covers less of the patient than the other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hybridreg.pyramids import Steps, expand, reduce
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """What each way of filling a voxel has of it; the three add up to 1, or to 0 where none sees it.
+    """The weights of the three sources of a voxel; their sum is 1, or 0 where no image has data.
 
-    fixed, moved: shares of the images themselves; both: of their fusion. All of the grid's shape.
+    fixed, moved: weights of the images themselves; both: of their fusion. All of the grid's shape.
     """
 
     fixed: Tensor
@@ -25,23 +25,23 @@ class Coverage:
 
     def compose(self, fixed: Tensor, moved: Tensor, fused: Tensor) -> Tensor:
         """The whole image from its three parts."""
-        # A source may hold anything where it is not valid; its share is 0 there.
+        # A source may hold any finite value where it is not valid; its weight is 0 there.
         return self.fixed * fixed + self.moved * moved + self.both * fused
 
 
 def coverage(
     fixed_valid: Tensor, moved_valid: Tensor, grid: Grid, *, feather_mm: float
 ) -> Coverage:
-    """Shares from where the images are valid (bool).
+    """The weights, from where the images are valid (bool).
 
-    Where only one is, it is taken as it is. From there the fusion of both sets in, over
-    ``feather_mm``, within the part that both see. A wider feather shows less of an edge.
+    Where only one is valid, it is used as it is. From there the weight of the fusion rises over
+    ``feather_mm``, within the region covered by both. A wider feather makes the seam less visible.
     """
     fixed = _rise(moved_valid & ~fixed_valid, grid, feather_mm)  # falls to 0 where it is missing
     moved = _rise(fixed_valid & ~moved_valid, grid, feather_mm)
     fixed, moved = fixed * fixed_valid, moved * moved_valid
     total = fixed + moved - fixed * moved
-    total[total == 0] = 1  # neither sees it: all three shares are 0
+    total[total == 0] = 1  # no data in either: all three weights are 0
     return Coverage(*(s / total for s in (fixed * (1 - moved), moved * (1 - fixed), fixed * moved)))
 
 
@@ -57,7 +57,7 @@ def _rise(missing: Tensor, grid: Grid, feather_mm: float) -> Tensor:
 def extrapolate(image: Tensor, valid: Tensor, steps: Steps) -> Tensor:
     """The image as it is where valid, smoothly continued elsewhere, from coarse to fine.
 
-    Then the border of what is valid is no edge to the pyramids of a fusion.
+    So the border of the valid region is not an edge in the pyramids of a fusion.
     """
     if valid.all():
         return image

@@ -1,9 +1,9 @@
-"""How the fast network learns: to weigh pictures against each other as the published network does.
+"""Distillation of the published fusion network into the fast one.
 
-The published network's answer is, but for the order of the two images, the difference of two maps of
-evidence, one of each image (``FusionNetwork.evidence``). So every picture is judged by it once, and
-then any two pictures are an example: the same place blurred or in another contrast, or two places
-that have nothing in common, as CT and MR often have not.
+The published network's output is, up to the order of the two images, the difference of two evidence
+maps, one per image (``FusionNetwork.evidence``). So the teacher evaluates every picture once, and
+then any two pictures are a training example: the same place blurred or in another contrast, or two
+places with nothing in common, as is often the case for CT and MR.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _AT_ONCE = 32
 
 
 class Lessons(NamedTuple):
-    """Pictures (N, y, x) in [0, 1] and the evidence of the one who knows, (N, rows, columns)."""
+    """Pictures (N, y, x) in [0, 1] and the teacher's evidence, (N, rows, columns)."""
 
     pictures: Tensor
     evidence: Tensor
@@ -51,9 +51,9 @@ class Lessons(NamedTuple):
 def draw_pictures(photographs: Windows, number: int, random: Generator) -> Tensor:
     """Pictures of photographs, four of each place, shape (number, 160, 160).
 
-    Each has two of the six levels of blur (none included), one here and one there. Half are in other
-    contrast or negatives, a quarter as through a narrow window, saturated to both sides; a third of
-    them are black around a blob, as heads are.
+    Each has two of the six levels of blur (including none) in different regions. Half have another
+    contrast or are negatives, a quarter are seen through a narrow intensity window, saturated on
+    both sides; a third are black around a blob, like images of heads.
     """
     places = photographs.draw(-(-number // _GROUP), random).repeat_interleave(_GROUP, 0)[:number]
     stack = torch.stack([middle(w, _SIDE) for w in (places, *blurred(places))])
@@ -69,7 +69,7 @@ def draw_pictures(photographs: Windows, number: int, random: Generator) -> Tenso
 
 
 def _windowed(pictures: Tensor, random: Generator) -> Tensor:
-    """From black to white over a fifth to half of the gray values, wherever that lies."""
+    """Pictures through a random intensity window of a fifth to half of the gray values."""
     width = 0.2 + 0.3 * torch.rand(len(pictures), 1, 1, generator=random)
     low = (1 - width) * torch.rand(len(pictures), 1, 1, generator=random)
     return ((pictures - low) / width).clamp_(0, 1)
@@ -84,12 +84,12 @@ def _blotches(number: int, random: Generator) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class FastTask:
-    """To give the weights that the teacher gives, for any two pictures of a batch.
+    """Learns the teacher's weights for any two pictures of a batch.
 
-    Photographs by name, each of shape (y, x), uint8, at least 190 pixels along each side: to learn
-    from, to choose by and to test once. pictures: made of those to learn from, and judged by the
-    teacher, once; more are learned by heart less easily and take it longer.
-    batch_size: pictures of a step; every one is weighed against every other.
+    Photographs by name, each of shape (y, x), uint8, at least 190 pixels along each side: for
+    training, for validation and for a final test. pictures: drawn from the training photographs and
+    evaluated by the teacher, once; more of them reduce overfitting and take longer.
+    batch_size: pictures per step; every one is compared with every other.
     learning_rate: of Adam; None is 1e-3; halved every ``halving`` steps.
     """
 
@@ -112,7 +112,7 @@ class FastTask:
     def __post_init__(self):
         parts = (self.photographs, self.validation_photographs, self.test_photographs)
         check_apart(*parts)
-        for part in parts:  # refuses photographs that are too small before the teacher's long work
+        for part in parts:  # raises for photographs that are too small before any long work
             _ = part and _windows(part)
 
     @property
@@ -135,10 +135,10 @@ class FastTask:
 
     @cached_property
     def _lessons(self) -> Lessons:
-        return self._judged(self.photographs, self.pictures)
+        return self._lessons_from(self.photographs, self.pictures)
 
-    def _judged(self, photographs: Mapping[str, Tensor], number: int) -> Lessons:
-        """Always the same pictures of these photographs."""
+    def _lessons_from(self, photographs: Mapping[str, Tensor], number: int) -> Lessons:
+        """Pictures of these photographs with the teacher's evidence; always the same ones."""
         pictures = draw_pictures(_windows(photographs), number, Generator().manual_seed(0))
         return Lessons(pictures, torch.stack([self.teacher.evidence(p) for p in pictures]))
 
@@ -157,14 +157,14 @@ class FastTask:
 
     def batch(self, generator: Generator) -> Lessons:
         lessons = self._lessons
-        # Whole groups, so that a batch holds several pictures of a place.
+        # Whole groups, so that a batch has several pictures of a place.
         groups = torch.randperm(self.pictures // _GROUP, generator=generator)
         first = _GROUP * groups[: max(1, self.batch_size // _GROUP), None]
         chosen = (first + torch.arange(_GROUP)).flatten()
         return Lessons(lessons.pictures[chosen], lessons.evidence[chosen])
 
     def validation(self) -> Iterator[Lessons]:
-        lessons = self._judged(self.validation_photographs, self.judged_pictures)
+        lessons = self._lessons_from(self.validation_photographs, self.judged_pictures)
         yield from _batches(lessons, self.batch_size)
 
     def losses(self, network: FastNetwork, batch: Lessons) -> dict[str, Tensor]:
@@ -183,7 +183,7 @@ class FastTask:
         """Mean absolute difference of the weights, for each photograph and over all of them."""
         found = {}
         for name, photo in self.test_photographs.items():
-            lessons = self._judged({name: photo}, self.judged_pictures)
+            lessons = self._lessons_from({name: photo}, self.judged_pictures)
             errors = [self.scores(network, b)["weight_error"] for b in _batches(lessons, _AT_ONCE)]
             found[name] = torch.stack(errors).mean().item()
         return {**found, "weight_error": sum(found.values()) / len(found)} if found else {}
@@ -216,7 +216,7 @@ def _batches(lessons: Lessons, size: int) -> Iterator[Lessons]:
 
 
 def _differences(evidence: Tensor) -> Tensor:
-    """Of every two of N, the first less the second: (N (N - 1) / 2, rows, columns)."""
+    """First minus second of all pairs of N maps: (N (N - 1) / 2, rows, columns)."""
     first, second = torch.triu_indices(len(evidence), len(evidence), offset=1)
     return evidence[first] - evidence[second]
 

@@ -1,4 +1,4 @@
-"""A small network that answers as the published one does, for a hundredth of its work."""
+"""A small network distilled from the published one, at a hundredth of its cost."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FAST_ARCHITECTURE = (
     "for the four 16 x 16 patches that begin in 4 x 4 pixels; the weight of an image is the logistic "
     "function of its evidence less that of the other"
 )
-_EVIDENCE = 100.0  # what an output of 1 means: the published network's has this order
-_AHEAD = 3  # rows of evidence before the one whose place is the middle of the first patch
+_EVIDENCE = 100.0  # scale of the output: the order of magnitude of the published evidence
+_AHEAD = 3  # rows of evidence before the one at the middle of the first patch
 
 
 class FastNetwork(nn.Module):
-    """How much one image shows, patch by patch; of two images the difference decides.
+    """Evidence of one image, patch by patch; the difference between two images gives the weights.
 
-    The published network takes features of each image by itself and adds up what they say, so its
-    answer is a difference of two such maps, which is what this one learns (``distillation``).
+    The published network computes features of each image separately and sums their scores, so its
+    output is a difference of two such maps, which this network learns (``distillation``).
     """
 
     def __init__(self):

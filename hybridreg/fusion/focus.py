@@ -1,4 +1,4 @@
-"""How the fusion network learns: which of two patches of a photograph is the sharp one (Liu 2017)."""
+"""Training of the fusion network: which of two patches of a photograph is sharp (Liu 2017)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ ARCHITECTURE = (
     "conv 8x8x2 on the features of both images, softmax"
 )
 _WINDOW = PATCH + 2 * BLUR_REACH
-_LEAST_VARIANCE = 25 / 255**2
-_TRIES = 100  # draws of patches in a row before photographs count as empty
+_MIN_VARIANCE = 25 / 255**2
+_TRIES = 100  # draws of patches before photographs count as empty
 
 
 def trained_network(weights: str | Path = "fusion-focus") -> FusionNetwork:
@@ -48,8 +48,8 @@ class Patches:
     """Patches of photographs, sharp and blurred, drawn many at a time.
 
     photographs: by name, shape (y, x), uint8, at least 46 pixels along each side.
-    varied: also from smaller copies, mirrored, turned by quarters, in other brightness and contrast,
-    and as negatives; else as they are.
+    varied: with augmentation: smaller copies, mirrored, rotated by multiples of 90 degrees, other
+    brightness and contrast, and negatives.
     """
 
     def __init__(self, photographs: Mapping[str, Tensor], *, varied: bool):
@@ -70,16 +70,16 @@ class Patches:
         return middle(windows, PATCH)[:, None], soft[level, torch.arange(number)][:, None]
 
     def _windows(self, number: int, random: Generator) -> Tensor:
-        """Patches that show something, with the margin that blur needs: (number, 46, 46)."""
+        """Patches of sufficient variance, with the margin that blurring needs: (number, 46, 46)."""
         found: list[Tensor] = []
         for _ in range(_TRIES):
             windows = self._photographs.draw(2 * number, random)
             patches = middle(windows, PATCH).flatten(1)
-            found.append(windows[patches.var(1, correction=0) > _LEAST_VARIANCE])
+            found.append(windows[patches.var(1, correction=0) > _MIN_VARIANCE])
             if sum(map(len, found)) >= number:
                 return torch.cat(found)[:number]
         raise ValueError(
-            "the photographs show too little: hardly a patch has a variance above 25; give others"
+            "the photographs are too uniform: hardly a patch has a variance above 25; give others"
         )
 
 
@@ -87,9 +87,9 @@ class Patches:
 class FocusTask:
     """Two classes: the second patch is the sharp one (0), or the first (1).
 
-    Photographs by name, each of shape (y, x), uint8: to learn from, to choose by and to test once.
-    batch: answers to learn from at a step, half of them in each order.
-    learning_rate: None is what suits the optimizer; halved every ``halving`` steps.
+    Photographs by name, each of shape (y, x), uint8: for training, validation and a final test.
+    batch_size: examples per step, half of them in each order.
+    learning_rate: None is the default of the optimizer; halved every ``halving`` steps.
     """
 
     photographs: Mapping[str, Tensor]
@@ -115,7 +115,7 @@ class FocusTask:
             )
         for part in parts[1:]:
             _ = [Patches({name: photo}, varied=False) for name, photo in part.items()]
-        self._patches.draw(1, Generator().manual_seed(0))  # refuses empty photographs at once
+        self._patches.draw(1, Generator().manual_seed(0))  # raises for empty photographs at once
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class FocusTask:
         return self._patches.draw(self.batch_size // 2, generator)
 
     def validation(self) -> Iterable[tuple[Tensor, Tensor]]:
-        return _judged_by(self.validation_photographs, self.validation_size // 2)
+        return _validation_patches(self.validation_photographs, self.validation_size // 2)
 
     def losses(self, network: FusionNetwork, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         return {"softmax": F.cross_entropy(*_answers(network, batch))}
@@ -187,15 +187,16 @@ class FocusTask:
 def accuracies(
     network: FusionNetwork, photographs: Mapping[str, Tensor], *, number: int = 2000
 ) -> dict[str, float]:
-    """The share of right answers for each photograph, and over all of them ("accuracy").
+    """The fraction of correct answers for each photograph, and over all of them ("accuracy").
 
-    number: patches of each photograph as it is, at least; each is asked about in both orders.
+    number: minimum number of patches of each photograph, without augmentation; both orders are
+    tested.
     """
-    shares = {}
+    fractions = {}
     for name, photo in photographs.items():
-        right = [_right(network, batch) for batch in _judged_by({name: photo}, number)]
-        shares[name] = torch.cat(right).double().mean().item()
-    return {**shares, "accuracy": sum(shares.values()) / len(shares)} if shares else {}
+        right = [_right(network, batch) for batch in _validation_patches({name: photo}, number)]
+        fractions[name] = torch.cat(right).double().mean().item()
+    return {**fractions, "accuracy": sum(fractions.values()) / len(fractions)} if fractions else {}
 
 
 def _right(network: FusionNetwork, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -204,15 +205,17 @@ def _right(network: FusionNetwork, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _answers(network: FusionNetwork, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Scores (2 N, 2) of N pairs in both orders, from features computed once; what is right (2 N)."""
+    """Scores (2 N, 2) of N pairs in both orders, from features computed once; their class (2 N)."""
     sharp, blurred = network.features(torch.cat(batch)).chunk(2)
     orders = torch.cat([torch.cat([sharp, blurred], 1), torch.cat([blurred, sharp], 1)])
     right = torch.tensor([1, 0], device=sharp.device).repeat_interleave(len(sharp))
     return network.scores(orders).flatten(1), right
 
 
-def _judged_by(photographs: Mapping[str, Tensor], number: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Always the same patches of photographs as they are, in batches of 64."""
+def _validation_patches(
+    photographs: Mapping[str, Tensor], number: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fixed patches of photographs, without augmentation, in batches of 64."""
     random = Generator().manual_seed(0)
     patches = Patches(photographs, varied=False)
     for start in range(0, number, 64):

@@ -1,4 +1,4 @@
-"""The siamese network that says, patch by patch, which of two images is the sharper (Liu 2017)."""
+"""The siamese network that decides, patch by patch, which of two images is sharper (Liu 2017)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from hybridreg.progress import report, within
 
-PATCH = 16  # pixels along each side of what one score judges
+PATCH = 16  # pixels along each side of the patch of one score
 _STRIDE = 2
 _WINDOW = PATCH // _STRIDE  # the same patch in pooled pixels
 _SMALLEST = PATCH - 1  # along each side of an image: it is pooled to 8
-_HALO = 2  # pooled rows around a strip: more than the 2 + 1 convolutions before them see
+_HALO = 2  # pooled rows around a strip: more than the receptive field of 2 + 1 convolutions
 _STRIP_PIXELS = 1 << 15  # at a time; features of 128 channels then take 16 MiB
 
 
 class WeightNetwork(Protocol):
-    """Weighs one image against another, pixel by pixel."""
+    """A network that gives the weight of one image relative to another, pixel by pixel."""
 
     def weight_map(self, fixed: Tensor, moved: Tensor) -> Tensor:
         """Weight of ``fixed`` in [0, 1]; all of shape (y, x), intensities in [0, 1]."""
@@ -32,8 +32,8 @@ class FusionNetwork(nn.Module):
     """Features of each image by shared weights, then one score for each over 16 x 16 pixels.
 
     conv 3x3x64, conv 3x3x128, max pooling 2, conv 3x3x256, each with ReLU and zero padding; both
-    images' features side by side; conv 8x8x2 without padding or bias. The larger its second output,
-    the more the first image wins.
+    images' features concatenated; conv 8x8x2 without padding or bias. A larger second output
+    gives the first image a larger weight.
     """
 
     def __init__(self):
@@ -59,7 +59,7 @@ class FusionNetwork(nn.Module):
 
     @torch.no_grad()
     def weight_map(self, fixed: Tensor, moved: Tensor) -> Tensor:
-        """Weight of ``fixed`` in [0, 1]: the mean of the scores of all patches over a pixel.
+        """Weight of ``fixed`` in [0, 1]: the mean score of all patches that contain a pixel.
 
         Both of shape (y, x), at least 15 x 15, intensities in [0, 1].
         """
@@ -70,11 +70,11 @@ class FusionNetwork(nn.Module):
 
     @torch.no_grad()
     def evidence(self, image: Tensor) -> Tensor:
-        """How much an image (y, x) speaks for itself in every patch, shape (rows, columns).
+        """The evidence of an image (y, x) in every patch, shape (rows, columns).
 
-        Half of what it says as the first image less what it says as the second: the weight of one image
-        beside another is the logistic function of the difference of theirs, but for how little the
-        order of the two counts.
+        Half of its score as the first image minus its score as the second. The weight of one image
+        relative to another is the logistic function of the difference of their evidence, up to the
+        small effect of their order.
         """
         first, second = self._kernel().chunk(2)
         return self._evidence(image, (first - second) / 2)
@@ -85,9 +85,9 @@ class FusionNetwork(nn.Module):
         return self.scores.weight[1] - self.scores.weight[0]
 
     def _evidence(self, image: Tensor, kernel: Tensor) -> Tensor:
-        """The part of one image in the last layer, kernel (256, 8, 8), for every patch."""
-        # As a product for each of the 64 places in the patch, since few processors' convolutions
-        # are fast for a single output; the products are then moved into place and added.
+        """The contribution of one image to the last layer, kernel (256, 8, 8), for every patch."""
+        # As a product for each of the 64 positions in the patch, since convolutions with a single
+        # output are slow on most processors; the products are then shifted and added.
         places = kernel.flatten(1).T[:, :, None, None]
         products = torch.cat([F.conv2d(f, places)[0] for f in self._strips(image)], 1)
         rows, columns = (patches_along(n) for n in image.shape)
@@ -99,7 +99,7 @@ class FusionNetwork(nn.Module):
         return total
 
     def _strips(self, image: Tensor) -> Iterator[Tensor]:
-        """The features of an image in strips of rows, so that memory stays small and in the cache."""
+        """The features of an image in strips of rows, so that they fit the cache."""
         pooled = (image.shape[0] + 1) // _STRIDE
         step = max(PATCH, _STRIP_PIXELS // (_STRIDE * image.shape[1]))
         for start in range(0, pooled, step):
@@ -114,7 +114,7 @@ class FusionNetwork(nn.Module):
 def pooled(features: Tensor) -> Tensor:
     """The maximum over 2 x 2 pixels of features >= 0, (N, C, y, x); at odd ends over what is there.
 
-    As max_pool2d, which also notes where each maximum was and takes five times as long (torch 2.13).
+    Like max_pool2d, which also stores the indices and takes five times as long (torch 2.13).
     """
     rows, columns = features.shape[2:]
     if rows % 2 or columns % 2:
@@ -127,19 +127,19 @@ def check_size(shape: tuple[int, ...]):
     """Refuses an image (y, x) smaller than a patch (ValueError)."""
     if min(shape) < _SMALLEST:
         raise ValueError(
-            f"the network judges patches of {PATCH} x {PATCH} pixels and the image has only "
+            f"the network scores patches of {PATCH} x {PATCH} pixels and the image has only "
             f"{shape[1]} x {shape[0]}: use a rule without a network"
         )
 
 
 def patches_along(pixels: int) -> int:
-    """How many patches at stride 2 lie along so many pixels; the last of an odd number reaches out."""
+    """The number of patches at stride 2 along an axis; of an odd length the last one is padded."""
     return (pixels + 1) // _STRIDE - _WINDOW + 1
 
 
 def spread(scores: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Each score given to all pixels of its patch; the mean where patches overlap."""
-    # Two neighboring pixels from an even one on lie in the same patches.
+    """Spreads each score over all pixels of its patch; the mean where patches overlap."""
+    # An even pixel and its right neighbor lie in the same patches.
     margin = (_WINDOW - 1,) * 4
     both = F.pad(torch.stack([scores, torch.ones_like(scores)])[:, None], margin)
     total, count = F.avg_pool2d(both, _WINDOW, stride=1)[:, 0]
@@ -148,7 +148,7 @@ def spread(scores: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def weigh_slices(network: WeightNetwork, fixed: Tensor, moved: Tensor) -> Tensor:
-    """Weight of ``fixed`` in [0, 1] for slices (N, y, x), each by itself.
+    """Weight of ``fixed`` in [0, 1] for slices (N, y, x), each independently.
 
     Where both slices are empty (0 everywhere) any weight gives the same, and it is 1/2.
     """
@@ -163,13 +163,13 @@ def weigh_slices(network: WeightNetwork, fixed: Tensor, moved: Tensor) -> Tensor
 def weigh_volume(network: WeightNetwork, fixed: Tensor, moved: Tensor) -> Tensor:
     """The mean of the weights from slices across each axis of volumes (z, y, x).
 
-    An axis whose slices are smaller than a patch takes no part.
+    An axis whose slices are smaller than a patch is left out.
     """
     axes = [a for a in range(3) if min(n for i, n in enumerate(fixed.shape) if i != a) >= _SMALLEST]
     if not axes:
         size = " x ".join(map(str, reversed(fixed.shape)))
         raise ValueError(
-            f"the network judges patches of {PATCH} x {PATCH} pixels and no slice of a volume of "
+            f"the network scores patches of {PATCH} x {PATCH} pixels and no slice of a volume of "
             f"{size} voxels is that large: use a rule without a network"
         )
     total = torch.zeros_like(fixed)
@@ -195,10 +195,10 @@ def network_from_arrays(arrays: Mapping[str, np.ndarray]) -> FusionNetwork:
     """The network with weights from plain arrays.
 
     conv1 (64, 1, 3, 3), conv2 (128, 64, 3, 3), conv3 (256, 128, 3, 3), scores (2, 512, 8, 8): output,
-    input, row, column; applied as cross-correlation, that is not turned by 180 degrees.
+    input, row, column; applied as cross-correlation, that is without flipping the kernel.
     conv1_bias (64,), conv2_bias (128,), conv3_bias (256,). Intensities are in [0, 1].
     Of scores, the inputs 0-255 are the features of the first (fixed) image and 256-511 those of the
-    second; output 1 speaks for the first image and output 0 for the second.
+    second; output 1 is the score of the first image and output 0 that of the second.
     """
     if set(arrays) != set(_LAYOUT):
         raise ValueError(f"the network needs {', '.join(_LAYOUT)}; found {', '.join(arrays)}")

@@ -1,4 +1,4 @@
-"""What all tasks have in common that learn from photographs."""
+"""Common parts of the tasks that learn from photographs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INTENSITY_RULE = "unit"
 
 
 class PhotographTask(Protocol):
-    """Photographs by name, each of shape (y, x), uint8, and what is known of them."""
+    """Photographs by name, each of shape (y, x), uint8, with their source and licenses."""
 
     kind: str
     photographs: Mapping[str, Tensor]
@@ -26,16 +26,16 @@ class PhotographTask(Protocol):
 
 
 def check_apart(*parts: Mapping[str, Tensor]):
-    """Refuses photographs that are both learned from and judged by (ValueError)."""
+    """Refuses photographs that are used for both training and validation or test (ValueError)."""
     if not parts[0] or not parts[1]:
-        raise ValueError("give photographs to learn from, and others to choose the weights by")
+        raise ValueError("give photographs for training, and others for validation")
     twice = [n for i, a in enumerate(parts) for b in parts[i + 1 :] for n in a if n in b]
     if twice:
-        raise ValueError(f"{twice[0]} is both learned from and judged by: leave it out of one")
+        raise ValueError(f"{twice[0]} is used for both training and evaluation: leave it out")
 
 
 def fingerprints(photographs: Mapping[str, Tensor]) -> dict[str, str]:
-    """Checksums of photographs by name: what a run that is continued must have in common."""
+    """Checksums of photographs by name, which must not change when a run is resumed."""
     return {
         name: hashlib.sha256(photo.contiguous().numpy().tobytes()).hexdigest()[:16]
         for name, photo in sorted(photographs.items())

@@ -1,4 +1,4 @@
-"""The rules by which two aligned images become one: a weight for each voxel, and how it is used.
+"""Fusion rules: a weight for each voxel of two aligned images, and how they are blended.
 
 All work on tensors (N, y, x) or (N, z, y, x): N slices or one volume, intensities in [0, 1].
 """
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from hybridreg.pyramids import Steps, collapse, expand, gaussian_pyramid, laplacian_pyramid
 
-_MATCH = 0.6  # above it two bands are alike enough to be averaged (Liu 2017)
-_SMALLEST = torch.finfo(torch.float64).eps  # keeps 0/0 from the match of two flat places
+_MATCH = 0.6  # above it two bands are similar enough to be averaged (Liu 2017)
+_SMALLEST = torch.finfo(torch.float64).eps  # avoids 0/0 in the match of two flat regions
 _ENERGY_STEPS = 3
-# Tried on CT and MR of three heads and chosen by a fourth, so that bone stays solid and edges of both
-# are kept while whole regions come from one image. Larger: that counts more beside the others; all:
-# harder seams.
+# Chosen on CT and MR of heads (examples/benchmarks/fusion.md), so that bone stays solid and edges
+# of both are kept while whole regions come from one image. Larger values give that term more
+# influence; scaling all of them up makes harder seams.
 _BRIGHTNESS = 40.0
 _INFORMATION = 8.0
-_EDGES = 32.0  # larger lets in more edges of the other image
+_EDGES = 32.0  # larger includes more edges of the other image
 _STEEP = 0.04  # change of intensity per voxel below which an edge counts little
 _APART = 3  # larger keeps edges out where one image is much brighter: MR's from bone, as dark spots
 _NOISE = 6 / 255**2  # variance
@@ -30,7 +30,7 @@ _FLAT = 1e-8  # energy of noise far below one gray level of 256
 
 @dataclass(frozen=True)
 class Frame:
-    """The axes that an image has besides its number, counted from the end, and its pyramid's steps."""
+    """The spatial axes of an image (N, ...), counted from the end, and the steps of its pyramid."""
 
     axes: tuple[int, ...]
     steps: Steps
@@ -44,7 +44,7 @@ Blend = Callable[[Tensor, Tensor, Tensor, Frame], Tensor]
 class Rule:
     """How two images become one.
 
-    weigh: (fixed, moved, frame) -> weight of fixed in [0, 1]; None where a network says it.
+    weigh: (fixed, moved, frame) -> weight of fixed in [0, 1]; None where a network computes it.
     blend: (fixed, moved, weight, frame) -> fused.
     """
 
@@ -89,7 +89,7 @@ def average_or_stronger(fixed: Tensor, moved: Tensor, weight: Tensor, frame: Fra
 def stronger_detail(
     fixed: Tensor, moved: Tensor, weight: Tensor, frame: Frame, low_pass: bool
 ) -> Tensor:
-    """The coefficient of larger magnitude, the brighter of two alike; a weighted mean at the end."""
+    """The coefficient of larger magnitude; for the low-pass band the weighted mean."""
     if low_pass:
         return torch.lerp(moved, fixed, weight)
     a, b = fixed.abs(), moved.abs()
@@ -113,7 +113,7 @@ def neighborhood_sum(image: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def smooth(image: Tensor, steps: Steps) -> Tensor:
-    """Blurred as by so many steps down a pyramid and up again; without any, the image itself."""
+    """The image reduced by these pyramid steps and expanded again; unchanged without steps."""
     levels = gaussian_pyramid(image, steps)
     blurred = levels[-1]
     for finer, axes in zip(levels[-2::-1], reversed(steps), strict=True):
@@ -122,7 +122,7 @@ def smooth(image: Tensor, steps: Steps) -> Tensor:
 
 
 def variance(image: Tensor, steps: Steps) -> Tensor:
-    """Of the intensities around each voxel, as far as ``smooth`` reaches."""
+    """Local variance of the intensities, over the neighborhood of ``smooth``."""
     return (smooth(image * image, steps) - smooth(image, steps).square()).clamp_(min=0)
 
 
@@ -151,19 +151,19 @@ def brighter(fixed: Tensor, moved: Tensor, frame: Frame) -> Tensor:
     return (fixed - moved).sign_().add_(1).div_(2)
 
 
-def energy_share(fixed: Tensor, moved: Tensor, frame: Frame) -> Tensor:
-    """The fixed image's part of the local energy of both; 1/2 where both are flat."""
+def energy_fraction(fixed: Tensor, moved: Tensor, frame: Frame) -> Tensor:
+    """Local energy of the fixed image over that of both; 1/2 where both are flat."""
     a, b = (local_energy(image, frame).add_(_FLAT) for image in (fixed, moved))
     return a / (a + b)
 
 
 def salience(fixed: Tensor, moved: Tensor, frame: Frame) -> Tensor:
-    """1 where the fixed image shows more, 0 where the moved does, in whole regions.
+    """1 where the fixed image is more salient, 0 where the moved is, in whole regions.
 
-    Three things count, by ``_BRIGHTNESS``, ``_INFORMATION`` and ``_EDGES``: which is brighter, so that
-    bone stays solid; which tells more, as the information of its variance above noise (as in VIF),
-    so that a region comes untouched from one image; which has the steeper edge, so that strong edges
-    of the other image are let in, the less the further apart the two are in brightness.
+    A logistic function of three weighted terms: brightness (``_BRIGHTNESS``), so that
+    bone stays solid; information of the variance above noise, as in VIF (``_INFORMATION``),
+    so that a region comes unchanged from one image; edge strength (``_EDGES``), so that strong
+    edges of the other image are included, less so the more the two differ in brightness.
     """
     brightness = smooth(fixed - moved, frame.steps[:2])
     evidence = _EDGES * (_edges(fixed, frame) - _edges(moved, frame))
@@ -183,10 +183,10 @@ def _edges(image: Tensor, frame: Frame) -> Tensor:
     return steepness(image, frame).square_().add_(_STEEP**4).log_().div_(2)
 
 
-# Their names and what they are for stand in ``registry.RULES``.
+# Their names and descriptions are in ``registry.RULES``.
 SALIENCE = Rule(salience, weighted_mean)
 LIU_2017 = Rule(None, by_pyramid(average_or_stronger))
-ENERGY = Rule(energy_share, by_pyramid(average_or_stronger))
+ENERGY = Rule(energy_fraction, by_pyramid(average_or_stronger))
 LAPLACIAN = Rule(constant(1 / 2), by_pyramid(stronger_detail))
 MAXIMUM = Rule(brighter, weighted_mean)
 MEAN = Rule(constant(1 / 2), weighted_mean)

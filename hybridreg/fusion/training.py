@@ -1,4 +1,4 @@
-"""The settings of the trainings of fusion networks, as their TOML files have them."""
+"""The training settings of fusion networks, as in their TOML files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hybridreg.io.photographs import read_photographs
 
 @dataclass(frozen=True, kw_only=True)
 class PhotographSettings:
-    """What is learned from, and what the card of the weights says of it.
+    """The photographs of a training, and their description in the model card.
 
-    images: photographs to learn from, files or folders. validation: to choose the weights by; without
-    any, every tenth image. test: scored once, at the end.
+    images: photographs for training, files or folders. validation: for choosing the weights; by
+    default every tenth image. test: scored once, at the end.
     learning_rate: of the first step; larger learns faster, until it diverges.
     """
 
@@ -31,14 +31,14 @@ class PhotographSettings:
     weights_licence: str = "not stated"
 
     def photographs(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Photographs by name: to learn from, to choose by and to test on."""
+        """Photographs by name: for training, validation and test."""
         images = read_photographs(self.images)
         if self.validation:
-            judged = read_photographs(self.validation)
+            validation = read_photographs(self.validation)
         else:
-            judged = {name: images[name] for name in list(images)[::10]}
-            images = {name: photo for name, photo in images.items() if name not in judged}
-        return images, judged, read_photographs(self.test)
+            validation = {name: images[name] for name in list(images)[::10]}
+            images = {name: photo for name, photo in images.items() if name not in validation}
+        return images, validation, read_photographs(self.test)
 
     @property
     def stated(self) -> dict[str, str]:
@@ -49,9 +49,9 @@ class PhotographSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionTraining(PhotographSettings):
-    """Teaches the published network which of two patches of a photograph is the sharper (Liu 2017).
+    """Trains the published network: which of two patches of a photograph is sharper (Liu 2017).
 
-    batch_size: answers to learn from at a step. optimizer: "sgd" is the published one.
+    batch_size: examples per step. optimizer: "sgd" is the published one.
     """
 
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -70,10 +70,10 @@ class FusionTraining(PhotographSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FastFusionTraining(PhotographSettings):
-    """Teaches a small network to answer as the published one does.
+    """Distills the published network into a small one.
 
     teacher: weights of a ``fusion`` training, a file or a packaged name. pictures: how many the teacher
-    judges before the first step.
+    evaluates before the first step.
     """
 
     teacher: str = "fusion-focus"

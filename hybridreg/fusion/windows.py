@@ -1,4 +1,4 @@
-"""Square windows of photographs, drawn many at a time: what the fusion networks learn from."""
+"""Square windows of photographs, the training data of the fusion networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 LEVELS = 5  # of blur: the filter once to five times (Liu 2017)
 SIGMA, TAPS = 2.0, 7
-BLUR_REACH = LEVELS * (TAPS // 2)  # pixels around a patch that its strongest blur sees
+BLUR_REACH = LEVELS * (TAPS // 2)  # margin in pixels that the strongest blur of a patch needs
 SCALES = (1.0, 2**-0.5, 0.5, 0.5 * 2**-0.5)
 
 
@@ -18,7 +18,7 @@ class Windows:
     """Windows of photographs, drawn evenly from photographs, their scales and places.
 
     photographs: by name, shape (y, x), uint8, at least ``size`` pixels along each side.
-    varied: also from smaller copies, mirrored and turned by quarters; else as they are.
+    varied: also from smaller copies, mirrored and rotated by multiples of 90 degrees.
     """
 
     def __init__(self, photographs: Mapping[str, Tensor], *, size: int, varied: bool):
@@ -28,7 +28,7 @@ class Windows:
             for name, photo in photographs.items()
         ]
         flat = [copy for per_photo in copies for copy in per_photo]
-        # All in one row, so that one indexing takes windows from any of them.
+        # All in one flat tensor, so that one indexing takes windows from any of them.
         self._pixels = torch.cat([copy.flatten() for copy in flat])
         sizes = torch.tensor([copy.shape for copy in flat])
         self._height, self._width = sizes.unbind(1)
@@ -41,7 +41,7 @@ class Windows:
         return self._pixels[self._places(number, random)] / 255
 
     def _places(self, number: int, random: Generator) -> Tensor:
-        """Where in the row of all pixels the windows lie: (number, size, size)."""
+        """Indices of random windows into the flat tensor of all pixels: (number, size, size)."""
 
         def below(limits: Tensor) -> Tensor:
             return (torch.rand(number, generator=random, dtype=torch.float64) * limits).long()
@@ -53,7 +53,7 @@ class Windows:
         y, x = below(self._height[copy] - size + 1), below(width - size + 1)
         corner = self._start[copy] + y * width + x
         down, right = width, torch.ones_like(width)
-        if self._varied:  # the eight ways to lay a square: by the steps, without touching pixels
+        if self._varied:  # the eight orientations of a square, by index steps alone
             flips = torch.rand(3, number, generator=random) < 0.5
             for flipped, step in ((flips[0], down), (flips[1], right)):
                 corner = corner + torch.where(flipped, (size - 1) * step, 0)
@@ -65,7 +65,7 @@ class Windows:
 
 
 def blurred(windows: Tensor) -> Iterator[Tensor]:
-    """The windows blurred once, twice, and so on, each smaller by what the filter reached over."""
+    """The windows blurred once, twice, and so on, each smaller by the filter's margin."""
     along = torch.arange(TAPS, dtype=torch.float32) - TAPS // 2
     taps = torch.exp(-(along**2) / (2 * SIGMA**2))
     taps = (taps / taps.sum()).to(windows)
@@ -76,20 +76,20 @@ def blurred(windows: Tensor) -> Iterator[Tensor]:
 
 
 def middle(windows: Tensor, size: int) -> Tensor:
-    """The square of so many pixels in the middle of each window."""
+    """The central square of ``size`` pixels of each window."""
     margin = (windows.shape[-1] - size) // 2
     return windows[:, margin : margin + size, margin : margin + size]
 
 
 def other_contrast(windows: Tensor, random: Generator) -> Tensor:
-    """In half to one and a half times the contrast, a fifth darker or lighter, half as negatives."""
+    """Random contrast of 0.5 to 1.5, brightness changed by up to 0.2, half of them as negatives."""
     gain, shift, sign = torch.rand(3, len(windows), 1, 1, generator=random)
     gain = (0.5 + gain) * torch.where(sign < 0.5, -1.0, 1.0)
     return ((windows - 0.5) * gain + 0.5 + 0.4 * (shift - 0.5)).clamp_(0, 1)
 
 
 def _scaled(name: str, photo: Tensor, scale: float, least: int) -> list[Tensor]:
-    """The photograph made smaller, smoothed as that needs; nothing if too small for a window."""
+    """The photograph downsampled with antialiasing; empty if too small for a window."""
     if scale == 1 and (photo.ndim != 2 or min(photo.shape) < least):
         raise ValueError(
             f"{name} has {' x '.join(map(str, reversed(photo.shape)))} pixels; photographs need "

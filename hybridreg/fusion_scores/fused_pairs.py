@@ -1,4 +1,4 @@
-"""A fused image beside its two sources, checked once at the door of every fusion score."""
+"""A fused image with its two sources, checked once before any fusion score."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch import Tensor
 
 from hybridreg.images import Image, LabelMap
 
-# A source shows something where it exceeds this share of the data range. A fixed level, not one found
-# by a histogram: so scores change neither with the amount of air around the head nor with the fused image.
+# Foreground is where a source exceeds this fraction of the data range. A fixed level, not one from
+# a histogram, so that scores depend neither on the amount of air around the head nor on the fused
+# image.
 _BACKGROUND = 0.05
-_TOLERANCE = 1e-3  # of the data range: what resampling and float32 may add to it
+_TOLERANCE = 1e-3  # of the data range: errors of resampling and float32
 _SLAB_VOXELS = 1 << 20
 _FEWEST = 3  # voxels along an axis
 
 
 class UndefinedScore(ValueError):
-    """A score has no value for these images; the text says why."""
+    """A score is undefined for these images; the text says why."""
 
 
 @dataclass(frozen=True, eq=False)
 class FusedPair:
-    """A fused image and the two images it was made of, and where they are compared.
+    """A fused image, its two sources, and the mask in which they are compared.
 
     fused, fixed, moved: shape (y, x) or (z, y, x), float32, in [0, 1].
-    inside: bool, the voxels that count.
-    steps: voxel spacing along each array axis, over the finest; differences are divided by it.
+    inside: bool, the voxels that are scored.
+    steps: voxel spacing along each array axis over the finest; differences are divided by it.
     """
 
     fused: np.ndarray
@@ -40,9 +41,9 @@ class FusedPair:
     steps: tuple[float, ...]
 
     def slabs(self, halo: int) -> Iterator[FusedPair]:
-        """The whole as pieces along the first axis, so that memory does not grow with the volume.
+        """The pair in slabs along the first axis, so that memory does not grow with the volume.
 
-        Each has so many more rows of its neighbors on both sides, which do not count there.
+        Each has ``halo`` more rows of its neighbors on both sides, which are not scored there.
         """
         rows = max(1, _SLAB_VOXELS // math.prod(self.inside.shape[1:]))
         for start in range(0, len(self.inside), rows):
@@ -55,9 +56,9 @@ class FusedPair:
                 yield FusedPair(*cut, inside, self.steps)
 
     def slices(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """(fused, fixed, moved) in float64 and inside, of each 2D slice in which any voxel counts.
+        """(fused, fixed, moved) in float64 and inside, of each 2D slice with any voxel inside.
 
-        Cut across the coarsest axis, the first where all are alike; of a 2D image its only one.
+        Slices are perpendicular to the coarsest axis, the first if all are equal.
         """
         images = (self.fused, self.fixed, self.moved, self.inside)
         for *values, inside in zip(*(_as_slices(i, self.steps) for i in images), strict=True):
@@ -80,8 +81,8 @@ def fused_pair(
     """The three images, scaled to [0, 1], with their foreground.
 
     Gray images on one grid, as ``Image`` or as arrays (y, x) or (z, y, x), all within
-    [0, data_range]; voxels of arrays are taken as isotropic. mask: what counts, where it is not 0. By
-    default where either source exceeds 5 % of the data range, and the holes in that, slice by slice.
+    [0, data_range]; voxels of arrays are assumed isotropic. mask: scored where it is not 0. By
+    default where either source exceeds 5 % of the data range, with holes filled slice by slice.
 
     ValueError for images that cannot be compared, UndefinedScore where both sources are empty.
     """
@@ -105,7 +106,7 @@ def _scaled(name: str, image: Image | np.ndarray, data_range: float) -> np.ndarr
         raise ValueError(f"data_range must be a positive number, found {data_range}")
     if values.dtype.kind in "iub" and data_range == 1.0:
         raise ValueError(
-            f"the {name} image holds whole numbers ({values.dtype}): say data_range=255 for 8-bit "
+            f"the {name} image holds whole numbers ({values.dtype}): set data_range=255 for 8-bit "
             "images, or scale them to [0, 1]"
         )
     if values.ndim not in (2, 3) or min(values.shape) < _FEWEST:

@@ -1,6 +1,6 @@
-"""Scores of edges: how much of the sources' edges the fused image keeps, and what it makes up.
+"""Scores of edges: how much of the sources' edges the fused image keeps, and how many it adds.
 
-Gradients are Sobel's in 2D and their like in 3D: half the difference of both neighbors along an axis,
+Gradients are Sobel's, also in 3D: half the difference of both neighbors along an axis,
 divided by its spacing over the finest, smoothed by [1 2 1] / 4 along the others; borders repeat.
 """
 
@@ -31,18 +31,19 @@ class _Sigmoid(NamedTuple):
 # Xydeas and Petrovic 2000, and Kumar 2013.
 STRENGTH, ORIENTATION = _Sigmoid(0.9994, 15, 0.5), _Sigmoid(0.9879, 22, 0.8)
 KUMAR_STRENGTH, KUMAR_ORIENTATION = _Sigmoid(0.9999, 19, 0.5), _Sigmoid(0.9995, 22, 0.5)
-MOST_PRESERVED = float(STRENGTH(np.float64(1)) * ORIENTATION(np.float64(1)))
+MAX_PRESERVED = float(STRENGTH(np.float64(1)) * ORIENTATION(np.float64(1)))
 
 
 def edge_preservation(pair: FusedPair) -> float:
-    """Q^AB/F: share of the sources' gradients kept in strength and orientation, 0 to 0.975; higher is
-    better (Xydeas and Petrovic 2000).
+    """Q^AB/F: fraction of the sources' gradients kept in strength and direction, 0 to 0.975; higher
+    is better (Xydeas and Petrovic 2000).
 
     At each voxel and for each source G is the weaker gradient over the stronger, 1 for equal ones,
     and A = 1 - angle / (pi/2), the angle between the two directions as lines, 0 to pi/2. The product
     of a sigmoid of each is averaged over the foreground, weighted by the source's gradient.
 
-    Public copies give equal gradients G = their value, do not wrap the angle, and pad with zeros.
+    Public implementations set G of equal gradients to their value, do not wrap the angle, and pad
+    with zeros.
     """
     kept = total = 0.0
     for part in pair.slabs(halo=1):
@@ -85,15 +86,15 @@ def moved_edge_recall(pair: FusedPair) -> float:
 def edge_recall(
     pair: FusedPair, source: Literal["fixed", "moved"], *, strong: float = 1 / 3
 ) -> float:
-    """Share of a source's strong edges that the fused image shows, 0 to 1; higher is better.
+    """Fraction of a source's strong edges that the fused image shows, 0 to 1; higher is better.
 
     An edge voxel lies in the foreground, its gradient exceeds 1/255 a voxel, and is at least that of
-    the points one step before and behind it along the gradient (interpolated linearly). It is strong from a share
-    ``strong`` of the 99th percentile of all edge voxels on: larger keeps fewer. It is found if there,
-    or at a face neighbor (so within 1 pixel), the fused image changes at least half as steeply in the
-    same direction, its gradient projected on the source's: at half the contrast or more. As in
-    Q^AB/F a direction is a line: where bone is bright in CT and dark in MR, one edge shows both, and
-    so a copy of the other source finds a share too, beside which this is to be read.
+    the points one step before and behind it along the gradient (interpolated linearly). It is
+    strong if it exceeds ``strong`` times the 99th percentile of all edge voxels: larger keeps
+    fewer. It is found if there, or at a face neighbor (so within 1 pixel), the fused image's
+    gradient projected on the source's is at least half as large. As in Q^AB/F the sign of a
+    gradient is ignored: where bone is bright in CT and dark in MR, one edge shows both, so a copy
+    of the other source also has a recall above 0; compare with it.
     """
     strengths, shown = [], []
     for part in pair.slabs(halo=3):
@@ -103,9 +104,9 @@ def edge_recall(
     strength, rise = (np.concatenate(parts) for parts in (strengths, shown))
     if strength.size == 0:
         raise UndefinedScore(f"the {source} image has no edge in the foreground")
-    judged = strength >= strong * np.percentile(strength, 99)
-    # Exactly half, as in a mean with a flat image, must not hang on rounding.
-    return float(np.mean(rise[judged] >= (0.5 - 1e-4) * strength[judged]))
+    chosen = strength >= strong * np.percentile(strength, 99)
+    # Exactly half, as in a mean with a flat image, must not depend on rounding.
+    return float(np.mean(rise[chosen] >= (0.5 - 1e-4) * strength[chosen]))
 
 
 def gradient(image: np.ndarray, pair: FusedPair) -> np.ndarray:
@@ -144,7 +145,7 @@ def artifact_sums(
 
 
 def _edges(pair: FusedPair, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient of each edge voxel, and how steeply the fused image changes along it, at best."""
+    """Gradient of each edge voxel, and the maximum slope of the fused image along it nearby."""
     slope = _sobel(source, pair.steps)
     strength = _norm(slope)
     places = np.stack(np.nonzero(pair.inside & (strength > _NO_EDGE / _GRAY_LEVELS)))

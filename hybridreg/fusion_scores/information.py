@@ -1,4 +1,4 @@
-"""Scores that count bits: entropy, mutual information, and that of small windows.
+"""Scores of information: entropy, mutual information, and mutual information of small windows.
 
 Histograms have 256 bins over the data range, bin i holding values that round to i / 255, of all
 foreground voxels of an image or volume together.
@@ -21,7 +21,7 @@ _SAME = 1e-6  # of probabilities in float32
 def entropy(pair: FusedPair) -> float:
     """EN: -sum p log2 p of the fused image, 0 to 8 bits.
 
-    Needs no source: noise raises it, so it cannot tell a good fusion from a noisy one.
+    It uses no source: noise raises it, so it cannot distinguish a good fusion from a noisy one.
     """
     return bits(np.bincount(_levels(pair.fused, pair.inside)))
 
@@ -36,12 +36,12 @@ def mutual_information(pair: FusedPair) -> float:
 
 def normalized_mutual_information(pair: FusedPair) -> float:
     """NMI: 2 [I(F; fixed) / (H(F) + H(fixed)) + I(F; moved) / (H(F) + H(moved))], 0 to 2; higher is
-    better (Hossny 2008). Both terms weigh alike, however much the sources hold."""
+    better (Hossny 2008). Both terms have equal weight, whatever the entropies of the sources."""
     pairs = list(_information(pair))
     for name, (_, entropies) in zip(("fixed", "moved"), pairs, strict=True):
         if entropies == 0:
             raise UndefinedScore(
-                f"the fused and the {name} image are both constant: no bits to share"
+                f"the fused and the {name} image are both constant: no information"
             )
     return 2 * sum(shared / entropies for shared, entropies in pairs)
 
@@ -64,7 +64,7 @@ def feature_information(pair: FusedPair, feature) -> float:
 
     Haghighat 2011, in the fast form of Haghighat and Razian 2014; of volumes over the windows of all
     slices. feature: image -> image of the same shape. A mixing weight above 1, which would make
-    probabilities negative, is 1 here; windows of the same shape, flat ones too, share everything.
+    probabilities negative, is 1 here; identical windows, flat ones too, score 1.
     """
     total, count = 0.0, 0
     for fused, fixed, moved, inside in pair.slices():
@@ -94,7 +94,7 @@ def window_information(masses: np.ndarray, others: np.ndarray, *, limit: float =
     limit: largest weight of the coupling.
     """
     correlation = _column_correlation(masses, others)
-    others = np.where(correlation < 0, others[::-1], others)  # turned round, discord is concord
+    others = np.where(correlation < 0, others[::-1], others)  # reversed: discordant to concordant
     joint = _coupling(masses, others)  # (9, 9, N)
     reachable = _covariance(joint, masses, others)
     wanted = np.abs(correlation) * _spread(masses) * _spread(others)
@@ -120,21 +120,21 @@ def window_masses(values: np.ndarray) -> np.ndarray:
     """Windows (9, N) from their minimum to their maximum, with sum 1; a flat one is uniform."""
     low = values.min(0)
     span = values.max(0) - low
-    # Differences by the rounding of float32 are no structure.
+    # Differences due to float32 rounding are not structure.
     scaled = np.divide(values - low, span, out=np.ones_like(values), where=span > _SAME)
     return (scaled / scaled.sum(0)).astype(np.float32)
 
 
 def window_parts(count: int) -> Iterator[slice]:
-    """Of so many windows, few enough at once for the cache."""
+    """Slices over so many windows, each small enough for the cache."""
     for start in range(0, count, _WINDOWS_AT_ONCE):
         yield slice(start, start + _WINDOWS_AT_ONCE)
 
 
 def bits(counts: np.ndarray) -> float:
     """Entropy of a histogram."""
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero
+    fraction = counts[counts > 0] / counts.sum()
+    return float(-(fraction * np.log2(fraction)).sum()) + 0.0  # no negative zero
 
 
 def shared_bits(levels: np.ndarray, others: np.ndarray) -> tuple[float, float]:
@@ -166,14 +166,14 @@ def _coupling(masses: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The most concordant joint distribution, (9, 9, N), whose cumulated one is min(P, Q)."""
     P, Q = np.cumsum(masses, axis=0), np.cumsum(others, axis=0)
     P[-1] = Q[-1] = 1
-    # What the steps of P and Q that end in (P, Q) have in common of the way from 0 to 1.
+    # The overlap of the steps of P and Q that end in (P, Q), within 0 to 1.
     joint = np.minimum(P[:, None], Q)
     joint -= np.maximum((P - masses)[:, None], Q - others)
     return np.maximum(joint, 0, out=joint)
 
 
 def _covariance(joint: np.ndarray, masses: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of the two places, 1 to 9, under a joint distribution."""
+    """Covariance of the two places, 1 to 9, under a joint distribution."""
     place = np.arange(1, len(masses) + 1, dtype=masses.dtype)
     product = place @ np.tensordot(place, joint, axes=1)
     return product - (place @ masses) * (place @ others)
@@ -186,7 +186,7 @@ def _spread(masses: np.ndarray) -> np.ndarray:
 
 
 def _column_bits(masses: np.ndarray) -> np.ndarray:
-    """Entropy of each column; of a negative mass as if of its size, with its sign, as published."""
+    """Entropy of each column; a negative mass counts as -|p| log2 |p|, as published."""
     # The natural logarithm is vectorized in numpy where the binary one is not.
     logarithm = np.log(np.abs(masses) + np.finfo(masses.dtype).tiny)
     return (masses * logarithm).sum(0) / -np.log(masses.dtype.type(2))

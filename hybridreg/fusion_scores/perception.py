@@ -15,13 +15,13 @@ from hybridreg.fusion_scores.fused_pairs import FusedPair, UndefinedScore
 _GRAY_LEVELS = 255  # the noise of the visual system is given for 8-bit images
 _NOISE_VARIANCE = 2.0
 _SCALES = (17, 9, 5, 3)  # Gaussian windows, sigma a fifth of their width
-_FEWEST = 41  # pixels that leave one window at the last scale
+_FEWEST = 41  # pixels along an axis for one window at the last scale
 _EPSILON = 1e-10
-_NO_INFORMATION = 1e-6  # rounding of float64 adds up to less, one gray level at one pixel to more
+_NO_INFORMATION = 1e-6  # above float64 rounding, below one gray level at one pixel
 
 # Contrast sensitivity exp(-(r / f0)^2) - a exp(-(r / f1)^2), r in cycles a degree.
 _F0, _F1, _A = 15.3870, 1.3456, 0.7622
-# Cycles a degree: 256 pixels fill 15 degrees, as the public code has for images of 256x256.
+# Cycles a degree: 256 pixels span 15 degrees, as in the public code for images of 256x256.
 _NYQUIST = 256 / 30
 _MARGIN = 32  # pixels repeated around the image, beyond all filters
 _SATURATION = 1e-4  # Z
@@ -32,7 +32,7 @@ def visual_information_fidelity(pair: FusedPair) -> float:
     F = fixed = moved, more after contrast enhancement), higher is better.
 
     Sheikh and Bovik 2006, pixel domain, four scales, noise variance 2 on a scale of 0 to 255; sums
-    over windows centered on foreground pixels. This is what most tables call VIF or VIFF; Han's VIFF
+    over windows centered on foreground pixels. Most tables call this VIF or VIFF; Han's VIFF
     of 2013 is another measure.
     """
     if min(pair.slice_shape) < _FEWEST:
@@ -48,16 +48,17 @@ def visual_information_fidelity(pair: FusedPair) -> float:
 
 
 def preserved_contrast(pair: FusedPair) -> float:
-    """Q_CB: share of the sources' visible contrast kept, by saliency, 0 to 1; higher is better
+    """Q_CB: fraction of the sources' visible contrast kept, by saliency, 0 to 1; higher is better
     (Chen and Blum 2009).
 
-    Images pass the eye's contrast sensitivity; contrast is C = (G2 * I) / (G4 * I) - 1 with Gaussians
-    of sigma 2 and 4 pixels, masked to |C|^3 / (C^2 + 0.0001). What is kept of a source is the smaller
-    over the larger contrast, 1 where both have none; sources weigh by their squared contrast.
+    Images pass the contrast sensitivity function; contrast is C = (G2 * I) / (G4 * I) - 1
+    with Gaussians of sigma 2 and 4 pixels, masked to |C|^3 / (C^2 + 0.0001). The fraction kept of a
+    source is the smaller over the larger contrast, 1 where both have none; sources are weighted by
+    squared contrast.
 
-    Viewing distance is 17 pixels a degree at any image size, images are not stretched, and the
-    denominator is at least one gray level. Public code has 15 degrees an image, stretches each image
-    by itself and divides 0 by 0 where background is flat.
+    Viewing distance is 17 pixels a degree at any image size, images are not rescaled, and the
+    denominator is at least one gray level. Public code has 15 degrees per image, rescales each
+    image separately and divides 0 by 0 where the background is flat.
     """
     total = 0.0
     for fused, fixed, moved, inside in pair.slices():
@@ -69,7 +70,7 @@ def preserved_contrast(pair: FusedPair) -> float:
 def fidelity_sums(
     source: np.ndarray, fused: np.ndarray, inside: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Information that the eye draws of the source from the fused image, and from itself.
+    """Visual information of the source contained in the fused image, and in the source itself.
 
     Images of 0 to 255. Their ratio is VIFp (Sheikh and Bovik 2006).
     """
@@ -88,7 +89,7 @@ def fidelity_sums(
 
 
 def contrast_map(fused: np.ndarray, fixed: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Share of contrast kept at each pixel, from masked contrasts (Chen and Blum 2009)."""
+    """Fraction of contrast kept at each pixel, from masked contrasts (Chen and Blum 2009)."""
     kept = []
     for source in (fixed, moved):
         larger = np.maximum(source, fused)
@@ -101,7 +102,7 @@ def contrast_map(fused: np.ndarray, fixed: np.ndarray, moved: np.ndarray) -> np.
 
 
 def masked_contrast(contrast: np.ndarray) -> np.ndarray:
-    """|C|^3 / (C^2 + Z): a contrast as it is perceived, small ones suppressed."""
+    """|C|^3 / (C^2 + Z): perceived contrast, with small values suppressed."""
     size = np.abs(contrast)
     return size**3 / (size**2 + _SATURATION)
 
@@ -121,7 +122,7 @@ def _contrast(image: np.ndarray) -> np.ndarray:
     fine, coarse = (fft.irfft2(spectrum * passed, shape)[here] for passed in _filters(shape))
     floor = (1 - _A) / _GRAY_LEVELS  # one gray level, as a flat image passes the filter
     contrast = fine / np.maximum(coarse, floor) - 1
-    contrast[(coarse < floor) & (fine < floor)] = 0  # air, and not a contrast of -1
+    contrast[(coarse < floor) & (fine < floor)] = 0  # air, instead of a contrast of -1
     return masked_contrast(contrast)
 
 
@@ -152,7 +153,7 @@ def _channel(source: np.ndarray, fused: np.ndarray, width: int) -> tuple[np.ndar
 
 
 def _blurred(image: np.ndarray, width: int) -> np.ndarray:
-    """By a Gaussian of so many pixels, where it lies wholly within the image."""
+    """The image filtered by a Gaussian of ``width`` pixels, where it lies within the image."""
     place = np.arange(width) - width // 2
     kernel = np.exp(-(place**2) / (2 * (width / 5) ** 2))
     kernel /= kernel.sum()

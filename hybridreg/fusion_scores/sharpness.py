@@ -1,8 +1,8 @@
 """Scores of the fused image alone: its contrast and how fast it changes.
 
-They know no source: sharpening, noise and plain maximum fusion raise them, so a higher value is more
-contrast, not a better fusion. In units of the data range; of volumes in 3D, where differences along an
-axis are divided by its spacing over the finest.
+They use no source: sharpening, noise and plain maximum fusion raise them, so a higher value means
+more contrast, not a better fusion. In units of the data range; volumes are scored in 3D, where
+differences along an axis are divided by its spacing over the finest.
 """
 
 from __future__ import annotations

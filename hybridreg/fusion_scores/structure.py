@@ -1,4 +1,4 @@
-"""Scores of likeness: correlation, and structural similarity in small windows.
+"""Scores of similarity: correlation, and structural similarity in small windows.
 
 Windowed scores are 2D: of a volume the map of every slice, averaged over all foreground voxels.
 """
@@ -13,10 +13,10 @@ from skimage.metrics import structural_similarity as similarity_map
 
 from hybridreg.fusion_scores.fused_pairs import FusedPair, UndefinedScore
 
-_FLAT = 1e-6  # standard deviation, of the data range: float32 rounding and no more
+_FLAT = 1e-6  # standard deviation over the data range: float32 rounding only
 _WANG_WINDOW = 11
 _YANG_WINDOW = 7
-# Only decides windows that are flat (published: 2e-16 of 8-bit images, which lets rounding decide).
+# Only affects flat windows (published: 2e-16 for 8-bit images, where rounding decides).
 _YANG_CONSTANT = 1e-9
 _YANG_ALIKE = 0.75
 
@@ -24,7 +24,7 @@ _YANG_ALIKE = 0.75
 def correlation(pair: FusedPair) -> float:
     """CC: mean of Pearson's r of the fused image with either source, -1 to 1; higher is better.
 
-    Plain averaging wins it.
+    Plain averaging scores highest.
     """
     fused, fixed, moved = _foreground_values(pair)
     against = {"fixed": fixed, "moved": moved}
@@ -36,7 +36,7 @@ def sum_of_correlations_of_differences(pair: FusedPair) -> float:
     (Aslantas and Bendes 2015).
 
     Undefined for a copy of one source. (With 8-bit numbers, negative differences saturate and plain
-    averaging seems to win.)
+    averaging appears best.)
     """
     fused, fixed, moved = _foreground_values(pair)
     less_moved = pearson(fused - moved, fixed, "difference of the fused and the moved", "fixed")
@@ -84,7 +84,7 @@ def yang_similarity(pair: FusedPair) -> float:
 
 
 def window_moments(image: np.ndarray, mean: Callable[[np.ndarray], np.ndarray]) -> tuple:
-    """(image, local mean, local variance, the averaging), what a local likeness is made of."""
+    """(image, local mean, local variance, the averaging function), for ``local_similarity``."""
     center = mean(image)
     return image, center, np.maximum(mean(image**2) - center**2, 0), mean
 

@@ -1,4 +1,4 @@
-"""The table of all scores, and all of them for one fused image."""
+"""The table of all scores, and their computation for one fused image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hybridreg.images import Image, LabelMap
 
 @dataclass(frozen=True)
 class Score:
-    """One score: its function of a ``FusedPair``, which direction is better, and what it may be."""
+    """One score: its function of a ``FusedPair``, which direction is better, and its range."""
 
     function: Callable[[FusedPair], float]
     better: Literal["higher", "lower"]
@@ -34,7 +34,7 @@ class Score:
 
 @dataclass(frozen=True)
 class FusionScores:
-    """Scores by name, and why those that are None have no value."""
+    """Scores by name, and the reasons for those that are None."""
 
     values: Mapping[str, float | None]
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ SCORES: Mapping[str, Score] = {
     "QABF": Score(
         gradients.edge_preservation,
         "higher",
-        (0, gradients.MOST_PRESERVED),
+        (0, gradients.MAX_PRESERVED),
         "edges of both sources kept in strength and direction",
     ),
     "edge_recall_fixed": Score(
@@ -130,8 +130,9 @@ def fusion_scores(
 ) -> FusionScores:
     """Every score in ``SCORES`` of a fused image, within the mask or the foreground.
 
-    Images and mask as for ``fused_pair``. A score that these images leave undefined is None, and its
-    reason is given: no value is ever NaN. Scores have to be read beside those of trivial fusions
+    Images and mask as for ``fused_pair``. A score that is undefined for these images is None, with
+    a
+    reason: no value is ever NaN. Compare scores with those of trivial fusions
     (a copy of each source, mean, maximum), several of which beat most methods on some score.
     """
     try:

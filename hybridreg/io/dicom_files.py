@@ -42,7 +42,7 @@ from hybridreg.io.limited_script import run_limited
 _UNPACKER = Path(__file__).with_name("dicom_unpacker.py")
 _STARTING_S = 60.0  # to start the unpacker on a busy machine; then a second a frame
 _BATCH = 256  # frames that lie unpacked on disk at a time
-_MOST_FILES = 100_000
+_MAX_FILES = 100_000
 _DEFLATED_BYTES = 1 << 22  # of a deflated file, which may unpack to a thousand times as much
 _PIXEL_FIELDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "NumberOfFrames",
@@ -107,8 +107,8 @@ def files_in(folder: Path) -> Iterator[Path]:
             if target in seen or not target.is_relative_to(root) or not target.is_file():
                 continue
             seen.add(target)
-            if len(seen) > _MOST_FILES:
-                raise ValueError(f"it holds over {_MOST_FILES} files: give the folder of a series")
+            if len(seen) > _MAX_FILES:
+                raise ValueError(f"it holds over {_MAX_FILES} files: give the folder of a series")
             yield file
 
 

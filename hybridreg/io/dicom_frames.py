@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridreg.io.dicom_geometry import MOST_VOXELS
+from hybridreg.io.dicom_geometry import MAX_VOXELS
 
 _RIGHT_ANGLE = 1e-3  # of products of cosines that are rounded to 4 digits
 _FAR_MM = 1e5
@@ -255,7 +255,7 @@ def _unreadable(frame: Frame) -> str:
     if frame.slope == 0:
         return "its RescaleSlope is 0: the header is damaged"
     pixels = frame.whole("Rows") * frame.whole("Columns") * frame.whole("NumberOfFrames", 1)
-    if min(frame.whole("Rows"), frame.whole("Columns")) < 1 or pixels > MOST_VOXELS:
+    if min(frame.whole("Rows"), frame.whole("Columns")) < 1 or pixels > MAX_VOXELS:
         return f"its header gives a size of {pixels} pixels: the header is damaged"
     if pixels > frame.size_bytes * _PIXELS_PER_BYTE:
         return f"its header gives {pixels} pixels in {frame.size_bytes} bytes: it is damaged"

@@ -21,7 +21,7 @@ _SAME_GAP = 0.01  # relative
 _OFF_LINE = 0.02  # of a gap, summed over the stack
 _DRIFT = 0.1  # of a pixel, across the stack
 _WIDEST_GAP = 4.0  # times the usual one: beyond it, interpolation would invent anatomy
-MOST_VOXELS = 1 << 31  # 8 GiB of float32
+MAX_VOXELS = 1 << 31  # 8 GiB of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +124,15 @@ def resampled(stack: Stack, values: np.ndarray, outside: float) -> tuple[np.ndar
         above = int(np.clip(np.searchsorted(heights, height), 1, len(heights) - 1))
         weight = (height - heights[above - 1]) / (heights[above] - heights[above - 1])
         total, weights = np.zeros(grid.shape[1:]), np.zeros(grid.shape[1:])
-        for index, share in ((above - 1, 1 - weight), (above, weight)):
-            if share < 1e-6:
+        for index, fraction in ((above - 1, 1 - weight), (above, weight)):
+            if fraction < 1e-6:
                 continue
             column, row = (
                 (axis - stack.offsets[index, i]) / stack.spacing[i] for i, axis in enumerate((x, y))
             )
             covered = _covered(row, values.shape[1])[:, None] & _covered(column, values.shape[2])
-            total += share * covered * _linear(_linear(values[index], row, 0), column, 1)
-            weights += share * covered
+            total += fraction * covered * _linear(_linear(values[index], row, 0), column, 1)
+            weights += fraction * covered
         np.divide(total, weights, out=planes[k], where=weights > 0, casting="same_kind")
     return planes, grid
 
@@ -157,7 +157,7 @@ def _right_angled(stack: Stack) -> Grid:
     if (np.abs(np.diff(stack.offsets, axis=0)) >= np.multiply(stack.size, stack.spacing)).any():
         raise ValueError("its slices do not lie above each other, so they are no volume")
     shape = (steps + 1, *(int(n) for n in (growth + stack.size)[::-1]))
-    if math.prod(shape) > MOST_VOXELS:
+    if math.prod(shape) > MAX_VOXELS:
         raise ValueError(f"a right-angled grid would have {shape} voxels, too many to resample")
     return stack._grid(first, stack.heights[0], shape, gap)
 

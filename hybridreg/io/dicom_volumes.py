@@ -11,12 +11,12 @@ from itertools import combinations
 import numpy as np
 
 from hybridreg.io.dicom_frames import CRITERIA, Frame, Slice, placed, why_no_slice
-from hybridreg.io.dicom_geometry import MOST_VOXELS, Stack
+from hybridreg.io.dicom_geometry import MAX_VOXELS, Stack
 
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 2e-4  # of cosines that are rounded to 4 digits
-_MOST_KINDS = 8  # of images in a series of which single ones are left out
-_MOST_CRITERIA = 3  # that together tell volumes apart
+_MAX_KINDS = 8  # of images in a series of which single ones are left out
+_MAX_CRITERIA = 3  # that together tell volumes apart
 _APART = "put the slices of one volume into a folder of their own, or convert it with dcm2niix"
 
 Digests = Callable[[Sequence[Slice]], Sequence[bytes]]  # equal where the pixels are
@@ -37,7 +37,7 @@ class Volume:
         count, first = len(self.slices), self.slices[0]
         if count < 2:
             raise ValueError("it has only one slice: a volume needs at least two")
-        if math.prod((count, *first.size)) > MOST_VOXELS:
+        if math.prod((count, *first.size)) > MAX_VOXELS:
             raise ValueError(f"{count} slices of this size are more than can be held: read fewer")
         return Stack(
             positions=np.stack([s.position for s in self.slices]),
@@ -157,7 +157,7 @@ def _of_one_kind(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
             kind.append(one)
         else:
             kinds.append([one])
-        if len(kinds) > _MOST_KINDS or one.frame.index is not None:
+        if len(kinds) > _MAX_KINDS or one.frame.index is not None:
             return slices, []
     kinds.sort(key=len, reverse=True)
     main, others = kinds[0], kinds[1:]
@@ -238,7 +238,7 @@ def _by_fields(slices: Sequence[Slice], place: dict[Slice, int]) -> list[Volume]
     if len(slices) % count or len(slices) == count:
         return [Volume(list(slices))] if len(slices) == count else []
     fields = [keyword for keyword in CRITERIA if _is_even(slices, place, keyword)]
-    for size in range(1, _MOST_CRITERIA + 1):
+    for size in range(1, _MAX_CRITERIA + 1):
         for keywords in combinations(fields, size):
             groups: dict[tuple, list[Slice]] = {}
             for one in slices:
@@ -312,6 +312,6 @@ def _unsorted(slices: Sequence[Slice], place: dict[Slice, int], times: Counter) 
     return (
         f"at {sum(n > 1 for n in times.values())} of {len(times)} places there are several slices "
         f"that differ, such as {one.frame.label} and {other.frame.label}"
-        f"{uneven if most > fewest > 1 else ''}, and no combination of up to {_MOST_CRITERIA} "
+        f"{uneven if most > fewest > 1 else ''}, and no combination of up to {_MAX_CRITERIA} "
         f"header fields sorts them into complete volumes: {_APART}"
     )

@@ -148,7 +148,7 @@ def check_png(path: Path):
 
 
 def check_jpeg(path: Path):
-    """Raise ValueError unless the JPEG file is whole."""
+    """Raises ValueError unless the JPEG file is whole."""
     raw = path.read_bytes()
     _check_start(raw, "JPEG", b"\xff\xd8\xff")
     # The end mark must follow the last scan; one before it belongs to a thumbnail.
@@ -157,7 +157,7 @@ def check_jpeg(path: Path):
 
 
 def check_bmp(path: Path):
-    """Raise ValueError unless the BMP file is whole."""
+    """Raises ValueError unless the BMP file is whole."""
     raw = path.read_bytes()
     _check_start(raw, "BMP", b"BM")
     if len(raw) < 34:

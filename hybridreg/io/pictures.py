@@ -52,7 +52,7 @@ def as_shown(path: Path, format: str, values: np.ndarray, notes: list[str]) -> n
     if format == "TIFF":
         _check_tiff(tags)
     if format == "TIFF" and tags.get(_PHOTOMETRIC) == 0 and tags.get(_BITS, 1) >= 8:
-        values = _white_as_most(values, notes)
+        values = _white_as_maximum(values, notes)
     orientation = tags.get(_ORIENTATION, 1)
     if not 1 < orientation <= 8:
         return values
@@ -84,7 +84,7 @@ def _check_tiff(tags: Mapping[int, int]):
         raise ValueError("its colors are L*a*b*: convert it to gray, or to RGB")
 
 
-def _white_as_most(values: np.ndarray, notes: list[str]) -> np.ndarray:
+def _white_as_maximum(values: np.ndarray, notes: list[str]) -> np.ndarray:
     if values.dtype.kind != "u":
         notes.append(f"its header says that 0 is white, which has no meaning for {values.dtype}")
         return values

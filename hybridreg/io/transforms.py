@@ -80,7 +80,7 @@ def write_transform(path: str | Path, transform: Transform):
         name_for_itk(path)
         with whole_file(path) as partial:
             plain = partial.with_suffix(kind)  # ITK (5.4) knows no ending in capitals
-            reserve(plain, _most_bytes(total))
+            reserve(plain, _max_bytes(total))
             try:
                 sitk.WriteTransform(itk, str(plain))
             except RuntimeError as error:
@@ -88,12 +88,12 @@ def write_transform(path: str | Path, transform: Transform):
             plain.rename(partial)
 
 
-def _most_bytes(transform: Transform) -> int:
+def _max_bytes(transform: Transform) -> int:
     """What a file of it may take: on a full disk ITK (5.4) cuts text short without a word, and its
     HDF5 crashes, at the latest when the process ends."""
     match transform:
         case CompositeTransform(parts=parts):
-            return sum(map(_most_bytes, parts))
+            return sum(map(_max_bytes, parts))
         case BSplineTransform(coefficients=values) | DisplacementField(vectors=values):
             count = values.numel()
         case _:

@@ -1,8 +1,8 @@
-"""A human head in closed form: which tissue and which structure is at a point in LPS mm.
+"""A human head in closed form: the tissue and the structure at a point in LPS mm.
 
-The head is drawn from the outside in: each structure is a depth in mm below its own surface and
-covers what was drawn before it. Nothing is left to chance, so every point always has one value. Left
-and right differ (sizes, folds, sinuses, lesions): no mirror image and no turn fits.
+The head is drawn from the outside in: each structure is given by a depth in mm below its surface
+and overwrites what was drawn before it. Everything is deterministic. Left and right differ (sizes,
+folds, sinuses, lesions): it has no reflection or rotation symmetry.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ TISSUES = {
     "blood": (60, 220, 120),
 }
 _TEXTURE = (1.5, 25.0, 20.0)  # slow variation inside the brain, about one standard deviation
-_EDGE_MM = 0.7  # half the width over which one tissue turns into the next
+_EDGE_MM = 0.7  # half the width of the transition between two tissues
 
 
 class Structure(NamedTuple):
-    """What is drawn: its label's name, its tissue, mm below its surface, texture of the tissue."""
+    """One structure: the name of its label, its tissue, mm below its surface, texture."""
 
     name: str
     tissue: str
@@ -108,7 +108,7 @@ CEREBRUM = (
     E((38.5, -13, -17), (28, 38, 26)),
     E((-38, -12, -17), (27, 37, 25)),
 )
-CORE = (  # around ventricles, nuclei and insulae: no sulcus reaches in
+CORE = (  # around ventricles, nuclei and insulae: without sulci
     E((0, 2, 8), (30, 42, 24)),
     E((42, -2, 6), (14, 26, 17)),
     E((-42, 0, 6), (14, 26, 17)),
@@ -144,7 +144,7 @@ LESIONS = (
     E((-34, 52, 6), (3, 2.5, 3)),
     E((22, 26, -36), (4, 3, 3)),
 )
-PAIRED: dict[str, tuple[str, Shapes]] = {  # the left; the right is mirrored and smaller
+PAIRED: dict[str, tuple[str, Shapes]] = {  # the left one; the right one is mirrored and smaller
     "caudate": (
         "nucleus",
         (T((15, -22, 8), (17, 2, 22), 7, 4), T((17, 2, 22), (24, 26, 20), 4, 2)),
@@ -179,19 +179,19 @@ NAMES = (
 
 
 def intensities(points: Tensor, contrast: str) -> Tensor:
-    """The head's value at points in LPS mm, shape (..., 3); float32, shape (...)."""
+    """Intensities of the head at points in LPS mm, shape (..., 3); float32, shape (...)."""
     column = CONTRASTS.index(contrast)
 
     def cover(values: Tensor, structure: Structure):
         value = TISSUES[structure.tissue][column] + _TEXTURE[column] * structure.texture
-        share = (0.5 + structure.depth / (2 * _EDGE_MM)).clamp(0, 1)
-        values += share * share * (3 - 2 * share) * (value - values)
+        fraction = (0.5 + structure.depth / (2 * _EDGE_MM)).clamp(0, 1)
+        values += fraction * fraction * (3 - 2 * fraction) * (value - values)
 
     return _draw(points, float(TISSUES["air"][column]), cover)
 
 
 def labels(points: Tensor) -> Tensor:
-    """Which structure is at points in LPS mm, shape (..., 3): 1 + its place in NAMES, or 0."""
+    """The structure at points in LPS mm, shape (..., 3): 1 + its index in NAMES, or 0."""
 
     def cover(values: Tensor, structure: Structure):
         values[structure.depth > 0] = 1 + NAMES.index(structure.name)
@@ -223,7 +223,7 @@ def _draw(points: Tensor, background: float, cover: Callable[[Tensor, Structure]
 
 
 def _outside(points: Points) -> Iterator[Structure]:
-    """Scalp, face and skull; last the cranial cavity, full of fluid."""
+    """Scalp, face and skull; last the cranial cavity, filled with fluid."""
     cranium = merged(CRANIUM, points, 10)
     cavity = torch.minimum(cranium, -joined(PETROUS, points))
     skull = cranium + 6.5 + 0.015 * points[1] + 0.008 * points[0]
@@ -248,7 +248,7 @@ def _outside(points: Points) -> Iterator[Structure]:
 
 
 def _brain(points: Points, cavity: Tensor) -> Iterator[Structure]:
-    """All inside the cranial cavity but the fluid."""
+    """Everything inside the cranial cavity except the fluid."""
     texture = waves(points, 45, 9)[0] / 3
     room = torch.minimum(cavity - 1.2, -joined(PETROUS, points) - 2)
     cerebellum = torch.minimum(merged(CEREBELLUM, points, 8), room)
@@ -263,10 +263,10 @@ def _brain(points: Points, cavity: Tensor) -> Iterator[Structure]:
 
 
 def _cerebrum(points: Points, hull: Tensor) -> Iterator[Structure]:
-    """Cortex and white matter: folded at the sulci, cleft between the hemispheres."""
+    """Cortex and white matter: folded at the sulci, divided between the hemispheres."""
     x, y, z = points
     midline = x + 1.2 * torch.sin(y / 30 + 0.5) - 0.6 * torch.sin(z / 17)
-    arc = Ellipsoid((0, 4, 9), (1e6, 40, 22)).depth(points)  # what joins the hemispheres
+    arc = Ellipsoid((0, 4, 9), (1e6, 40, 22)).depth(points)  # the connection of the hemispheres
     fissure = (midline**2 + arc.clamp(min=0) ** 2).sqrt() - 0.9
     sylvian = -joined([*SYLVIAN, *(shape.mirrored() for shape in SYLVIAN)], points)
     sulci = _to_sulci(points, torch.minimum(hull, fissure))
@@ -274,14 +274,15 @@ def _cerebrum(points: Points, hull: Tensor) -> Iterator[Structure]:
     depth = -merge(-hull, -folds, 1.5)  # below the pia
     for name, tissue, below in (("cortex", "gray", 0), ("white matter", "white", 2.8)):
         yield Structure(f"right cerebral {name}", tissue, depth - below)
-        # Over the right one, which reaches across: no seam where the hemispheres join.
+        # Drawn over the right one, which extends across, so there is no gap between the
+        # hemispheres.
         yield Structure(f"left cerebral {name}", tissue, torch.minimum(depth - below, midline))
     ring = 2.8 - (arc - 6.2).abs()
     yield Structure("corpus callosum", "white", -merge(-ring, x.abs() - 15, 4))
 
 
 def _to_sulci(points: Points, depth: Tensor) -> Tensor:
-    """Distance in mm to the nearest sulcus: sheets that go in from the surface, bent on the way."""
+    """Distance in mm to the nearest sulcus: curved sheets that extend inward from the surface."""
     x, y, z = points[0], points[1], points[2] - 20
     level = ((x / 67) ** 2 + (y / 84) ** 2 + (z / 58) ** 2).sqrt().clamp(min=0.2)
     stretch = level**-0.85  # nearly the same pattern at every depth
@@ -298,7 +299,7 @@ def _to_sulci(points: Points, depth: Tensor) -> Tensor:
 
 
 def _cerebellum(points: Points, hull: Tensor) -> Iterator[Structure]:
-    """Cortex with its leaves, which fan out from the middle, and white matter."""
+    """Cortex with its folia, which fan out from the middle, and white matter."""
     x, y, z = points[0], points[1] - 42, points[2] + 34
     leaves = 13
     turn = leaves * torch.atan2(z, -y) + 0.04 * x

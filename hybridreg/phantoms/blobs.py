@@ -1,4 +1,4 @@
-"""Small cases of random Gaussian blobs, for tests that must be quick."""
+"""Small cases of random Gaussian blobs, for fast tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Blobs:
         return (-self._square(grid, transform) / 2).exp() @ self.heights
 
     def labels(self, grid: Grid, transform: Transform = IDENTITY) -> LabelMap:
-        """The nearest blob, numbered from 1, within 1.2 of its widths; else 0."""
+        """The nearest blob, numbered from 1, within 1.2 of its widths; otherwise 0."""
         square, nearest = self._square(grid, transform).min(-1)
         return LabelMap(torch.where(square < 1.2**2, nearest + 1, 0), grid)
 
@@ -54,8 +54,8 @@ def blobs(
 ) -> Case:
     """A case of some ten thousand voxels (2,300 in 2D) on two oblique, anisotropic grids.
 
-    The true transform turns about the center of the moving image, shifts and bends, as in
-    ``head_case``; the fixed field of view goes along, so the blobs stay in view. Values lie between
+    The true transform rotates about the center of the moving image, translates and deforms, as in
+    ``head_case``; the fixed field of view follows, so the blobs stay in view. Values lie between
     0 and about 2. noise: standard deviation.
     """
     center = torch.tensor(_CENTER[:dimension], dtype=torch.float64)
@@ -91,8 +91,8 @@ def blobs(
 
 def _scene(center: Tensor, generator: torch.Generator) -> _Blobs:
     def between(low: float, high: float, *shape: int) -> Tensor:
-        share = torch.rand(_COUNT, *shape, generator=generator, dtype=torch.float64)
-        return low + (high - low) * share
+        fraction = torch.rand(_COUNT, *shape, generator=generator, dtype=torch.float64)
+        return low + (high - low) * fraction
 
     centers = center + between(-15.0, 15.0, len(center))
     return _Blobs(centers, between(2.5, 5.0), between(0.4, 1.0))

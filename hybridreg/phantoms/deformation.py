@@ -20,8 +20,8 @@ class SmoothDeformation:
     """x -> x + u(x), u_c = a_c w(|x - center| / radius) mean_i cos(k_ci . (x - center)).
 
     amplitude_mm: a, shape (D,). wave_vectors: k in radians per mm, shape (D, waves, D).
-    w = (1 - r^2)^2, zero from r = 1: the identity beyond the radius. |u| is at most |a|, which it
-    is at the center. As ``steepness`` is below 1, x -> x + u(x) is one-to-one.
+    w = (1 - r^2)^2, zero from r = 1: the identity beyond the radius. The maximum of |u| is |a|, at
+    the center. As ``steepness`` is below 1, x -> x + u(x) is one-to-one.
     """
 
     amplitude_mm: Tensor
@@ -63,11 +63,11 @@ def smooth_deformation(
     radius_mm: float = 160.0,
     seed: int = 0,
 ) -> SmoothDeformation:
-    """A random deformation by exactly ``largest_mm`` at ``center`` and nowhere more.
+    """A random deformation with its maximum displacement, ``largest_mm``, at ``center``.
 
     center: LPS mm, its length gives the dimension. wavelength_mm: longer is smoother; about
-    7 * largest_mm is the shortest that cannot fold (ValueError below). Beyond radius_mm from the
-    center nothing moves.
+    7 * largest_mm is the shortest that cannot fold (ValueError below). The displacement is 0 beyond
+    radius_mm from the center.
     """
     dimension = len(center)
     generator = torch.Generator().manual_seed(seed)
@@ -93,7 +93,7 @@ def known_transform(
     radius_mm: float,
     seed: int,
 ) -> Transform:
-    """Turns about a center, then shifts, then bends around that center; None and 0 do nothing."""
+    """A rotation about a center, a translation and a deformation; None and 0 omit them."""
     dimension = len(center)
     turned = rigid(
         angles_deg or [0.0] * (2 * dimension - 3), translation_mm or [0.0] * dimension, center

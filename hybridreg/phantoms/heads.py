@@ -14,10 +14,10 @@ from hybridreg.phantoms import anatomy
 from hybridreg.phantoms.deformation import known_transform
 from hybridreg.transforms import IDENTITY, Transform, rigid
 
-AXIAL_MM = 8.0  # height of the section that the 2D head is: ventricles, deep nuclei, insula
-_LANDMARK_REACH_MM = 8.0  # structures centered this near the section give the 2D head landmarks
+AXIAL_MM = 8.0  # z of the section of the 2D head: ventricles, deep nuclei, insula
+_LANDMARK_REACH_MM = 8.0  # structures centered within this of the section are 2D landmarks
 _SIZE_MM = (181.0, 217.0, 181.0)  # x, y, z
-_BENT_MM = 160.0  # radius within which a case is bent
+_DEFORMED_MM = 160.0  # radius within which a case is deformed
 
 
 def head_grid(
@@ -28,8 +28,8 @@ def head_grid(
 ) -> Grid:
     """The field of view of the head: 181 x 217 x 181 mm about its center, which is LPS 0.
 
-    spacing_mm: of all axes, or of each, (x, y, z). angles_deg: how the axes are turned, as in
-    ``rigid``; by default not at all.
+    spacing_mm: of all axes, or of each, (x, y, z). angles_deg: rotation of the axes, as in
+    ``rigid``; by default none.
     """
     zero = [0.0] * dimension
     axes = rigid(angles_deg or [0.0] * (2 * dimension - 3), zero, zero).linear
@@ -50,10 +50,11 @@ def head(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Image:
-    """The head seen on a grid through a transform: value(x) = head(transform(x)).
+    """The head sampled on a grid through a transform: value(x) = head(transform(x)).
 
-    contrast: "ct" (HU), "t1" or "t2". In 2D it is the section at z = AXIAL_MM, seen from below as
-    radiologists do. noise: standard deviation as a share of the contrast of gray matter to fluid.
+    contrast: "ct" (HU), "t1" or "t2". In 2D it is the section at z = AXIAL_MM, in radiological
+    orientation. noise: standard deviation as a fraction of the contrast of gray matter to
+    fluid.
     """
     if contrast not in anatomy.CONTRASTS:
         raise ValueError(f"contrast is one of {', '.join(anatomy.CONTRASTS)}; found {contrast!r}")
@@ -67,7 +68,7 @@ def head(
 
 
 def head_labels(grid: Grid, *, transform: Transform = IDENTITY) -> LabelMap:
-    """The structures of the head on a grid seen through a transform, with their names."""
+    """The structures of the head on a grid through a transform, with their names."""
     data = _sampled(anatomy.labels, grid, transform)
     return LabelMap(data, grid, dict(enumerate(anatomy.NAMES, start=1)))
 
@@ -89,11 +90,12 @@ def head_case(
 ) -> Case:
     """Two images of one head with labels, landmarks and the exact transform between them.
 
-    The true transform turns the head about its center by angles_deg, shifts it by translation_mm
-    and then bends it by at most deformation_mm (``smooth_deformation``); by default none of these.
-    fixed_grid, moving_grid: by default voxels of spacing_mm (2 mm, in 2D 1 mm), each oblique in its
-    own way.
-    noise: see ``head``. seed: of the noise and the bending.
+    The true transform rotates the head about its center by angles_deg, translates it by
+    translation_mm and then deforms it by at most deformation_mm (``smooth_deformation``); by
+    default none of these.
+    fixed_grid, moving_grid: by default voxels of spacing_mm (2 mm, in 2D 1 mm), with different
+    oblique orientations.
+    noise: see ``head``. seed: of the noise and the deformation.
     """
     true = known_transform(
         [0.0] * dimension,
@@ -101,7 +103,7 @@ def head_case(
         translation_mm=translation_mm,
         deformation_mm=deformation_mm,
         wavelength_mm=wavelength_mm,
-        radius_mm=_BENT_MM,
+        radius_mm=_DEFORMED_MM,
         seed=seed,
     )
     spacing_mm = spacing_mm or {2: 1.0, 3: 2.0}[dimension]
@@ -126,7 +128,7 @@ def _tilted(
 
 
 def _case(pair: ImagePair, true: Transform, *, name: str, subject: str) -> Case:
-    """The pair with all that is known about it."""
+    """The pair with its labels, landmarks and true transform."""
     fixed_landmarks, moving_landmarks = _landmarks(true, pair.fixed.grid, pair.moving.grid)
     return Case(
         pair,
@@ -141,7 +143,7 @@ def _case(pair: ImagePair, true: Transform, *, name: str, subject: str) -> Case:
 
 
 def _landmarks(true: Transform, fixed: Grid, moving: Grid) -> tuple[LandmarkSet, LandmarkSet]:
-    """Those that lie in both fields of view; each moving one is exactly where T puts its fixed."""
+    """Landmarks in both fields of view; each moving one is exactly T of the fixed one."""
     named = anatomy.landmarks()
     points = torch.tensor(list(named.values()), dtype=torch.float64)
     used = torch.ones(len(points), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The solids and random patterns that the head is made of, as depths in mm below their surfaces."""
+"""The solids and patterns of the head, as depths in mm below their surfaces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Points = tuple[Tensor, Tensor, Tensor]  # x to the left, y to the back, z up, in
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """center and radii in mm, turned about z."""
+    """An ellipsoid, center and radii in mm, rotated about z."""
 
     center: tuple[float, float, float]
     radii: tuple[float, float, float]
     turn_deg: float = 0.0
 
     def depth(self, points: Points) -> Tensor:
-        """Exact on the surface and, to first order, around it."""
+        """Depth below the surface, exact on the surface and, to first order, around it."""
         x, y, z = (p - c for p, c in zip(points, self.center, strict=True))
         if self.turn_deg:
             c, s = math.cos(math.radians(self.turn_deg)), math.sin(math.radians(self.turn_deg))
@@ -40,7 +40,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """All within a radius, which changes from start to stop, of a straight line; in mm."""
+    """A tube around a straight line, with a radius that changes from start to stop; in mm."""
 
     start: tuple[float, float, float]
     stop: tuple[float, float, float]
@@ -69,7 +69,7 @@ Shapes = Sequence[Ellipsoid | Tube]
 
 
 def waves(points: Points, wavelength_mm: float, count: int) -> tuple[Tensor, ...]:
-    """A sum of plane waves from all around, and its gradient (x, y, z): disorder without chance."""
+    """An irregular but deterministic sum of plane waves, and its gradient (x, y, z)."""
     golden = (1 + math.sqrt(5)) / 2
     total = [torch.zeros_like(points[0]) for _ in range(4)]
     for i in range(count):
@@ -86,7 +86,7 @@ def waves(points: Points, wavelength_mm: float, count: int) -> tuple[Tensor, ...
 
 
 def to_sheets(points: Points, wavelength_mm: float, count: int) -> Tensor:
-    """Distance in mm to where a sum of waves is zero: winding sheets half a wavelength apart."""
+    """Distance in mm to the zero set of a sum of waves: curved sheets half a wavelength apart."""
     value, *gradient = waves(points, wavelength_mm, count)
     number = 2 * math.pi / wavelength_mm
     slope = sum(g * g for g in gradient).sqrt() / number
@@ -102,7 +102,7 @@ def joined(shapes: Shapes, points: Points) -> Tensor:
 
 
 def merged(shapes: Shapes, points: Points, width_mm: float) -> Tensor:
-    """As ``joined``, with seams rounded over a width."""
+    """Like ``joined``, with seams rounded over a width."""
     depth = shapes[0].depth(points)
     for shape in shapes[1:]:
         depth = merge(depth, shape.depth(points), width_mm)
@@ -110,6 +110,6 @@ def merged(shapes: Shapes, points: Points, width_mm: float) -> Tensor:
 
 
 def merge(a: Tensor, b: Tensor, width_mm: float) -> Tensor:
-    """The larger of both, rounded off where they differ by less than a width."""
-    share = (0.5 + (a - b) / (2 * width_mm)).clamp(0, 1)
-    return b + share * (a - b) + width_mm * share * (1 - share)
+    """Smooth maximum: rounded where both differ by less than a width."""
+    fraction = (0.5 + (a - b) / (2 * width_mm)).clamp(0, 1)
+    return b + fraction * (a - b) + width_mm * fraction * (1 - fraction)

@@ -23,7 +23,7 @@ _VERDICTS = {"pass": "Pass", "warn": "Check", "fail": "Fail"}
 
 @dataclass(frozen=True)
 class Figure:
-    """A section of pictures with what tells a good one from a bad one."""
+    """A section of pictures with a caption on how to distinguish a good result from a bad one."""
 
     key: str
     title: str
@@ -35,10 +35,10 @@ class Figure:
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes report.html into an output folder, from its result.json and views.npz; its path.
+    """Writes report.html into an output folder from its result.json and views.npz; gives its path.
 
-    The page needs no network and no other file. What is missing in result.json is left out; without
-    views.npz there are no pictures.
+    The page needs no network and no other file. Entries that result.json lacks are left out;
+    without views.npz there are no pictures.
     """
     folder = Path(folder)
     result = _read_result(folder / output.RESULT)
@@ -120,8 +120,8 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
         Figure(
             "flicker",
             "Before and after",
-            "What jumps between fixed and moved is not aligned yet. A good result keeps outlines "
-            f"and folds still while the contrast changes. {_windows(views)}",
+            "Structures that jump between fixed and moved are not aligned. In a good result "
+            f"outlines and folds stay still while the contrast changes. {_windows(views)}",
             drawn.flicker(),
         ),
         *([_fusion_figure(result, drawn)] if "fused" in views else []),
@@ -135,7 +135,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
         Figure(
             "checkerboard",
             "Checkerboard of fixed and moved",
-            "Boundaries should go on across the tiles without a step.",
+            "Boundaries should continue across the tiles without a step.",
             drawn.checkerboard(),
         ),
         *_deformation_figures(result, drawn),
@@ -157,7 +157,7 @@ def _deformation_figures(result: Mapping[str, Any], drawn: figures.Figures) -> l
         Figure(
             "deformation",
             "Deformation",
-            f"Lines that are straight and {step} apart in the moving image, as they arrive in the "
+            f"Lines that are straight and {step} apart in the moving image, as they appear in the "
             "moved image. They should bend smoothly and never cross.",
             drawn.deformation(),
             legend=[(f"every {step}", _css(figures.GRID_COLOR))],
@@ -175,8 +175,8 @@ def _label_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:
 
 def _fusion_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:
     caption = (
-        "Fixed and moved as they were fused, one laid over the other, the fused image, and how much "
-        "of it is from the fixed image (white: all). A good result keeps the bone of CT and the "
+        "Fixed and moved as they were fused, one overlaid on the other, the fused image, and the "
+        "weight of the fixed image (white: 1). A good result keeps the bone of CT and the "
         "tissue of MR; doubled outlines mean that the images are not aligned there."
     )
     return Figure("fusion", "Fusion", caption, drawn.fusion(), tables=tables.fusion(result))

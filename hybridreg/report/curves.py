@@ -1,4 +1,4 @@
-"""How an optimization went, as small line charts: the trace of result.json as SVG coordinates."""
+"""Convergence curves: the trace of result.json as SVG coordinates of small line charts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from hybridreg.report.tables import words
 
 WIDTH, HEIGHT = 300, 110
-_POINTS = 150  # of a line; more cannot be told apart at this size
+_POINTS = 150  # per line; more cannot be distinguished at this size
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One term of one stage over all its levels, each level a line of its own.
+    """One term of one stage over all its levels, one line per level.
 
     lines: SVG ``points`` of each level. starts: x of the borders between levels.
     """

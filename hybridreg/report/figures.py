@@ -20,7 +20,7 @@ Line = tuple[np.ndarray, tuple[int, int, int]]  # points (N, 2) as (row, column)
 FIXED_COLOR, MOVED_COLOR = (64, 208, 222), (255, 176, 32)
 FOLD_COLOR = (226, 0, 38)
 GRID_COLOR = (176, 224, 160)
-MOST_LABELS = 8  # more outlines than these hide each other
+MAX_LABELS = 8  # more outlines than these hide each other
 _FACTORS = (1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)  # ends of the Jacobian's color bar
 _COLORS = ((8, 64, 129), (78, 160, 214), (244, 244, 240), (242, 184, 72), (140, 84, 0))
 
@@ -29,9 +29,9 @@ _COLORS = ((8, 64, 129), (78, 160, 214), (244, 244, 240), (242, 184, 72), (140, 
 class Plane:
     """One way to cut the display grid; its axes are 0, 1, 2 for x, y, z.
 
-    normal: the axis that slices follow each other along, None for the one plane of a 2D image.
+    normal: the axis along which slices are stacked, None for the one plane of a 2D image.
     across, down: the axes shown from left to right and from top to bottom.
-    turned: ``down`` runs from the high end to the low one, so that the head is on top.
+    turned: ``down`` runs from the high end to the low one, so that superior is at the top.
     """
 
     name: str
@@ -93,7 +93,7 @@ class ColorBar:
 
 
 class Figures:
-    """Draws the panels of one case; every method gives rows of them."""
+    """Draws the panels of one case; every method returns rows of them."""
 
     def __init__(self, views: Views):
         self.views = views
@@ -110,7 +110,7 @@ class Figures:
         return self._rows(5, lambda *cut: {"edges": self._edges(*cut)})
 
     def checkerboard(self) -> list[list[Panel]]:
-        """Tiles of fixed and moved in turn, one slice of each plane."""
+        """Alternating tiles of fixed and moved, one slice of each plane."""
         return self._middle_row(lambda *cut: {"checkerboard": self._checker(*cut)})
 
     def jacobian(self) -> list[list[Panel]]:
@@ -118,7 +118,7 @@ class Figures:
         return [[self._through_folds(plane) for plane in self.planes]]
 
     def deformation(self) -> list[list[Panel]]:
-        """A regular grid of the moving image as it arrives in the moved one."""
+        """A regular grid of the moving image as it appears in the moved image."""
         return self._middle_row(lambda *cut: {"grid": self._deformed(*cut)})
 
     def labels(self) -> list[list[Panel]]:
@@ -127,7 +127,7 @@ class Figures:
         return self._rows(3, lambda *cut: {"labels": self._outlines(*cut, chosen)})
 
     def fusion(self) -> list[list[Panel]]:
-        """Both sources as they were fused, one over the other, the fused image and the weight."""
+        """Both sources as they were fused, their overlay, the fused image and the weight."""
         shown = {"fixed": "fusion_fixed", "moved": "fusion_moved"}
         shown |= {"fused": "fused", "weight of fixed": "fusion_weight"}
         layers = (("fixed",), ("moved",), ("fixed", "moved"), ("fused",), ("weight of fixed",))
@@ -163,10 +163,10 @@ class Figures:
         return ColorBar(colors, [f"{tick:.3g}" for tick in ticks])
 
     def outlined_labels(self) -> list[int]:
-        """The structures that are outlined: those with most voxels in the fixed labels."""
+        """The structures that are outlined: those with the most voxels in the fixed labels."""
         labels, counts = np.unique(self.views["fixed_labels"], return_counts=True)
         largest = [int(label) for label in labels[np.argsort(-counts)] if label != 0]
-        return largest[:MOST_LABELS]
+        return largest[:MAX_LABELS]
 
     @property
     def _factor(self) -> float:
@@ -176,7 +176,7 @@ class Figures:
         return next((f for f in _FACTORS if math.log(f) >= wanted), _FACTORS[-1])
 
     def _slices(self, plane: Plane, count: int) -> list[int]:
-        """So many slices evenly through what the fixed image shows."""
+        """``count`` slice numbers, evenly spaced through the foreground of the fixed image."""
         if plane.normal is None:
             return [0]
         fixed = self.views["fixed"]
@@ -188,7 +188,7 @@ class Figures:
         return sorted({int(i) for i in np.round(first + where * (last - first))})
 
     def _rows(self, count: int, draw: Draw) -> list[list[Panel]]:
-        """So many slices of each plane, a row for each."""
+        """``count`` slices of each plane, one row per plane."""
         return [
             [self._panel(plane, index, draw(plane, index)) for index in self._slices(plane, count)]
             for plane in self.planes
@@ -271,7 +271,7 @@ class Figures:
         return _data_uri(_with_lines(moved, lines, 1.5))
 
     def _mapped(self, axis: int) -> np.ndarray:
-        """Where T takes each coarse voxel along a display axis, mm from the grid's low face."""
+        """T of each coarse voxel along a display axis, in mm from the grid's low face."""
         component = self.views["displacement"][axis].astype(np.float32)
         array_axis = component.ndim - 1 - axis
         steps = np.arange(component.shape[array_axis]) + 0.5
@@ -324,7 +324,7 @@ def _with_lines(base: Image.Image, lines: Sequence[Line], width: float) -> Image
 
 
 def _painted(base: Image.Image, alpha: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
-    """A color laid over a picture where alpha, 0 to 1, says."""
+    """A color blended over a picture with alpha, 0 to 1."""
     below = np.asarray(base.convert("RGB"), dtype=np.float32)
     mixed = below + alpha[..., None] * (np.array(color, dtype=np.float32) - below)
     return Image.fromarray(mixed.round().astype(np.uint8))

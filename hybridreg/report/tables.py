@@ -1,4 +1,4 @@
-"""The numbers of a report: result.json in words and tables, whatever part of it is there."""
+"""The numbers of a report: result.json as text and tables; missing parts are left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under column titles; ``folded`` ones open on a click."""
+    """Rows of texts under column titles; a ``folded`` table opens on a click."""
 
     title: str
     columns: Sequence[str]
@@ -38,7 +38,7 @@ class Table:
 
 @dataclass
 class _Comparison:
-    """What walking a pair of trees of numbers finds: plain rows, and lists of named rows."""
+    """Rows from two nested mappings of numbers, before and after: plain rows, and lists of rows."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     lists: list[Table] = field(default_factory=list)
@@ -55,7 +55,7 @@ class _Comparison:
 
 
 def words(value: Any) -> str:
-    """A value as a reader likes it: four digits, sizes with a times sign, a dash for nothing."""
+    """A value as text: four digits, sizes with a times sign, a dash for a missing value."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NOTHING
     if isinstance(value, bool):
@@ -70,7 +70,7 @@ def words(value: Any) -> str:
 
 
 def _measured(value: Any) -> str:
-    """A score in words; what rounding left of 0, such as 1e-14 mm, is 0."""
+    """A score as text; rounding errors of 0, such as 1e-14 mm, are shown as 0."""
     return words(0.0 if isinstance(value, float) and abs(value) < 1e-6 else value)
 
 
@@ -87,7 +87,7 @@ def title(key: str) -> str:
 
 
 def comparison(result: Mapping[str, Any]) -> list[Table]:
-    """Similarity and scores, before and after: what matters most, then all of it, folded."""
+    """Similarity and scores, before and after: the main ones, then all of them, folded."""
     images, scores = _Comparison(), _Comparison()
     images.walk("", *_sides(result.get("similarity")))
     sides = _sides(result.get("scores"))
@@ -102,7 +102,7 @@ def comparison(result: Mapping[str, Any]) -> list[Table]:
 
 
 def deformation(result: Mapping[str, Any]) -> list[Table]:
-    """The transform, its Jacobian and its inverse in words."""
+    """The transform, its Jacobian determinant and its inverse."""
     rows = [*_transform_rows(_mapping(result.get("transform")))]
     rows += _jacobian_rows(jacobian_statistics(result))
     inverse = _mapping(result.get("inverse"))
@@ -115,7 +115,7 @@ def deformation(result: Mapping[str, Any]) -> list[Table]:
 
 
 def jacobian_statistics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the final transform, with the ``region`` that they were taken over."""
+    """Jacobian statistics of the final transform, with the ``region`` they were computed over."""
     _, after = _sides(result.get("scores"))
     after = _mapping(after)
     found = _mapping(result.get("jacobian")) or _mapping(after.get("jacobian"))
@@ -149,7 +149,7 @@ def fusion(result: Mapping[str, Any]) -> list[Table]:
 
 
 def provenance(result: Mapping[str, Any]) -> list[Table]:
-    """Inputs, times, versions and configuration: what it takes to do it again."""
+    """Inputs, times, versions and configuration: what is needed to reproduce the result."""
     inputs = _mapping(result.get("inputs"))
     tables = []
     if inputs:
@@ -180,7 +180,7 @@ def configuration(result: Mapping[str, Any]) -> str:
 
 
 def texts(value: Any) -> list[str]:
-    """What should be a list of texts, such as warnings, as one."""
+    """A value that should be a list of texts, such as warnings, as such a list."""
     items = value if isinstance(value, list) else [value]
     return [words(item) for item in items if item]
 
@@ -219,8 +219,8 @@ def _transform_rows(transform: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Mirrors", "yes: left and right are exchanged"))
     displacement = _mapping(transform.get("displacement_mm"))
     if displacement:
-        mean, most, largest = (words(displacement.get(key)) for key in ("mean", "p95", "max"))
-        text = f"mean {mean} mm, 95 % of voxels under {most} mm, at most {largest} mm"
+        mean, p95, largest = (words(displacement.get(key)) for key in ("mean", "p95", "max"))
+        text = f"mean {mean} mm, 95 % of voxels under {p95} mm, at most {largest} mm"
         rows.append(("Displacement", text))
     return rows
 
@@ -248,14 +248,14 @@ def _range(values: Mapping[str, Any], low: str, high: str) -> str:
 
 
 def folds_in_words(percent: float, region: str) -> str:
-    """The share of folded voxels of a region such as "foreground", and what none of them means."""
+    """The percentage of folded voxels of a region such as "foreground", as a sentence."""
     if not percent:
         return f"0 folds: the transform is one-to-one at every voxel of the {region}"
     return f"{words(float(percent))} % of the voxels of the {region} are folded"
 
 
 def _fixed(value: Any) -> str:
-    """Three decimals, so that 1e-15 of a degree reads as 0."""
+    """Three decimals, so that 1e-15 degrees are shown as 0."""
     if not isinstance(value, (int, float)):
         return words(value)
     return f"{round(value, 3) + 0.0:g}".replace("-", "−")

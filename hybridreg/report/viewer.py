@@ -14,8 +14,8 @@ from scipy import ndimage
 from hybridreg.report.figures import PLANES, Views
 
 NAMES = ("fixed", "before", "moved")
-BUDGET = 3_300_000  # bytes before base64: what makes a page of 4 to 6.5 MB
-_GRAYS = 64  # enough for the eye once 256 do not fit
+BUDGET = 3_300_000  # bytes before base64, for a page of 4 to 6.5 MB
+_GRAYS = 64  # gray levels, if 256 do not fit
 
 
 def pack(views: Views) -> tuple[dict[str, Any], str]:
@@ -55,7 +55,7 @@ def _compress(volumes: np.ndarray) -> bytes:
 
 
 def _shrunk(volume: np.ndarray, factor: float) -> np.ndarray:
-    """Fewer voxels over the same faces, each an average of those it covers."""
+    """The volume on a coarser grid of the same extent; each voxel averages those it covers."""
     shape = [max(1, math.floor(n * factor)) for n in volume.shape]
     sigma = [0.35 * n / m for n, m in zip(volume.shape, shape, strict=True)]
     smooth = ndimage.gaussian_filter(volume, sigma, truncate=3)

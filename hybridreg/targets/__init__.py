@@ -1,8 +1,8 @@
-"""Ground truth for networks, made by the classical side for as many pairs as there are.
+"""Training targets for networks, computed by classical registration for any number of pairs.
 
-Every target is about one map T, fixed -> moving, in two parts: T(x) = affine(x + u(x)). A network
-sees the fixed image and the moving image through the affine, and learns u or its momentum.
-``io.target_store`` describes what is stored, and ``io.target_patches`` reads it for training.
+Every target describes one map T, fixed -> moving, in two parts: T(x) = affine(x + u(x)). A network
+receives the fixed image and the moving image through the affine, and learns u or its momentum.
+``io.target_store`` describes what is stored, and ``target_patches`` reads it for training.
 """
 
 from hybridreg.targets.kinds import KINDS, load_kind

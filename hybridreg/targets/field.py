@@ -21,7 +21,7 @@ from hybridreg.warping import jacobian_determinant
 class Field:
     """The deformation that a method finds, sampled on the fixed grid, apart from its affine part.
 
-    intent: what the method is meant for, against which every result is judged.
+    intent: the intended use of the method, on which the verdict on every result is based.
     """
 
     method: RegistrationMethod
@@ -40,16 +40,16 @@ class Field:
         total = DisplacementField.sampled(compose(affine, field), grid)
         facts = {
             "residual_mm": residual_mm(rest, field, grid),
-            **judged(pair, initial, total, self.intent),
+            **verdict_facts(pair, initial, total, self.intent),
             **energy(result),
         }
         return Target(pair, grid, affine, {"displacement": field.vectors}, facts)
 
 
-def judged(
+def verdict_facts(
     pair: ImagePair, initial: Transform, total: DisplacementField, intent: Intent
 ) -> dict[str, Any]:
-    """The verdict on a transform as it was sampled on the fixed grid, and what it rests on."""
+    """The verdict on a transform as sampled on the fixed grid, with the values it is based on."""
     grid = pair.fixed.grid
     jacobian = evaluate(Case(pair), total, jacobian=jacobian_determinant(total, grid)).jacobian
     fit = similarity(pair, initial), similarity(pair, total)
@@ -71,7 +71,7 @@ def judged(
 
 
 def energy(result: RegistrationResult) -> dict[str, Any]:
-    """The loss terms at which the method ended, where it tells them."""
+    """The final loss terms of the method, if its trace has them."""
     if not result.trace:
         return {}
     last = result.trace[-1]

@@ -30,8 +30,8 @@ def _momentum(
     method: str | Path = "brain-lddmm", start: str | Path | None = None, device: str | None = None
 ) -> Momentum:
     loaded = with_settings(load_method(method), device=device)
-    begun = None if start is None else with_settings(load_method(start), device=device)
-    return Momentum(loaded, begun, load_intent(method))
+    initial_method = None if start is None else with_settings(load_method(start), device=device)
+    return Momentum(loaded, initial_method, load_intent(method))
 
 
 def _momentum_from_elastix(
@@ -46,13 +46,13 @@ KINDS: dict[str, _Entry] = {
         "the initial momentum that LDDMM finds", _momentum, ("method", "start", "device")
     ),
     "momentum-from-elastix": _Entry(
-        "the momentum that comes nearest to a deformation of elastix",
+        "the momentum whose geodesic is nearest to a deformation found by elastix",
         _momentum_from_elastix,
         ("method", "lddmm"),
     ),
     "field": _Entry("the deformation that a method finds", _field, ("method", "device")),
     "known": _Entry(
-        "a real image bent by chance: exact truth",
+        "a real image randomly deformed: exact ground truth",
         Known,
         ("amplitude_mm", "wavelength_mm", "bends"),
     ),
@@ -60,7 +60,7 @@ KINDS: dict[str, _Entry] = {
 
 
 def load_kind(name: str, **options) -> Kind:
-    """A kind by its name with its options; those that are None are left at their defaults.
+    """A kind of target by its name with its options; options that are None keep their defaults.
 
     ValueError for an unknown name, and for an option that the kind does not have.
     """

@@ -1,4 +1,4 @@
-"""Targets known exactly: a real image and itself through a random map that never folds."""
+"""Targets known exactly: a real image and its copy under a random map that never folds."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _REACH = 4  # wavelengths, at least
 
 @dataclass(frozen=True)
 class Known:
-    """The moving image is bent by chance; the fixed image is what that makes of it.
+    """The fixed image is the moving image randomly deformed.
 
     fixed(x) = moving(T(x)). T is a composition of smooth deformations in closed form, each
-    one-to-one, so that it is the exact truth and has an exact inverse.
+    one-to-one, so that it is the exact ground truth and has an exact inverse.
 
-    amplitude_mm: nothing moves more; the mean is about a sixth of it. wavelength_mm: of the shortest
-    wave; shorter makes finer deformations, down to 7 * amplitude_mm / bends. bends: how many
+    amplitude_mm: maximum displacement; the mean is about a sixth. wavelength_mm: of the shortest
+    wave; shorter makes finer deformations, down to 7 * amplitude_mm / bends. bends: the number of
     deformations; more make less regular ones.
     """
 
@@ -57,13 +57,13 @@ class Known:
         return asdict(self)
 
     def draw(self, grid: Grid, *, seed: int) -> CompositeTransform:
-        """A map of the space of a grid; another seed is another map."""
-        chance = torch.Generator().manual_seed(seed)
+        """A random map of the physical space of a grid; each seed gives a different map."""
+        generator = torch.Generator().manual_seed(seed)
         axes = torch.tensor(grid.direction, dtype=torch.float64)
         parts = []
         for _ in range(self.bends):
-            strength, length, *place = torch.rand(2 + grid.dimension, generator=chance).tolist()
-            # Anywhere in the middle half: the image is bent all over, and every time elsewhere.
+            strength, length, *place = torch.rand(2 + grid.dimension, generator=generator).tolist()
+            # Centers lie anywhere in the middle half, so that the whole image is deformed.
             offset = [(p - 0.5) / 2 * e for p, e in zip(place, grid.extent, strict=True)]
             center = grid.center + axes @ torch.tensor(offset, dtype=torch.float64)
             bend = smooth_deformation(
@@ -71,7 +71,7 @@ class Known:
                 wavelength_mm=self.wavelength_mm * (1 + length),
                 center=center.tolist(),
                 radius_mm=max(grid.diagonal, _REACH * self.wavelength_mm),
-                seed=int(torch.randint(2**31, (), generator=chance)),
+                seed=int(torch.randint(2**31, (), generator=generator)),
             )
             parts.append(bend)
         return CompositeTransform(tuple(parts))
@@ -97,7 +97,7 @@ class Known:
 
 
 def exact_inverse(truth: CompositeTransform) -> Transform:
-    """To 1e-5 mm, bend by bend."""
+    """The inverse map to within 1e-5 mm, deformation by deformation."""
     return CompositeTransform(tuple(_Inverse(bend) for bend in reversed(truth.parts)))
 
 
@@ -105,7 +105,7 @@ def exact_inverse(truth: CompositeTransform) -> Transform:
 class _Inverse:
     """y -> x with T(x) = y, by x <- y - u(x), which converges since u is less steep than 1.
 
-    On such gentle maps it takes half the time of ``NumericalInverse``.
+    On such smooth maps it takes half the time of ``NumericalInverse``.
     """
 
     bend: SmoothDeformation

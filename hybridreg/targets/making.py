@@ -1,4 +1,4 @@
-"""From a table of cases to a store of targets, on the cluster; broken off and continued at will."""
+"""From a table of cases to a store of targets, on the cluster; interruptible and resumable."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ _LIBRARIES = ("hybridreg", "itk-elastix", "torch", "numpy", "zarr")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the targets of a store have in common.
+    """The settings common to all targets of a store.
 
-    spacing_mm: images are made so coarse first; None leaves them as they are. seed: that of a case
-    is drawn from it and the name of the case, so cases may be added and their order may change.
+    spacing_mm: images are first resampled to it; None leaves them as they are. seed: the seed of
+    each case is drawn from it and the name of the case, so cases may be added and their order may
+    change.
     """
 
     name: str
@@ -63,9 +64,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a run. skipped: cases that were there already. ends: of all others.
+    """The results of a run. skipped: cases that were finished before. ends: of all others.
 
-    changed: those that were there, made from other inputs.
+    changed: those finished before from other inputs.
     """
 
     store: Path
@@ -75,7 +76,7 @@ class Made:
 
     @property
     def failures(self) -> dict[str, str]:
-        """The reason of every case that has none."""
+        """The reason of every case that has no target."""
         return {ended.name: ended.reason for ended in self.ends if ended.failed}
 
 
@@ -86,15 +87,15 @@ def make_targets(
     *,
     place: Place = Local(),
     limits: Limits = Limits(),
-    heard: Callable[[Ended], None] = lambda ended: None,
+    callback: Callable[[Ended], None] = lambda ended: None,
 ) -> Made:
     """Makes the targets of all cases that the store does not have yet.
 
     Killed at any moment and started again, it ends in the same arrays and attributes as if it had
-    never been stopped. Targets of files that have changed since (their hashes tell) are removed and
-    made again. When, where and how long every case ran, and why it failed, is written to
-    ``<path>.log.jsonl``, where files go by the names of their columns. Labels and landmarks of the
-    rows are not looked at.
+    never been stopped. Targets whose input files have changed since (by their hashes) are removed
+    and made again. When, where and how long every case ran, and why it failed, is written to
+    ``<path>.log.jsonl``, where files are named by their columns. Labels and landmarks of the rows
+    are ignored.
     """
     store = TargetStore.begin(path, recipe.name, recipe.settings)
     with store.writing():
@@ -109,22 +110,22 @@ def make_targets(
         cases = {row.name: absolute(row) for row in rows if row.name not in done}
         ends: list[Ended] = []
 
-        def told(ended: Ended):
+        def on_end(ended: Ended):
             reason, details = (
                 without_files(text, cases[ended.name]) for text in (ended.reason, ended.details)
             )
             ends.append(replace(ended, reason=reason, details=details))
             _log(store.path, ends[-1])
-            heard(ends[-1])
+            callback(ends[-1])
 
         make = partial(make_target, store.path.resolve(), recipe)
-        run(make, cases, place=place, limits=limits, heard=told)
+        run(make, cases, place=place, limits=limits, callback=on_end)
     skipped = tuple(row.name for row in rows if row.name in done)
     return Made(store.path, skipped, tuple(changed), tuple(ends))
 
 
 def make_target(path: Path, recipe: Recipe, name: str, row: CaseRow) -> dict[str, Any]:
-    """Makes the target of one case and stores it; what it tells of it is for people to see."""
+    """Makes and stores the target of one case; returns a summary to display."""
     store = TargetStore.open(path)
     pair = _pair(row, recipe)
     start = start_of(row.initial, pair) if recipe.kind.uses_fixed else IDENTITY
@@ -179,13 +180,13 @@ def _images(target: Target) -> dict[str, Any]:
 
 
 def _files(row: CaseRow, kind: Kind) -> dict[str, Path]:
-    """What goes into a target."""
+    """The input files of a target."""
     names = ("fixed", "moving", *MASKS, *POINTS, "initial") if kind.uses_fixed else ("moving",)
     return {name: getattr(row, name) for name in names if getattr(row, name) is not None}
 
 
 def _log(path: Path, ended: Ended):
-    """One line of JSON a case, beside the store: what would differ from run to run."""
+    """One line of JSON per case, beside the store: what differs from run to run."""
     line = {
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "case": ended.name,
@@ -201,7 +202,7 @@ def _log(path: Path, ended: Ended):
             os.write(descriptor, (json.dumps(line) + "\n").encode())
         finally:
             os.close(descriptor)
-    except OSError as error:  # no reason to lose the cases that are being made
+    except OSError as error:  # not worth failing the cases in progress
         log.warning("%s could not be written: %s", log_of(path), error.strerror)
 
 

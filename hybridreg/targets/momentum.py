@@ -15,7 +15,7 @@ from hybridreg.methods.combine import Chain
 from hybridreg.methods.lddmm import Lddmm, Reproduction, momentum_of
 from hybridreg.preprocessing import foreground
 from hybridreg.quality import Intent
-from hybridreg.targets.field import energy, judged
+from hybridreg.targets.field import energy, verdict_facts
 from hybridreg.targets.target import Target
 from hybridreg.transforms import (
     AffineTransform,
@@ -49,12 +49,12 @@ class Momentum:
         }
 
     def __call__(self, pair: ImagePair, initial: Transform, *, seed: int) -> Target:
-        method, begun = with_settings(self.method, seed=seed), initial
+        method, start = with_settings(self.method, seed=seed), initial
         if self.start is not None:
             method = shooting_stage(method)
             found = with_settings(self.start, seed=seed).register(pair, initial).transform
-            begun = reproduced(found, pair, method).transform
-        result = method.register(pair, begun)
+            start = reproduced(found, pair, method).transform
+        result = method.register(pair, start)
         facts = {"residual_mm": {"mean": 0.0, "max": 0.0}, **energy(result)}
         facts["shooting"] = _shooting(shooting_stage(method))
         return _target(pair, initial, result.transform, self.intent, facts)
@@ -62,9 +62,9 @@ class Momentum:
 
 @dataclass(frozen=True)
 class MomentumFromField:
-    """The momentum whose geodesic comes nearest to what another method, as elastix, finds.
+    """The momentum whose geodesic is nearest to the transform of another method, such as elastix.
 
-    method: whose deformations must not fold. shooting: whose kernel and momentum spacing are used.
+    method: its deformations must not fold. shooting: its kernel and momentum spacing are used.
     """
 
     method: RegistrationMethod
@@ -98,7 +98,7 @@ class MomentumFromField:
 
 
 def shooting_stage(method: RegistrationMethod) -> Lddmm:
-    """The LDDMM that a method is, or ends in (ValueError for others)."""
+    """The LDDMM method itself, or the last stage of a chain that ends in it (else ValueError)."""
     last = method.stages[-1] if isinstance(method, Chain) else method
     if not isinstance(last, Lddmm):
         raise ValueError(
@@ -108,7 +108,7 @@ def shooting_stage(method: RegistrationMethod) -> Lddmm:
 
 
 def reproduced(transform: Transform, pair: ImagePair, shooting: Lddmm) -> Reproduction:
-    """A transform as an affine after a geodesic, as near as possible where the patient is."""
+    """The nearest affine after a geodesic to a transform, within the mask or the foreground."""
     return momentum_of(
         transform,
         pair.fixed.grid,
@@ -121,7 +121,7 @@ def reproduced(transform: Transform, pair: ImagePair, shooting: Lddmm) -> Reprod
 
 
 def _shooting(shooting: Lddmm) -> dict[str, Any]:
-    """How time is cut: another way makes a slightly other map of the same momentum."""
+    """The time discretization: another one makes a slightly different map of the same momentum."""
     return {"steps": shooting.steps, "integrator": shooting.integrator}
 
 
@@ -140,7 +140,7 @@ def _target(
     total = DisplacementField.sampled(transform, pair.fixed.grid)
     field = DisplacementField.sampled(geodesic, geodesic.grid)
     arrays = {"momentum": geodesic.momentum, "displacement": field.vectors}
-    more = {"kernel": asdict(geodesic.kernel), **judged(pair, initial, total, intent)}
+    more = {"kernel": asdict(geodesic.kernel), **verdict_facts(pair, initial, total, intent)}
     return Target(pair, geodesic.grid, affine, arrays, {**facts, **more})
 
 
@@ -152,6 +152,6 @@ def _parts(transform: Transform) -> tuple[AffineTransform, GeodesicTransform]:
             return affine, geodesic
     kinds = ", ".join(type(part).__name__ for part in parts)
     raise ValueError(
-        f"a momentum is stored with one affine part before it, found {kinds}: begin with a linear "
-        "method, and give what deforms as `start`"
+        f"a momentum is stored with one affine part before it, found {kinds}: start with a linear "
+        "method, and give the deformable method as `start`"
     )

@@ -1,4 +1,4 @@
-"""What a target is, and how a transform is taken apart for it."""
+"""A training target, and how a transform is split into its affine and deformable parts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from hybridreg.transforms import (
     parts_of,
 )
 
-_POINTS = 20_000  # at which a residual is looked at
+_POINTS = 20_000  # at which a residual is measured
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """The truth about one pair: T(x) = affine(x + u(x)), fixed -> moving.
 
-    pair: the images that it is the truth of. arrays: on the grid, such as "displacement" (u in mm),
-    shape (D, *grid.shape), float32. facts: what JSON holds; the same whenever it is made again.
+    pair: the images it is the truth of. arrays: on the grid, such as "displacement" (u in mm),
+    shape (D, *grid.shape), float32. facts: further values for JSON, reproducible from run to run.
     """
 
     pair: ImagePair
@@ -42,20 +42,20 @@ class Kind(Protocol):
     """Makes targets of one kind. Its fields are its settings."""
 
     uses_fixed: bool
-    """Whether it needs two images, or makes the fixed one of the moving one by itself."""
+    """Whether it needs two images, or makes the fixed one from the moving one."""
 
     def __call__(self, pair: ImagePair, initial: Transform, *, seed: int) -> Target: ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What all targets of a store have in common, ready for JSON."""
+        """The settings common to all targets of a store, ready for JSON."""
         ...
 
 
 def split(transform: Transform, grid: Grid) -> tuple[AffineTransform, Transform]:
     """(A, R) with T(x) = A(R(x)).
 
-    A is the affine at either end of the composition, as a method's linear stages leave it; where
+    A is the affine at either end of the composition, from a method's linear stages; if
     there is none, the affine nearest to T over the grid.
     """
     parts = parts_of(transform)
@@ -67,7 +67,7 @@ def split(transform: Transform, grid: Grid) -> tuple[AffineTransform, Transform]
 
 
 def residual_mm(truth: Transform, stored: Transform, grid: Grid) -> dict[str, float]:
-    """How far two maps differ between the voxels of a grid, where samples are interpolated."""
+    """Mean and maximum distance of two maps, between the voxels of a grid."""
     step = max(1, round((torch.tensor(grid.shape).prod().item() / _POINTS) ** (1 / grid.dimension)))
     stop = [max(2, n - 1) for n in grid.shape]
     points = grid.crop([0] * grid.dimension, stop).points()

@@ -1,4 +1,4 @@
-"""The one way to train every network: what is to be learned (Task), and how it is learned (train)."""
+"""Training of every network: what is learned (Task), and how it is learned (train)."""
 
 from hybridreg.training.run import require_lightning, train
 from hybridreg.training.task import Batch, Task

@@ -20,7 +20,7 @@ from hybridreg.io.settings import as_in_json, check_same_settings
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what it needs to continue, and leaves what came out."""
+    """The folder with everything a run needs to resume, and its results."""
 
     path: Path
 
@@ -30,7 +30,7 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """Written by Lightning; one file, so that it is always of one moment."""
+        """The resume state, written by Lightning; one file, so that it is always consistent."""
         return self.path / "state.ckpt"
 
     @property
@@ -42,7 +42,7 @@ class RunFolder:
         return self.path / f"{kind}{ENDING}"
 
     def open(self, identity: Mapping[str, Any], *, resume: bool):
-        """Makes the folder for a new run, or makes sure that it holds this very run (ValueError)."""
+        """Makes the folder for a new run, or checks that it holds this same run (ValueError)."""
         with errors_of(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise ValueError("this is a file; a run is a folder: choose another name")
@@ -71,14 +71,14 @@ class RunFolder:
             torch.load(self.state, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise ValueError(
-                f"{self.state}: the resume state is damaged or not one of ours: remove the folder "
-                "and begin anew"
+                f"{self.state}: the resume state is damaged or not written by hybridreg: remove "
+                "the folder and start again"
             ) from error
 
     def replace_state(self, save: Callable[[Path], None], *, first_process: bool = True):
-        """Saves the state beside the old one and only then puts it in its place.
+        """Saves the state beside the old one and only then replaces it.
 
-        Lightning (2.6) may move it from another disk, so a kill at that moment would cut it short.
+        Lightning (2.6) may move it from another disk, so a kill at that moment would truncate it.
         """
         partial = self.state.with_suffix(".partial")
         save(partial)

@@ -1,4 +1,4 @@
-"""A task as Lightning sees it: steps, validations, the best weights, and what to save when."""
+"""A task as a Lightning module, and its callbacks: best weights, resume state, progress."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LOSS = "validation/loss"
 
 
 def generator(*entropy: int) -> Generator:
-    """Random numbers that depend on these numbers alone."""
+    """A random generator seeded by these numbers alone."""
     return Generator().manual_seed(_mixed(entropy))
 
 
 @contextmanager
-def _chance(*entropy: int, device: torch.device) -> Iterator[None]:
-    """Lets what draws without a generator, as dropout does, depend on these numbers alone."""
+def _seeded(*entropy: int, device: torch.device) -> Iterator[None]:
+    """Seeds operations without a generator, such as dropout, by these numbers alone."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_mixed(entropy))
         yield
@@ -45,23 +45,23 @@ class Learner(pl.LightningModule):
     def __init__(self, task: Task, *, seed: int, workers: int):
         super().__init__()
         self.task, self.seed, self.workers = task, seed, workers
-        with _chance(seed, device=self.device):
+        with _seeded(seed, device=self.device):
             self.network: nn.Module = task.network(generator(seed))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        with _chance(self.seed, self.global_step, self.global_rank, device=self.device):
+        with _seeded(self.seed, self.global_step, self.global_rank, device=self.device):
             terms = self.task.losses(self.network, batch)
         loss = torch.stack(list(terms.values())).sum()
         self.log_dict({f"train/{name}": term for name, term in {**terms, "loss": loss}.items()})
         return loss
 
     def validation_step(self, batch: Batch, number: int):
-        with _chance(self.seed, number, device=self.device):
+        with _seeded(self.seed, number, device=self.device):
             terms = self.task.losses(self.network, batch)
             scores = self.task.scores(self.network, batch)
         loss = torch.stack(list(terms.values())).sum()
         named = {f"validation/{name}": v for name, v in {**terms, **scores, "loss": loss}.items()}
-        # Every device validates on all batches, which count alike: scores do not depend on devices.
+        # Every device validates on all batches with equal weight: scores do not depend on devices.
         self.log_dict(named, on_epoch=True, batch_size=1)
 
     def on_validation_epoch_end(self):
@@ -69,7 +69,7 @@ class Learner(pl.LightningModule):
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the training diverged: the validation loss is {loss.item()} after "
-                f"{self.global_step} steps; begin again with a lower learning rate"
+                f"{self.global_step} steps; start again with a lower learning rate"
             )
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -79,9 +79,9 @@ class Learner(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         drawn = _Drawn(self.task, self.seed, self.global_rank)
-        chance = generator(self.seed)  # only so that it leaves the global one alone
+        drawing = generator(self.seed)  # so that the global generator is not used
         return DataLoader(
-            drawn, None, sampler=_Steps(self), num_workers=self.workers, generator=chance
+            drawn, None, sampler=_Steps(self), num_workers=self.workers, generator=drawing
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -89,7 +89,7 @@ class Learner(pl.LightningModule):
 
 
 class _Drawn(Dataset):
-    """Training batches by step: each depends on seed, step and device number, and nothing else."""
+    """Training batches by step: each depends on seed, step and device number only."""
 
     def __init__(self, task: Task, seed: int, rank: int):
         self.task, self.seed, self.rank = task, seed, rank
@@ -99,7 +99,7 @@ class _Drawn(Dataset):
 
 
 class _Steps(Sampler):
-    """The numbers of the steps to come, from the one that the state was saved at."""
+    """The numbers of the remaining steps, from that of the saved state."""
 
     def __init__(self, learner: Learner):
         self.learner = learner
@@ -121,7 +121,7 @@ class Best(NamedTuple):
 
 
 class Keeper(pl.Callback):
-    """Remembers the best weights, and saves the state after each validation and every so often."""
+    """Keeps the best weights, and saves the state after each validation and every save_every_s."""
 
     def __init__(self, folder: RunFolder, *, save_every_s: float):
         self.best: Best | None = None
@@ -141,7 +141,7 @@ class Keeper(pl.Callback):
             self.best = Best(shown[LOSS], scores, trainer.global_step, weights)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_):
-        # The last step of an epoch is saved together with its validation.
+        # The last step of an epoch is saved with its validation.
         ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.should_stop
         due = not ends and time.monotonic() - self._saved_at >= self._save_every_s
         if trainer.strategy.broadcast(due):
@@ -163,7 +163,7 @@ class Keeper(pl.Callback):
 
 
 class Stopping(EarlyStopping):
-    """Lightning's, for runs that are continued: a finished one stays so, or takes more patience."""
+    """Lightning's early stopping for resumed runs: a finished run stops unless patience grew."""
 
     def load_state_dict(self, state: dict[str, Any]):
         super().load_state_dict({**state, "patience": self.patience})  # not that of the first start
@@ -177,32 +177,32 @@ class Stopping(EarlyStopping):
         return self.wait_count >= self.patience
 
 
-class Teller(pl.Callback):
-    """Says how far the run is: the share of its time, or of its epochs, or of its patience."""
+class ProgressReport(pl.Callback):
+    """Reports progress: the fraction of the run's time, of its epochs, or of its patience."""
 
     def __init__(self, timer: Timer, stopping: Stopping, *, max_time_s: float | None):
         self._timer, self._stopping, self._max_time_s = timer, stopping, max_time_s
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: pl.LightningModule, *_):
-        shares = [self._stopping.wait_count / self._stopping.patience]
+        fractions = [self._stopping.wait_count / self._stopping.patience]
         if self._max_time_s is not None:
-            shares = [self._timer.time_elapsed() / self._max_time_s]
+            fractions = [self._timer.time_elapsed() / self._max_time_s]
         if trainer.max_epochs not in (None, -1):
             within = trainer.fit_loop.epoch_loop.batch_idx / learner.task.steps_per_epoch
             epochs = (trainer.current_epoch + within) / max(trainer.max_epochs, 1)
-            shares = [*(shares if self._max_time_s is not None else []), epochs]
+            fractions = [*(fractions if self._max_time_s is not None else []), epochs]
         loss = trainer.callback_metrics.get(LOSS)
         known = "" if loss is None else f", loss {loss.item():.4g}"
-        report(max(shares), f"epoch {trainer.current_epoch + 1}{known}")
+        report(max(fractions), f"epoch {trainer.current_epoch + 1}{known}")
 
 
 class Watch(NamedTuple):
-    """What attends a run and may end it, in the order that Lightning calls them."""
+    """The callbacks of a run, in the order in which Lightning calls them."""
 
     timer: Timer
     stopping: Stopping
     keeper: Keeper
-    teller: Teller
+    progress: ProgressReport
 
     @classmethod
     def over(
@@ -212,11 +212,11 @@ class Watch(NamedTuple):
         stopping = Stopping(
             LOSS,
             patience=patience,
-            check_finite=False,  # the learner does, in words
-            check_on_train_epoch_end=False,  # that is after the state was saved
+            check_finite=False,  # the learner does, with an error that says what to do
+            check_on_train_epoch_end=False,  # that would be after the state was saved
         )
         keeper = Keeper(run, save_every_s=save_every_s)
-        return cls(timer, stopping, keeper, Teller(timer, stopping, max_time_s=max_time_s))
+        return cls(timer, stopping, keeper, ProgressReport(timer, stopping, max_time_s=max_time_s))
 
     def why_ended(self) -> str:
         left = self.timer.time_remaining()

@@ -1,4 +1,4 @@
-"""Trains any task: Lightning owns the loop, and the run's folder everything needed to continue."""
+"""Trains any task: Lightning runs the loop, and the run's folder holds everything to resume it."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def train(
     workers: int = 0,
     save_every_s: float = 60.0,
 ) -> Path:
-    """Trains until a limit is reached and gives the path of the checkpoint with the best weights.
+    """Trains until a limit is reached; returns the path of the checkpoint with the best weights.
 
     It ends after max_time_s of training (all starts of the run together), after max_epochs, or when
-    the validation loss was not lower for ``patience`` epochs, whichever comes first. The weights
-    are those with the lowest validation loss.
+    the validation loss has not decreased for ``patience`` epochs, whichever comes first. The
+    weights are those with the lowest validation loss.
 
     resume: continues the run in the folder, or starts it if there is none; killed at any moment, it
     loses at most save_every_s. The batch of step n depends on (seed, n, number of the device) alone,
-    and so do random numbers within the network: a run that was continued takes the same steps as
+    and so do random numbers within the network: a resumed run takes the same steps as
     one that never stopped.
-    precision: float32, or bfloat16 or float16 where the network's operations bear it.
-    devices: GPUs (or CPU processes) that each take a batch of their own at every step.
-    workers: processes that draw batches ahead; 0 draws them in between the steps.
+    precision: float32, or bfloat16 or float16 where the network's operations support it.
+    devices: GPUs (or CPU processes), each of which processes its own batch at every step.
+    workers: processes that prefetch batches; 0 draws them between the steps.
     """
     require_lightning()
     _check_settings(max_time_s, max_epochs, patience, device, devices, precision)
@@ -87,7 +87,7 @@ def train(
 
 
 def require_lightning():
-    """Refuses, in words, to train without the libraries for it (ValueError)."""
+    """Raises ValueError, with what to install, if the training libraries are missing."""
     try:
         import lightning.pytorch  # noqa: F401
         import tensorboard  # noqa: F401
@@ -119,7 +119,7 @@ def _check_settings(
     if precision == "float16" and device == "cpu":
         raise ValueError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
     if ":" in device and devices > 1:
-        raise ValueError(f"{device} is one device and {devices} were asked for: give cuda alone")
+        raise ValueError(f"{device} is one device and {devices} were requested: give cuda alone")
 
 
 def _begin(run: RunFolder, identity: dict[str, Any], *, resume: bool) -> Path | None:
@@ -133,7 +133,7 @@ def _begin(run: RunFolder, identity: dict[str, Any], *, resume: bool) -> Path | 
 
 
 def _is_first_process() -> bool:
-    """Whether this is no further process of Lightning's, one a device."""
+    """Whether this is the main process; Lightning starts one more for each further device."""
     from lightning.pytorch.utilities import rank_zero_only
 
     return rank_zero_only.rank == 0
@@ -158,11 +158,11 @@ def _trainer(run: RunFolder, **settings) -> pl.Trainer:
     return Trainer(
         default_root_dir=run.path,
         logger=[CSVLogger(**place), TensorBoardLogger(**place)],
-        enable_checkpointing=False,  # ours is one file that is never cut short: see Keeper
+        enable_checkpointing=False,  # Keeper saves one file that is never truncated
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # batches know their device by themselves
+        use_distributed_sampler=False,  # batches depend on the device number already
         **settings,
     )
 
@@ -174,14 +174,14 @@ def _fit(trainer: pl.Trainer, learner: pl.LightningModule, state: Path | None):
     except SystemExit:
         if not trainer.interrupted:
             raise
-        # Lightning (2.6) ends the process on Ctrl-C and lets it be deaf to another one.
+        # Lightning (2.6) ends the process on Ctrl-C and leaves further ones ignored.
         signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
 
 
 @contextmanager
 def _lightning_silenced() -> Iterator[None]:
-    """Without hints and greetings; warnings of substance stay in our own words."""
+    """Without Lightning's hints and banners; hybridreg reports relevant warnings itself."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -199,7 +199,7 @@ def _finish(
     """Writes the checkpoint of the best weights with its card."""
     if best is None:
         raise ValueError(
-            f"{run.path}: the time was up before the first validation: continue with more of it"
+            f"{run.path}: the time was up before the first validation: resume with more time"
         )
     network.load_state_dict(best.weights)
     network.eval().cpu()

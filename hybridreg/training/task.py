@@ -1,4 +1,4 @@
-"""What a network's own module says about its training, and nothing else."""
+"""The protocol of a training task: what a network's own module defines about its training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Batch = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 class Task(Protocol):
     """A network to train: its batches, and the named terms of its loss.
 
-    All chance comes from the generators that are handed in. It must be possible to send a task to
-    another process (pickle), if batches are to be drawn by ``workers``.
+    All randomness comes from the generators passed in. A task must be picklable if batches are
+    drawn by ``workers``.
     """
 
     kind: str
@@ -29,11 +29,11 @@ class Task(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What a run must have in common with the one that it continues, ready for JSON."""
+        """The settings that a run must share with the one it continues, ready for JSON."""
         ...
 
     def network(self, generator: Generator) -> nn.Module:
-        """A new network with its first weights."""
+        """A new network with initialized weights."""
         ...
 
     def optimizer(self, network: nn.Module) -> tuple[Optimizer, LRScheduler]:
@@ -45,7 +45,7 @@ class Task(Protocol):
         ...
 
     def validation(self) -> Iterable[Batch]:
-        """The batches that tell when to stop and which weights are best; always the same ones."""
+        """The batches that decide when to stop and which weights are best; always the same ones."""
         ...
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -53,13 +53,13 @@ class Task(Protocol):
         ...
 
     def scores(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """How well the network does in terms a person understands; shown, not minimized."""
+        """Interpretable measures of the network's quality; reported, not minimized."""
         ...
 
     def test(self, network: nn.Module) -> dict[str, float]:
-        """Scores on what was kept back until the end, if anything was."""
+        """Scores on the held-out test data, if there are any."""
         ...
 
     def card(self) -> Card:
-        """What is known of the weights before training; ``train`` adds seed, scores and history."""
+        """The model card before training; ``train`` adds seed, scores and history."""
         ...

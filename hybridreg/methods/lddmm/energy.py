@@ -1,4 +1,4 @@
-"""The energy of a geodesic: how much it moves, and how wrong its end is."""
+"""The energy of a geodesic: its regularity, and the mismatch at its end."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from hybridreg.similarity import Measure
 
 
 class Term(Protocol):
-    """What the end of a geodesic is judged by."""
+    """The data term: a mismatch of the end of a geodesic."""
 
     volume: float
-    """In mm^3, of what is compared."""
+    """Of the compared region, in mm^3."""
     curvature: float
-    """Its second derivative by the displacement, about, in 1/mm^2; 0 if that is not known."""
+    """Its approximate second derivative by the displacement, in 1/mm^2; 0 if unknown."""
 
     def __call__(self, inverse_map: Tensor) -> Tensor:
-        """How wrong phi^-1 is, of its displacement (D, *momentum shape) in mm."""
+        """The mismatch of phi^-1, given its displacement (D, *momentum shape) in mm."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Energy:
-    """E = <m0, K m0> / (2 V) + (D(phi^-1) + F(phi^-1)) / sigma^2, V the volume that is compared.
+    """E = <m0, K m0> / (2 V) + (D(phi^-1) + F(phi^-1)) / sigma^2, V the compared volume.
 
-    The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the second
-    derivative of E by w is the identity and something smooth. sigma: smaller fits more closely.
-    F is 0 where determinants of phi^-1 on the lattice of the momentum stay above ``least`` (between
-    its voxels they are lower): geodesics never fold, but those of few steps on a lattice would.
-    unfolding: its weight; 0 leaves the published energy. band: the share of the lattice's frequencies
-    that w has.
+    The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the Hessian
+    of E with respect to w is the identity plus a smooth operator. sigma: smaller fits more closely.
+    F, the folding penalty, is 0 where determinants of phi^-1 on the lattice of the momentum exceed
+    ``min_determinant`` (between its voxels they are lower): geodesics never fold, but discrete ones
+    with few time steps can.
+    unfolding: its weight; 0 leaves the published energy. band: the fraction of the lattice's
+    frequencies that w has.
     """
 
     shooter: Shooter
@@ -47,26 +48,26 @@ class Energy:
     sigma: float
     unfolding: float = 0.0
     band: float = 1.0
-    least: float = 0.4
+    min_determinant: float = 0.4
 
     def inverse_map(self, white: Tensor) -> Tensor:
         """The displacement of phi^-1 of w (D, *momentum shape), of the same shape, in mm."""
         return self.shooter.inverse_map(self.momentum(white))
 
     def determinants(self, inverse_map: Tensor) -> Tensor | None:
-        """Of phi^-1 on the lattice of the momentum; None where folds have no price."""
+        """Of phi^-1 on the lattice of the momentum; None without the folding penalty."""
         return determinant(jacobian(inverse_map, self.spacing)) if self.unfolding else None
 
     def terms(
         self, white: Tensor, inverse_map: Tensor, determinants: Tensor | None
     ) -> dict[str, Tensor]:
-        """The terms, with their factors, of w, its phi^-1 and the determinants of that."""
+        """The weighted terms of E, given w, its phi^-1 and the determinants of phi^-1."""
         terms = {
             "regularity": 0.5 * self.product(white, white),
             "dissimilarity": self.term(inverse_map) / self.sigma**2,
         }
         if determinants is not None:
-            low = (self.least - determinants).clamp(min=0)
+            low = (self.min_determinant - determinants).clamp(min=0)
             terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
         return terms
 
@@ -82,27 +83,27 @@ class Energy:
         return self.shooter.operator.power(white, -0.5, band=self.band)
 
     def preconditioned(self, slope: Tensor) -> Tensor:
-        """About the inverse of the second derivative by w, at the identity, times a gradient."""
+        """An approximate inverse Hessian with respect to w, at the identity, times a gradient."""
         if self.term.curvature == 0:
             return slope
         return self.shooter.operator.damped(slope, self.term.curvature / self.sigma**2)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """The inner product of white variables, in which all gradients are."""
-        return (a * b).sum() * self.share
+        """The inner product of white variables, in which all gradients are defined."""
+        return (a * b).sum() * self.voxel_fraction
 
     @property
-    def share(self) -> float:
-        """A voxel of the momentum over the volume that is compared."""
+    def voxel_fraction(self) -> float:
+        """The volume of a voxel of the momentum over the compared volume."""
         return math.prod(self.spacing) / self.term.volume
 
 
 @dataclass(frozen=True, eq=False)
 class ImageTerm:
-    """How unlike the fixed image and the moved one are, at one level.
+    """Dissimilarity of the fixed and the moved image at one level.
 
-    weight: of each fixed voxel, or None for all alike. It does not follow the map: else a map that
-    moves everything out of sight would leave nothing that is unlike.
+    weight: of each fixed voxel, or None for equal weights. It does not follow the map: otherwise a
+    map that moves everything out of the field of view would have no dissimilarity.
     """
 
     level: Level
@@ -112,13 +113,15 @@ class ImageTerm:
     curvature = 0.0
 
     @classmethod
-    def seen_from(cls, level: Level, measure: Measure, inverse_map: Tensor) -> ImageTerm:
-        """Compares what lies inside both masks through the map that the level begins with."""
+    def with_masks(cls, level: Level, measure: Measure, inverse_map: Tensor) -> ImageTerm:
+        """Compares within both masks, the moving one resampled by the initial map of the level."""
         term = cls(level, measure, level.weight)
-        if level.seen is None:
+        if level.moving_weight is None:
             return term
-        seen = sample(level.seen[None], term._to_image(inverse_map), level.at, level.of)[0]
-        weight = seen if level.weight is None else seen * level.weight
+        inside = sample(level.moving_weight[None], term._to_image(inverse_map), level.at, level.of)[
+            0
+        ]
+        weight = inside if level.weight is None else inside * level.weight
         return cls(level, measure, weight)
 
     @cached_property
@@ -139,7 +142,7 @@ class ImageTerm:
 
 @dataclass(frozen=True, eq=False)
 class MapTerm:
-    """Half the mean squared distance in mm to a map that phi^-1 should be.
+    """Half the mean squared distance in mm^2 of phi^-1 to a target map.
 
     target: its displacement (D, *shape) on the lattice of the momentum. weight: of each voxel there.
     """
@@ -160,9 +163,9 @@ class MapTerm:
 
 
 def refined(white: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same function on a lattice of more voxels over the same box: its Fourier series.
+    """Fourier interpolation onto a lattice of more voxels over the same box.
 
-    white: (D, *coarse shape). The half voxel by which the first voxels' centers differ is allowed for.
+    white: (D, *coarse shape). The shift between the centers of the first voxels is accounted for.
     """
     axes = tuple(range(1, white.ndim))
     spectrum = torch.fft.fftn(white, dim=axes)
@@ -179,7 +182,7 @@ def _padded(spectrum: Tensor, axis: int, count: int) -> Tensor:
     # x = (i + 1/2) / n of the box on both lattices: a shift by the difference of their halves.
     angle = 2 * torch.pi * frequency * (0.5 / count - 0.5 / few)
     turn = torch.polar(torch.full_like(angle, count / few), angle).to(spectrum)
-    turn[frequency.abs() == few / 2] = 0  # its sign is not known
+    turn[frequency.abs() == few / 2] = 0  # the Nyquist frequency, whose sign is unknown
     out_shape = list(spectrum.shape)
     out_shape[axis] = count
     out = spectrum.new_zeros(out_shape)

@@ -1,4 +1,4 @@
-"""Where LDDMM computes, from coarse to fine: images on their lattices, the momentum on its own."""
+"""The resolution levels of LDDMM: the lattices of the images and of the momentum."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hybridreg.preprocessing import antialiased
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """Images of one resolution, and where the momentum lies then.
+    """Images at one resolution, and the lattice of the momentum.
 
     fixed, moving: shape (C, *shape), on lattices that share their axes and their zero.
-    weight: of each fixed voxel, or None. seen: of each moving voxel, or None.
-    momentum: its lattice, and ``grid`` the same in space; all levels' cover the same box.
+    weight, moving_weight: of each fixed and each moving voxel, or None.
+    momentum: its lattice, and ``grid`` the same in physical space; all levels cover the same box.
     """
 
     fixed: Tensor
@@ -30,14 +30,14 @@ class Level:
     at: Lattice
     of: Lattice
     weight: Tensor | None
-    seen: Tensor | None
+    moving_weight: Tensor | None
     momentum: Lattice
     grid: Grid
 
     def to(self, device: str) -> Level:
         moved = {
             name: value.to(device)
-            for name in ("fixed", "moving", "weight", "seen")
+            for name in ("fixed", "moving", "weight", "moving_weight")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -48,7 +48,7 @@ def levels(
 ) -> Iterator[Level]:
     """From coarse to fine; pair: both images on the fixed grid. Levels that repeat are left out.
 
-    image_mm, momentum_mm: spacing at each level. Where images are twice as coarse as they are asked for,
+    image_mm, momentum_mm: spacing at each level. If images are twice as coarse as requested,
     so is the momentum, and so on.
     """
     zero = pair.fixed.grid
@@ -87,7 +87,7 @@ def levels(
 
 
 def _even(grid: Grid) -> Grid:
-    """With an even number of voxels along the first axis, which is divided among the cores."""
+    """The grid with an even number of voxels along the first axis, which the cores divide."""
     return grid.crop((0,) * grid.dimension, (grid.shape[0] + grid.shape[0] % 2, *grid.shape[1:]))
 
 

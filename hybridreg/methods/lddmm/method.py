@@ -1,4 +1,4 @@
-"""LDDMM: the geodesic of diffeomorphisms from the moving to the fixed image, found by its momentum."""
+"""LDDMM: registration by a geodesic of diffeomorphisms, optimized over its initial momentum."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hybridreg.geometry import Grid
 from hybridreg.intensity import to_unit
 from hybridreg.lattice import Lattice
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
-from hybridreg.methods.lddmm.descent import fixed_step, quasi_newton
 from hybridreg.methods.lddmm.energy import Energy, ImageTerm, refined
 from hybridreg.methods.lddmm.levels import Level, levels
+from hybridreg.methods.lddmm.optimizers import fixed_step, quasi_newton
 from hybridreg.momentum import along_axes, geodesic
 from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.similarity import LNCC, Measure
@@ -40,24 +40,25 @@ _ROUNDS, _A_FEW = 4, 8
 
 @dataclass(frozen=True)
 class Lddmm:
-    """Registers by geodesic shooting (Miller 2006, Vialard 2012), from an affine alignment on.
+    """Registers by geodesic shooting (Miller 2006, Vialard 2012), after an affine alignment.
 
-    kernel: what is smooth; see ``geodesics.Kernel``.
-    sigma: of the images' dissimilarity; smaller fits them more closely, with a larger deformation.
-    sigma_factor: by which it is larger at each coarser level. At 1 the coarse levels fit all that they
-        can, and the next begins with rough momenta, from which the descent does not find back.
+    kernel: the smoothness of velocities; see ``geodesics.Kernel``.
+    sigma: of the dissimilarity; smaller fits the images more closely, with a larger deformation.
+    sigma_factor: sigma is multiplied by it at each coarser level. At 1 the coarse levels overfit
+        with rough momenta, from which the optimizer cannot recover at the next level.
     similarity: a measure, such as LNCC(radius=2) with its radius in voxels of each level.
-    image_mm, momentum_mm: voxels of images and momentum at each level, coarse to fine; never finer than
-        the fixed image's. Where that is twice as coarse as asked for, so is the momentum.
-    iterations: at most, at each level; a level ends before where it gains no more than ``tolerance``
-        of all that it gained, an iteration.
-    unfolding: weight of what keeps the map from folding between time steps; see ``Energy``.
-    band: share of the lattice's frequencies that the initial momentum has. Rougher ones are carried along
-        with large errors of interpolation, and the descent gets stuck (measured: at 1 it ends 5 % higher).
-    steps, integrator: of time along the geodesic: "euler", "midpoint" or "rk4".
-    optimizer: "quasi-newton", or "fixed" for the published descent by ``step`` (Yang 2017).
-    scaled: bring one-channel images to [0, 1] by percentiles of their foreground first; images of
-        several channels are always taken as they are.
+    image_mm, momentum_mm: spacing of images and momentum at each level, coarse to fine; never
+        finer than the fixed image's. If that is twice as coarse as requested, so is the momentum.
+    iterations: maximum at each level; a level ends earlier when the decrease per iteration is at
+        most ``tolerance`` of its total decrease.
+    unfolding: weight of the folding penalty; see ``Energy``.
+    band: fraction of the lattice's frequencies that the initial momentum has. Rougher momenta are
+        transported with large interpolation errors, and the optimizer stagnates.
+    steps, integrator: time steps of the geodesic, and their scheme: "euler", "midpoint" or "rk4".
+    optimizer: "quasi-newton", or "fixed" for the published gradient descent with ``step``
+        (Yang 2017).
+    scaled: scale one-channel images to [0, 1] by percentiles of their foreground first; images of
+        several channels are never scaled.
     """
 
     kernel: Kernel = Kernel(a=16.0, b=16.0, c=1.0, power=2.0)
@@ -94,17 +95,17 @@ class Lddmm:
                 raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        """The total transform x -> A(phi^-1(x)), A what it starts from.
+        """The total transform x -> A(phi^-1(x)), where A is the initial transform.
 
-        Where ``initial`` ends in a geodesic of the same kernel (x -> A(phi^-1(x))), it is continued
-        from its momentum. RegistrationError where the geodesic diverges.
+        If ``initial`` contains a geodesic of the same kernel (x -> A(phi^-1(x))), the optimization
+        starts from its momentum. RegistrationError if the geodesic diverges.
         """
         check_pair(pair, initial)
-        before, begun = _continued(initial, self.kernel)
+        before, start = _continued(initial, self.kernel)
         aligned = self._prepared(warp_pair(with_field_of_view(pair, before), before))
         trace: list[TraceEntry] = []
         try:
-            found = self._shoot(aligned, begun, trace)
+            found = self._shoot(aligned, start, trace)
         except Diverged as error:
             raise RegistrationError(
                 f"{error}: give a larger sigma, or more steps of time"
@@ -122,27 +123,27 @@ class Lddmm:
         return replace(pair, fixed=fixed, moving=moving)
 
     def _shoot(
-        self, pair: ImagePair, begun: GeodesicTransform | None, trace: list[TraceEntry]
+        self, pair: ImagePair, start: GeodesicTransform | None, trace: list[TraceEntry]
     ) -> GeodesicTransform:
         found = levels(pair, self.image_mm, self.momentum_mm)
         stages = list(zip(found, self.iterations))  # fewer levels where the images are coarse
-        if begun is not None:
-            stages = stages[-1:]  # coarser ones would only lose what it brings
+        if start is not None:
+            stages = stages[-1:]  # coarser levels would lose detail of the initial geodesic
         white = None
-        for number, (level, most) in enumerate(stages):
+        for number, (level, count) in enumerate(stages):
             level = level.to(self.device)
             shooter = self._shooter(level)
             if white is None:
-                white = _first(shooter.operator, begun, level.grid)
+                white = _first(shooter.operator, start, level.grid)
             else:
                 white = refined(white, level.momentum.shape)
             sigma = self.sigma * self.sigma_factor ** (len(stages) - 1 - number)
             energy = self._energy(level, shooter, white, sigma)
-            teller = _Teller(number, len(stages), most, trace)
-            white = self._descend(energy, white, most, teller)
+            recorder = _Recorder(number, len(stages), count, trace)
+            white = self._optimized(energy, white, count, recorder)
         found = geodesic(shooter, energy.momentum(white), level.grid, onto=pair.fixed.grid)
         if self.unfolding:
-            found = self._unfolded(found, energy, white, level.grid, pair.fixed.grid, teller)
+            found = self._unfolded(found, energy, white, level.grid, pair.fixed.grid, recorder)
         return found
 
     def _unfolded(
@@ -152,15 +153,19 @@ class Lddmm:
         white: Tensor,
         grid: Grid,
         onto: Grid,
-        tell: _Teller,
+        recorder: _Recorder,
     ) -> GeodesicTransform:
-        """Descends on, folds at ever higher prices, until no voxel of the fixed image is folded."""
+        """Optimizes further with increasing folding penalties until no fixed voxel is folded."""
         for _ in range(_ROUNDS):
             if jacobian_determinant(found, onto).data.min() > 0:
                 return found
             energy = replace(energy, unfolding=10 * energy.unfolding)
             white = quasi_newton(
-                energy, white, iterations=_A_FEW, tolerance=self.tolerance, tell=tell.again()
+                energy,
+                white,
+                iterations=_A_FEW,
+                tolerance=self.tolerance,
+                callback=recorder.again(),
             )
             found = geodesic(energy.shooter, energy.momentum(white), grid, onto=onto)
         folded = int((jacobian_determinant(found, onto).data <= 0).sum())
@@ -173,60 +178,64 @@ class Lddmm:
         return Shooter(operator, self.steps, self.integrator)
 
     def _energy(self, level: Level, shooter: Shooter, white: Tensor, sigma: float) -> Energy:
-        """What is minimized at a level that begins with a white variable."""
-        begins = torch.zeros_like(white)
-        if level.seen is not None:
-            begins, _ = shooter.maps(shooter.operator.power(white, 0.5))
-        term = ImageTerm.seen_from(level, self.similarity, begins)
+        """The energy to minimize at a level, given the initial white variable."""
+        start_map = torch.zeros_like(white)
+        if level.moving_weight is not None:
+            start_map, _ = shooter.maps(shooter.operator.power(white, 0.5))
+        term = ImageTerm.with_masks(level, self.similarity, start_map)
         if not term.volume > 1e-3 * math.prod(level.at.shape) * math.prod(level.at.spacing):
             raise RegistrationError(
-                "less than a thousandth of the fixed image is seen by the moving one (and inside "
-                "both masks): begin with an affine registration, or give other masks"
+                "less than a thousandth of the fixed image overlaps the moving image (and both "
+                "masks): start with an affine registration, or give other masks"
             )
         return Energy(shooter, term, sigma, self.unfolding, self.band)
 
-    def _descend(self, energy: Energy, white: Tensor, most: int, tell: _Teller) -> Tensor:
+    def _optimized(
+        self, energy: Energy, white: Tensor, iterations: int, recorder: _Recorder
+    ) -> Tensor:
         if self.optimizer == "fixed":
-            return fixed_step(energy, white, iterations=most, step=self.step, tell=tell)
+            return fixed_step(
+                energy, white, iterations=iterations, step=self.step, callback=recorder
+            )
         return quasi_newton(
-            energy, white, iterations=most, tolerance=self.tolerance, tell=tell
+            energy, white, iterations=iterations, tolerance=self.tolerance, callback=recorder
         )
 
 
 @dataclass(frozen=True)
-class _Teller:
-    """Notes every iteration, and says how far the whole is."""
+class _Recorder:
+    """Records every iteration in the trace, and reports progress."""
 
     level: int
     levels: int
-    most: int
+    iterations: int
     trace: list[TraceEntry]
 
-    def again(self) -> _Teller:
-        """For what comes after the last level, as a level more in the trace."""
+    def again(self) -> _Recorder:
+        """A recorder for iterations after the last level, as a further level in the trace."""
         return replace(self, level=self.levels, levels=self.levels + 1)
 
     def __call__(self, iteration: int, terms: dict[str, float]):
         self.trace.append(TraceEntry("lddmm", self.level, iteration, terms))
-        done = (self.level + iteration / self.most) / self.levels
+        done = (self.level + iteration / self.iterations) / self.levels
         progress.report(done, f"level {self.level + 1} of {self.levels}")
 
 
-def _first(operator: Operator, begun: GeodesicTransform | None, grid: Grid) -> Tensor:
-    """The white variable on a grid to start from: zero, or that of a geodesic."""
+def _first(operator: Operator, start: GeodesicTransform | None, grid: Grid) -> Tensor:
+    """The initial white variable on a grid: zero, or that of a geodesic."""
     like = torch.zeros(grid.dimension, *grid.shape, dtype=operator.dtype, device=operator.device)
-    if begun is None:
+    if start is None:
         return like
-    lattice = Lattice.of(begun.grid)
-    velocity = Operator(begun.kernel, lattice).sharp(begun.momentum)
-    if begun.grid != grid:
+    lattice = Lattice.of(start.grid)
+    velocity = Operator(start.kernel, lattice).sharp(start.momentum)
+    if start.grid != grid:
         # Velocities are smooth, so they can be interpolated; momenta are not.
-        velocity = DisplacementField.sampled(DisplacementField(velocity, begun.grid), grid).vectors
+        velocity = DisplacementField.sampled(DisplacementField(velocity, start.grid), grid).vectors
     return operator.power(along_axes(velocity.to(like), grid), 0.5)
 
 
 def _continued(initial: Transform, kernel: Kernel) -> tuple[Transform, GeodesicTransform | None]:
-    """What comes after the geodesic that an initial transform begins with, and that geodesic."""
+    """An initial transform split into the part after its geodesic, and the geodesic or None."""
     parts = parts_of(initial)
     if parts and isinstance(parts[-1], GeodesicTransform) and parts[-1].kernel == kernel:
         return compose(*parts[:-1]), parts[-1]

@@ -14,8 +14,8 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.lattice import Lattice
 from hybridreg.methods.base import RegistrationError, TraceEntry
-from hybridreg.methods.lddmm.descent import quasi_newton
 from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
+from hybridreg.methods.lddmm.optimizers import quasi_newton
 from hybridreg.momentum import coarser, geodesic, momentum_grid
 from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.transforms import (
@@ -28,15 +28,15 @@ from hybridreg.transforms import (
 from hybridreg.warping import warp
 
 _COARSEST_MM = 8.0
-_LEAST = 0.2  # determinant without a price: sound maps have some as low
-_UNFOLDING = 2e4  # its weight, at every stage
+_MIN_DETERMINANT = 0.2  # below it the folding penalty sets in: valid maps have some as low
+_UNFOLDING = 2e4  # weight of the folding penalty at every stage
 
 
 @dataclass(frozen=True, eq=False)
 class Reproduction:
-    """A transform T as x -> A(phi^-1(x)), and what of it that cannot say.
+    """A transform T approximated by x -> A(phi^-1(x)), and the residual.
 
-    affine: A. geodesic: phi^-1. residual: |T(x) - A(phi^-1(x))| in mm, on the grid it was asked for.
+    affine: A. geodesic: phi^-1. residual: |T(x) - A(phi^-1(x))| in mm, on the requested grid.
     """
 
     affine: AffineTransform
@@ -64,19 +64,17 @@ def momentum_of(
     tolerance: float = 0.02,
     bands: Sequence[float] = (0.35, 0.5),
 ) -> Reproduction:
-    """The geodesic nearest to a transform over the mask, or the whole grid, in the least squares.
+    """The geodesic nearest to a transform, by least squares over the mask or the whole grid.
 
-    transform: fixed -> moving, without folds. grid: of the fixed image. affine: what comes after the
+    transform: fixed -> moving, without folds. grid: of the fixed image. affine: applied after the
     geodesic; by default the affine nearest to the transform over the grid. spacing_mm: of the
-    momentum. sigma_mm: what distance is worth its price in energy; smaller fits more closely (on a
-    pair of brains .1 left a median of .44 mm, .05 .28 mm, at the same cost). bands: see ``Lddmm``;
-    on the finest lattice one after the other, on coarser ones the last.
+    momentum. sigma_mm: weighs distance against regularity; smaller fits more closely. bands: see
+    ``Lddmm``; on the finest lattice one after the other, on coarser ones the last.
 
-    Each stage begins near its end, since sigma is halved from one to the next, and folds have a price:
-    shooting is a problem of two ends, and a descent that is in haste to get near the transform gets
-    stuck among rough momenta far from it (on three of five pairs of brains at a median of .8 to 1.2 mm).
-
-    RegistrationError where no geodesic comes near it because those tried diverge.
+    Each stage starts near its optimum, since sigma is halved from one to the next, and folds are
+    penalized: shooting is a boundary value problem, and aggressive steps toward the transform end
+    in local minima with rough momenta far from it (figures in examples/benchmarks/lddmm.md).
+    RegistrationError if the geodesics diverge.
     """
     if affine is None:
         affine = fitted_affine(DisplacementField.sampled(transform, _coarse(grid)))
@@ -85,22 +83,22 @@ def momentum_of(
     trace: list[TraceEntry] = []
     white = None
     for level, (join, band, sigma) in enumerate(_stages(max(joined), bands, sigma_mm)):
-        at = coarser(finest, [min(join, most) for most in joined])
+        at = coarser(finest, [min(join, limit) for limit in joined])
         operator = Operator(kernel, Lattice.of(at, grid))
         term = _term(rest, at, grid, mask)
         shooter = Shooter(operator, steps, integrator)
-        energy = Energy(shooter, term, sigma, _UNFOLDING * sigma**2, band, _LEAST)
+        energy = Energy(shooter, term, sigma, _UNFOLDING * sigma**2, band, _MIN_DETERMINANT)
         white = torch.zeros_like(term.target) if white is None else refined(white, at.shape)
 
-        def tell(iteration: int, terms: dict[str, float], level: int = level):
+        def record(iteration: int, terms: dict[str, float], level: int = level):
             trace.append(TraceEntry("momentum", level, iteration, terms))
 
         try:
             white = quasi_newton(
-                energy, white, iterations=iterations, tolerance=tolerance, tell=tell
+                energy, white, iterations=iterations, tolerance=tolerance, callback=record
             )
         except Diverged as error:
-            raise RegistrationError(f"no geodesic comes near this transform: {error}") from error
+            raise RegistrationError(f"no geodesic approximates this transform: {error}") from error
     found = geodesic(shooter, energy.momentum(white), at, onto=grid)
     return Reproduction(
         affine, found, _residual(transform, compose(affine, found), grid), tuple(trace)
@@ -110,7 +108,7 @@ def momentum_of(
 def _stages(
     coarsest: int, bands: Sequence[float], sigma: float
 ) -> list[tuple[int, float, float]]:
-    """How many voxels are joined, the band, and sigma: on halved lattices first, on whole ones last."""
+    """The coarsening factor, band and sigma of each stage, from coarse to fine."""
     joins = [2**halvings for halvings in range(coarsest.bit_length() - 1, 0, -1)]
     steps = [(join, bands[-1]) for join in joins] + [(1, band) for band in bands]
     left = reversed(range(len(steps)))
@@ -118,7 +116,7 @@ def _stages(
 
 
 def _term(rest: Transform, at: Grid, grid: Grid, mask: LabelMap | None) -> MapTerm:
-    """The map without its affine part, on the lattice of a momentum, where it counts."""
+    """The data term: the map without its affine part on the lattice of a momentum, in the mask."""
     points = at.points()
     axes = torch.tensor(at.direction, dtype=torch.float64)
     target = torch.einsum("...c,ca->a...", rest(points) - points, axes).float()

@@ -1,4 +1,4 @@
-"""Ways down an energy: a quasi-Newton method, and the published descent by a fixed step."""
+"""Optimizers of an energy: L-BFGS, and the published gradient descent with a fixed step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hybridreg.shooting import Diverged
 
 _MEMORY = 6  # pairs of steps and changes of gradient
 _HALVINGS = 12
-_SUFFICIENT = 1e-4  # of the decrease that the slope promises
-_STEP = 0.5  # of a voxel of the momentum, in unit time
-_LOOK_BACK = 4  # iterations over which progress is judged
+_SUFFICIENT = 1e-4  # of the decrease predicted by the slope (Armijo)
+_STEP = 0.5  # maximum change of the velocity, in voxels of the momentum per unit time
+_WINDOW = 4  # iterations over which convergence is measured
 
-Listener = Callable[[int, dict[str, float]], None]  # iteration and terms
+Callback = Callable[[int, dict[str, float]], None]  # iteration and terms
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Point:
     """A white variable, the energy and its terms there."""
 
     white: Tensor
-    total: Tensor  # still attached to its graph
+    total: Tensor  # still attached to its autograd graph
     terms: dict[str, float]
     folds: bool
 
@@ -37,7 +37,7 @@ class Point:
 
 
 def at(energy: Energy, white: Tensor, *, may_fold: bool = True) -> Point | None:
-    """The energy there; None where the geodesic diverges, or folds at a price and may not."""
+    """The energy there; None if the geodesic diverges, or folds although it may not."""
     white = white.detach().requires_grad_()
     try:
         inverse_map = energy.inverse_map(white)
@@ -55,8 +55,8 @@ def at(energy: Energy, white: Tensor, *, may_fold: bool = True) -> Point | None:
 
 
 def gradient(energy: Energy, point: Point) -> Tensor:
-    """In the inner product of white variables: w itself, plus what the images ask for."""
-    return torch.autograd.grad(point.total, point.white)[0] / energy.share
+    """Gradient in the inner product of white variables: w itself plus that of the data term."""
+    return torch.autograd.grad(point.total, point.white)[0] / energy.voxel_fraction
 
 
 def quasi_newton(
@@ -65,17 +65,17 @@ def quasi_newton(
     *,
     iterations: int,
     tolerance: float,
-    tell: Listener,
+    callback: Callback,
 ) -> Tensor:
     """L-BFGS (Nocedal 1980) in the white variable, where the regularity needs no preconditioner.
 
-    Where folds have a price, none begins, and every step is short: true geodesics never fold, and
-    where one of few steps of time nearly does, the energy is so rough that the descent gets stuck
-    (a pair of brains: at 596 in place of 559, Dice .609 in place of .629).
-    Stops where an iteration gains less than ``tolerance`` of all that was gained, over the last four.
+    With a folding penalty no step may create a fold, and steps are short: true geodesics never
+    fold, but near folds of a geodesic with few time steps the energy is too rough for the optimizer
+    (figures in examples/benchmarks/lddmm.md). Stops when the mean decrease over the last four
+    iterations is less than ``tolerance`` of the total decrease.
     """
     point = _start(energy, white)
-    tell(0, point.terms)
+    callback(0, point.terms)
     slope = gradient(energy, point)
     history: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
     values = [point.value]
@@ -92,7 +92,7 @@ def quasi_newton(
         if after is None:
             if not history:
                 break
-            history.clear()  # what was learned of the curvature misleads: begin anew
+            history.clear()  # the curvature estimate is misleading: restart it
             continue
         before = slope
         slope = gradient(energy, after)
@@ -101,35 +101,35 @@ def quasi_newton(
         if curvature > 1e-6 * energy.product(change, change).item() ** 0.5:
             history.append((step, change, curvature))
         point = replace(after, white=after.white.detach(), total=after.total.detach())
-        tell(iteration, point.terms)
+        callback(iteration, point.terms)
         values.append(point.value)
-        if len(values) > _LOOK_BACK:
-            gained = (values[-1 - _LOOK_BACK] - values[-1]) / _LOOK_BACK
+        if len(values) > _WINDOW:
+            gained = (values[-1 - _WINDOW] - values[-1]) / _WINDOW
             if gained < tolerance * (values[0] - values[-1]):
                 break
     return point.white.detach()
 
 
 def fixed_step(
-    energy: Energy, white: Tensor, *, iterations: int, step: float, tell: Listener
+    energy: Energy, white: Tensor, *, iterations: int, step: float, callback: Callback
 ) -> Tensor:
-    """The published descent (Yang 2017): m0 <- m0 - step (K m0 - m^(0)), so many times."""
+    """The published gradient descent (Yang 2017): m0 <- m0 - step (K m0 - m^(0)), repeated."""
     point = _start(energy, white)
-    tell(0, point.terms)
+    callback(0, point.terms)
     for iteration in range(1, iterations + 1):
         # The gradient by m0 is K^(1/2) of that by w, and a step in m0 is K^(1/2) of it in w.
         slope = energy.shooter.operator.sharp(gradient(energy, point))
         point = at(energy, point.white.detach() - step * slope)
         if point is None:
             raise Diverged(f"a step of {step:g} is too long: give a smaller one")
-        tell(iteration, point.terms)
+        callback(iteration, point.terms)
     return point.white.detach()
 
 
 def _start(energy: Energy, white: Tensor) -> Point:
     point = at(energy, white)
     if point is None:
-        raise Diverged("the geodesic it starts from diverges: start from a smaller momentum")
+        raise Diverged("the initial geodesic diverges: start from a smaller momentum")
     return point
 
 
@@ -145,22 +145,22 @@ def _line_search(
 
 
 def _longest(energy: Energy, direction: Tensor) -> float:
-    """At most the whole direction, and no change of the velocity by more than a share of a voxel."""
+    """The initial step size: at most 1, and at most ``_STEP`` voxels of change in velocity."""
     fastest = energy.velocity(direction).square().sum(0).max().sqrt().item()
     return min(1.0, _STEP * min(energy.spacing) / max(fastest, 1e-12))
 
 
 def _inverse_hessian(energy: Energy, slope: Tensor, history: deque) -> Tensor:
-    """The two loops of L-BFGS."""
-    out, shares = slope.clone(), []
+    """The two-loop recursion of L-BFGS."""
+    out, coefficients = slope.clone(), []
     for step, change, curvature in reversed(history):
-        share = energy.product(step, out).item() / curvature
-        out.sub_(change, alpha=share)
-        shares.append(share)
+        coefficient = energy.product(step, out).item() / curvature
+        out.sub_(change, alpha=coefficient)
+        coefficients.append(coefficient)
     out = energy.preconditioned(out)
     if history:
         _, change, curvature = history[-1]
         out = out * (curvature / energy.product(change, energy.preconditioned(change)).item())
-    for (step, change, curvature), share in zip(history, reversed(shares), strict=True):
-        out.add_(step, alpha=share - energy.product(change, out).item() / curvature)
+    for (step, change, curvature), coefficient in zip(history, reversed(coefficients), strict=True):
+        out.add_(step, alpha=coefficient - energy.product(change, out).item() / curvature)
     return out
