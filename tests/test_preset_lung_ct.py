@@ -23,8 +23,7 @@ OUTSIDE_HU = -2048.0
 
 def preset(**overrides):
     """On one core; fewer iterations than packaged where the test needs no more."""
-    method = with_settings(load_method("lung-ct"), threads=1)
-    return replace(method, overrides=overrides)
+    return with_settings(load_method("lung-ct"), threads=1, overrides=overrides)
 
 
 def chest(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,6 @@ from hybridreg.methods.elastix.run import run
 from hybridreg.methods.elastix.small_masks import fitted_to_masks
 from hybridreg.methods.elastix.unused import check_after, check_before
 from hybridreg.transforms import IDENTITY, Transform, compose
-from hybridreg.unfolding import unfolded
 
 Setting = str | int | float | bool
 
@@ -30,7 +29,6 @@ class Elastix:
     overrides: settings that replace those of every file, such as {"NumberOfSpatialSamples": 4000}.
     schedule: how images are smoothed where a file has no pyramid schedule: "mm" equally far in mm
         along every axis, "elastix" equally many voxels; the same for isotropic images.
-    unfold: free the B-splines that elastix found of their folds (``unfolding.unfolded``).
     threads: processor cores to use; None uses all. Results repeat exactly for one number of them.
     seed: where elastix draws its samples; replaces RandomSeed of the files.
     point_weight: weight of the mean distance in mm of the pair's points, beside an image metric of
@@ -42,7 +40,6 @@ class Elastix:
     parameter_files: tuple[str, ...]
     overrides: Mapping[str, Setting | tuple[Setting, ...]] = field(default_factory=dict)
     schedule: Literal["mm", "elastix"] = "mm"
-    unfold: bool = False
     threads: int | None = None
     seed: int = 0
     point_weight: float = 0.01
@@ -109,6 +106,4 @@ class Elastix:
         done = run(pair, stages, initial, threads=self.threads, timeout_s=self.timeout_s)
         check_after(sources, stages, done.log)
         found = transform_from_maps(done.maps)
-        if self.unfold:
-            found = unfolded(found)
         return RegistrationResult(compose(found, initial), trace=done.trace)
