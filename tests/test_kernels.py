@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hybridreg.geometry import Grid
 from hybridreg.kernels import compiled
+from hybridreg.kernels.affine import placement_gradient
 from hybridreg.kernels.inversion import inverted
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import Placement, composed, pulled_back, sample
@@ -21,7 +22,7 @@ from hybridreg.kernels.smoothing import downsampled, smoothed
 from hybridreg.kernels.steps import force, gathered, limited
 from hybridreg.lattice import Lattice
 from hybridreg.lattice import sample as sample_lattice
-from hybridreg.similarity import LNCC, SSD
+from hybridreg.similarity import LNCC, MI, SSD
 from hybridreg.transforms import DisplacementField, interpolate
 from hybridreg.warping import jacobian_determinant
 
@@ -76,7 +77,7 @@ def agree(function, *tensors: Tensor, tolerance: float = 1e-5):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("measure", [SSD(), LNCC(1, 0.3), LNCC(2), LNCC(7, 0.1)], ids=str)
+@pytest.mark.parametrize("measure", [SSD(), LNCC(1, 0.3), LNCC(2), LNCC(7, 0.1), MI(8)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_measures_agree_with_torch(shape, measure, weighted, threads):
     fixed, moved = random(2, shape, 1).abs(), random(2, shape, 2).abs()
@@ -114,6 +115,26 @@ def test_samples_and_their_gradient_agree_with_torch(shape, displaced, threads):
     agree(lambda v, u: sample(v, u, placement), values, shift, tolerance=1e-4)
     if displaced:
         agree(lambda v, u, a: pulled_back(v, u, placement, a), values, shift, adjoint, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("displaced", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_gradient_by_a_placement_agrees_with_torch(shape, displaced, threads):
+    d = len(shape)
+    steps, scales = torch.eye(d) + 0.1 * random(d, (d,)), 0.3 * random(d, (d,), 1)
+    rows = (tuple(map(tuple, matrix.tolist())) for matrix in (steps, scales))
+    placement = Placement((0.3,) * d, *rows)
+    values, adjoint = random(2, tuple(n + 2 for n in shape), 2), random(2, shape, 3)
+    adjoint[:, :, : shape[1] // 3] = 0  # rows that do not count are left out
+    u = [random(d, shape, 4)] if displaced else []
+
+    def gradient(values, adjoint, *u):
+        found = placement_gradient(values, u[0] if u else None, placement, adjoint)
+        flat = torch.cat([torch.from_numpy(part).flatten() for part in found])
+        return (flat / adjoint.numel()).to(values.dtype)
+
+    expected = agree(gradient, values, adjoint, *u, tolerance=1e-4)
+    assert expected.abs().max() > 0.01
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

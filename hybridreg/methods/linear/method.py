@@ -21,7 +21,7 @@ from hybridreg.methods.linear.fitting import Dissimilarity, fitted
 from hybridreg.methods.linear.levels import Level, levels
 from hybridreg.methods.linear.parameters import Family, Kind
 from hybridreg.methods.linear.search import searched
-from hybridreg.similarity import LNCC, NCC, Measure
+from hybridreg.similarity import LNCC, Measure
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
@@ -38,8 +38,7 @@ class Linear:
     """Registers by a rigid, similarity or affine transform, coarse to fine, with quasi-Newton steps.
 
     transform: what is found, on top of the initial transform.
-    similarity: the measure at the finer levels; LNCC for one contrast, MI for any two.
-    coarse_similarity: the measure of the search and of all but the last ``fine_levels``; the same where None.
+    similarity: LNCC or NCC for one contrast, MI for any two.
     levels_mm: voxels at each level, coarse to fine; never finer than the images'. Where the longest side
         of the fixed image has fewer than 64 voxels of the finest, all are smaller by that factor.
     iterations: at most, at each level. tolerance: a level ends where a step is shorter, in voxels.
@@ -55,8 +54,6 @@ class Linear:
 
     transform: Kind = "affine"
     similarity: Measure = LNCC(2)
-    coarse_similarity: Measure | None = NCC()
-    fine_levels: int = 1
     levels_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
     iterations: int = 40
     tolerance: float = 0.02
@@ -112,9 +109,7 @@ class Linear:
         where = _Middle.of(found[0], before)
         matrix, trace = start, []
         for number, level in enumerate(found):
-            dissimilarity = Dissimilarity(
-                level.to(self.device), self._measure(len(found) - number), self.threads
-            )
+            dissimilarity = Dissimilarity(level.to(self.device), self.similarity, self.threads)
             if search and number == 0:
                 starts = [start, *where.shifted(found[0], start)]
                 matrix = searched(
@@ -132,11 +127,6 @@ class Linear:
                     report=_Noted(kind, number, len(found), self.iterations, trace),
                 )
         return matrix, tuple(trace)
-
-    def _measure(self, left: int) -> Measure:
-        """At a level with so many left, itself included."""
-        coarse = left > self.fine_levels and self.coarse_similarity is not None
-        return self.coarse_similarity if coarse else self.similarity
 
 
 @dataclass(frozen=True, eq=False)
