@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hybridreg import progress
-from hybridreg.cases import ImagePair, check_pair
+from hybridreg.cases import ImagePair
+from hybridreg.checks import check_pair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import center_of_mass
