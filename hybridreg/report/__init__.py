@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hybridreg.io import output
 from hybridreg.report import curves, figures, tables, viewer
+from hybridreg.report.page import rendered
 from hybridreg.views import load_views
 
-_FOLDER = Path(__file__).parent
 _VERDICTS = {"pass": "Pass", "warn": "Check", "fail": "Fail"}
 
 
@@ -61,22 +58,18 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _page(result: Mapping[str, Any], views: figures.Views | None) -> str:
-    script = (_FOLDER / "viewer.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("case.html.j2").render(
-        case=str(result.get("case") or "case"),
+    found = _figures(result, views) if views else []
+    case = str(result.get("case") or "case")
+    return rendered(
+        "case.html.j2",
+        title=f"{case} – registration report",
+        script="viewer.js" if found else None,
+        case=case,
         facts=_facts(result),
         verdict=_verdict(result.get("verdict")),
         warnings=tables.texts(result.get("warnings")),
         summary=tables.comparison(result) + tables.deformation(result),
-        figures=_figures(result, views) if views else [],
+        figures=found,
         viewer=_viewer(views) if views else None,
         flat=bool(views) and views["fixed"].ndim == 2,
         curves=curves.curves(result.get("trace")),
@@ -85,9 +78,6 @@ def _page(result: Mapping[str, Any], views: figures.Views | None) -> str:
         details=tables.provenance(result),
         configuration=tables.configuration(result),
         command=result.get("command"),
-        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
     )
 
 
