@@ -79,6 +79,14 @@ def test_what_reads_intensities_is_refused_inside_at_any_depth(wrapper):
             OnFeatures(Mind(), inner)
 
 
+def test_a_method_that_finds_the_foreground_itself_is_refused_inside():
+    inner = {"name": "linear", "foreground_mm": 2.0}
+    table = {"name": "on-features", "descriptor": "mind", "method": inner}
+    with pytest.raises(ValueError, match="foreground_mm of Linear finds the foreground"):
+        load_method(table)
+    assert load_method({**table, "method": "linear"}).method.foreground_mm is None
+
+
 def test_a_mask_around_comes_from_intensities_and_reaches_the_method_inside():
     inner = Watcher()
     Masked(OnFeatures(Mind(), inner), margin_mm=2.0).register(PAIR)

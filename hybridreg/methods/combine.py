@@ -152,6 +152,12 @@ class OnFeatures:
                     f"{name} reads intensities, and inside OnFeatures there are only descriptor "
                     f"channels: put it around, as {name}(OnFeatures(...))"
                 )
+            if getattr(inner, "foreground_mm", None) is not None:
+                raise ValueError(
+                    f"foreground_mm of {type(inner).__name__} finds the foreground in intensities, and "
+                    "inside OnFeatures there are only descriptor channels: leave it out, and put "
+                    "Masked(OnFeatures(...)) around"
+                )
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform x -> A(R(x)), A = initial and R what the method found on the channels."""
