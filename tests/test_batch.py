@@ -194,7 +194,7 @@ def test_a_parameter_file_that_changed_is_another_method(own):
     register()
     text = (folder / "quick.txt").read_bytes()
     replace_content(folder / "quick.txt", text.replace(b"60", b"61"))
-    assert "begun with other settings (files: " in register(code=2)["error"]
+    assert "started with other settings (files: " in register(code=2)["error"]
 
 
 @pytest.mark.parametrize("column", ["status", "dice", "reason"])
@@ -209,7 +209,7 @@ def test_a_column_that_the_records_have_already_is_refused(column, cases, quick,
 def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_path):
     out, _ = registered
     table = ("register", cases / "cases.csv", "--json")
-    assert "begun with other settings (method: " in call(*table, "-o", out, code=2)["error"]
+    assert "started with other settings (method: " in call(*table, "-o", out, code=2)["error"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     assert "not written by hybridreg" in call(*table, "-o", tmp_path / "other", code=2)["error"]

@@ -22,7 +22,7 @@ def check_same_settings(found: Any, wanted: Mapping[str, Any]):
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"this was begun with other settings ({name}: "
+                f"this was started with other settings ({name}: "
                 f"{_difference(found.get(name), wanted.get(name))}): give the same ones, or choose "
                 "another folder"
             )
