@@ -547,6 +547,10 @@ def test_only_the_mask_is_judged_and_else_the_filled_foreground():
     assert found.jacobian.folding_percent > 20
     constant = Image(torch.ones(grid.shape), grid)
     assert evaluate(Case(ImagePair(constant, constant)), IDENTITY).region == "whole image"
+    hot = data * (1 + 0.1 * torch.rand(grid.shape))
+    hot[6, 7, 5] = 1e6  # one voxel
+    hot = Image(hot, grid)
+    assert evaluate(Case(ImagePair(hot, hot)), field).jacobian.voxels == int(expected.sum())
 
 
 def test_inverse_consistency_is_judged_where_the_images_meet():

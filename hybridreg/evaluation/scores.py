@@ -26,6 +26,7 @@ from hybridreg.evaluation.distances import (
 from hybridreg.evaluation.labels import dice, overall_dice, surface_distances
 from hybridreg.geometry import apply_matrix
 from hybridreg.images import Image, LabelMap
+from hybridreg.preprocessing import without_outliers
 from hybridreg.transforms import IDENTITY, AffineTransform, Transform, compose
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -222,11 +223,13 @@ def _region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
     """The region of evaluation, by name and as a mask, without the air around the patient.
 
     The foreground is the set of voxels that lie between ones above Otsu's threshold along every
-    axis, so it includes sinuses and ventricles.
+    axis, so it includes sinuses and ventricles. ``preprocessing.foreground``, inside which the
+    verdict compares, takes ten times as long and moves errors by up to 1 %; compared inside this
+    region, two real pairs are doubted for wrong reasons.
     """
     if mask is not None:
         return "mask", mask
-    data = image.data[0].numpy()
+    data = without_outliers(image).data[0].numpy()
     if data.min() == data.max():
         return "whole image", LabelMap(torch.ones(image.grid.shape), image.grid)
     bright = data > threshold_otsu(data.ravel())
