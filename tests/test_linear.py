@@ -1,4 +1,4 @@
-"""The method ``linear`` on phantoms whose true transform is known, and its parts against finite differences."""
+"""The method ``linear`` on phantoms with known truth; its gradients against finite differences."""
 
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from hybridreg.config import load_method
 from hybridreg.decomposition import decompose
 from hybridreg.evaluation import target_registration_error
 from hybridreg.images import Image, LabelMap
+from hybridreg.kernels.compiled import torch_only
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.linear.fitting import Dissimilarity, _scale_penalty
 from hybridreg.methods.linear.levels import levels
@@ -38,13 +39,16 @@ def error_mm(found, true, grid, labels) -> float:
 
 def pair_through(true, contrasts=("t1", "t1"), *, dimension=3, spacing=(3.0, 2.5, 4.0)):
     """The head on oblique anisotropic grids, the fixed one where the true transform takes it from."""
-    moving = head_grid(spacing[:dimension], dimension=dimension, angles_deg=[-5, 8, -7][: 2 * dimension - 3])
+    tilt = [-5, 8, -7][: 2 * dimension - 3]
+    moving = head_grid(spacing[:dimension], dimension=dimension, angles_deg=tilt)
     fixed = head_grid(spacing[dimension - 1 :: -1], dimension=dimension)
     inverse = true.inverse()
     center = inverse(torch.zeros(1, dimension, dtype=torch.float64))[0]
     fixed = replace(fixed, origin=tuple((torch.tensor(fixed.origin).double() + center).tolist()))
-    images = head(fixed, contrasts[0], transform=true, noise=0.03), head(moving, contrasts[1], noise=0.03, seed=1)
-    return ImagePair(*images)
+    return ImagePair(
+        head(fixed, contrasts[0], transform=true, noise=0.03),
+        head(moving, contrasts[1], noise=0.03, seed=1),
+    )
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
@@ -94,7 +98,8 @@ def test_an_initial_transform_is_the_start_and_no_search_leaves_it():
     method = Linear("rigid", threads=1)
     kept = decompose(method.register(case.pair, start).transform).rotation_deg[2]
     assert abs(kept) > 90
-    searched = replace(method, search="always").register(case.pair, rigid([0, 0, 25], [9, 0, 0], [0] * 3))
+    near = rigid([0, 0, 25], [9, 0, 0], [0, 0, 0])
+    searched = replace(method, search="always").register(case.pair, near)
     inside = case.pair.fixed.grid, case.fixed_labels
     assert error_mm(searched.transform, case.true_transform, *inside) < 0.5
 
@@ -130,7 +135,8 @@ def test_what_lies_outside_a_mask_does_not_count(side):
     turn = {"angles_deg": (6.0, -5.0, 8.0), "translation_mm": (7.0, -6.0, 5.0)}
     case = head_case(fixed="t1", moving="t1", spacing_mm=4.0, **turn)
     image = getattr(case.pair, side)
-    middle = image.grid.center if side == "moving" else case.true_transform.inverse()(torch.zeros(1, 3).double())[0]
+    middle = torch.zeros(1, 3, dtype=torch.float64)
+    middle = middle if side == "moving" else case.true_transform.inverse()(middle)
     away = (image.grid.points() - middle).norm(dim=-1) > 65
     spoiled = torch.where(away, image.data.roll(7, -1).flip(1), image.data)
     mask = LabelMap((~away).int(), image.grid)
@@ -142,7 +148,8 @@ def test_what_lies_outside_a_mask_does_not_count(side):
 @pytest.mark.parametrize("similarity", [NCC(), LNCC(), MI(), SSD()])
 def test_channels_are_compared_each_with_its_own(similarity):
     case = blobs(dimension=3, angles_deg=(20.0, -15.0, 12.0), translation_mm=(9.0, -7.0, 8.0))
-    both = [Image(torch.cat([i.data, i.data.square()]), i.grid) for i in (case.pair.fixed, case.pair.moving)]
+    images = case.pair.fixed, case.pair.moving
+    both = [Image(torch.cat([i.data, i.data.square()]), i.grid) for i in images]
     method = Linear("rigid", similarity=similarity, threads=1)
     found = method.register(ImagePair(*both)).transform
     error = target_registration_error(found, case.fixed_landmarks, case.moving_landmarks)
@@ -184,6 +191,17 @@ def test_one_thread_and_two_give_the_same():
     pair = blobs(dimension=3, angles_deg=(5.0, 4.0, 3.0)).pair
     one, two = (replace(MI_RIGID, threads=n).register(pair).transform for n in (1, 2))
     assert torch.allclose(one.matrix, two.matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", [LNCC(), MI()], ids=str)
+def test_torch_finds_the_same_where_nothing_is_compiled(similarity):
+    pair = blobs(dimension=2, angles_deg=(12.0,), translation_mm=(4.0, -3.0)).pair
+    method = Linear("affine", similarity=similarity, threads=1)
+    compiled = method.register(pair).transform
+    with torch_only():
+        by_torch = method.register(pair).transform
+    points = pair.fixed.grid.points()
+    assert (compiled(points) - by_torch(points)).norm(dim=-1).mean() < 0.05
 
 
 @pytest.mark.parametrize("changes", [

@@ -3,15 +3,15 @@
 Brains: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice of all labels of the fixed
 image, nearest neighbor. elastix: the linear stages of `brain-mr`.
 
-Starts: the moving image of four of these pairs turned by up to 45 degrees about a random axis and shifted by up
-to 50 mm along a random direction, about its middle and in its header alone. Recovered: within 2 mm of the alignment
-found without that (`from itself`), mean over the fixed brain, and a Dice of at most .01 less.
+Starts: the moving image of four of these pairs turned by up to 45 degrees about a random axis and shifted
+by up to 50 mm along a random direction, about its middle and in its header alone. Recovered: within 2 mm
+of the alignment that the method found without that, mean over the fixed brain; Dice kept: at most .01 less.
 
 Stacks: CT and MR of the test persons of harvard_aanlib, as in brain_ct_mr.md (14 to 20 slices of 1 x 1 x 5
 mm), turned and shifted in the header by up to 15 degrees and 20 mm, and by up to 45 degrees and 50 mm.
 
-Times: arrays in memory to a transform in memory, warm, median. HYBRIDREG_SCRATCH keeps what elastix found
-(affine_FIXED_MOVING.h5 of the unperturbed brains).
+Times: arrays in memory to a transform in memory, warm, median. HYBRIDREG_SCRATCH keeps what
+elastix found (affine_FIXED_MOVING.h5 of the unperturbed brains).
 
     HYBRIDREG_DATA=... python examples/benchmarks/linear.py brains|starts|stacks [--repeats 5]
 """
