@@ -29,7 +29,7 @@ import numpy as np
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.files import errors_of, naming, read_text, whole_file
-from hybridreg.io.formats import WRITTEN_VOLUMES, ending_of, is_dicom_file
+from hybridreg.io.formats import WRITTEN_VOLUMES, beside, ending_of, is_dicom_file
 from hybridreg.io.images import read_image, write_image
 from hybridreg.radiographs import Detector, Radiograph
 from hybridreg.registry import unknown_name
@@ -69,14 +69,6 @@ def write_geometry(path: str | os.PathLike, detector: Detector):
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def geometry_beside(path: str | os.PathLike) -> Path:
-    """The name of the geometry file that belongs to an image file: drr.toml to drr.nii.gz."""
-    path = Path(path)
-    return path.with_name(
-        path.name[: len(path.name) - len(ending_of(path) or path.suffix)] + ".toml"
-    )
-
-
 def read_radiograph(
     path: str | os.PathLike,
     *,
@@ -95,13 +87,13 @@ def read_radiograph(
 
         detector = None if geometry is None else read_geometry(geometry)
         return read_dicom_radiograph(path, detector=detector, frame=frame)
-    beside = geometry_beside(path) if geometry is None else Path(geometry)
-    if geometry is None and not beside.is_file():
+    described = beside(path, ".toml") if geometry is None else Path(geometry)
+    if geometry is None and not described.is_file():
         raise ValueError(
-            f"{path}: there is no {beside.name} beside it that says where detector and source were: "
+            f"{path}: there is no {described.name} beside it that says where detector and source were: "
             "write one, or name it (geometry)"
         )
-    detector, image = read_geometry(beside), read_image(path, frame=frame)
+    detector, image = read_geometry(described), read_image(path, frame=frame)
     with naming(path):
         if image.data[0].numel() != math.prod(image.grid.shape[-2:]):
             raise ValueError(
@@ -118,7 +110,7 @@ def write_radiograph(path: str | os.PathLike, radiograph: Radiograph):
         if ending_of(path) not in WRITTEN_VOLUMES:
             raise ValueError(f"radiographs are written as {', '.join(WRITTEN_VOLUMES)}")
     write_image(path, Image(radiograph.data[:, None], radiograph.grid))
-    write_geometry(geometry_beside(path), radiograph.detector)
+    write_geometry(beside(path, ".toml"), radiograph.detector)
 
 
 def _detector(found: Mapping[str, Any]) -> Detector:
