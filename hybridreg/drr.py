@@ -124,8 +124,7 @@ class Projector:
     def _points(self, detector: Detector) -> tuple[Tensor, Tensor]:
         """The source (3,) and, from it, the middles of all pixels (R, 3), in C-arm mm."""
         source = torch.tensor(detector.source, dtype=torch.float64)
-        offsets = detector.grid.points().reshape(-1, 3) - source
-        return source.to(self._to_voxel), offsets.to(self._to_voxel)
+        return source.to(self._to_voxel), detector.rays.to(self._to_voxel)
 
     def _rays(self, detector: Detector, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Their lengths in mm (R,), sources (B, 3) and directions (B, R, 3) in padded voxels."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -92,6 +93,12 @@ class Detector:
         """From the detector's plane to the source in mm, along the third axis of the grid."""
         offset = torch.tensor(self.source, dtype=torch.float64) - self.grid.center
         return (offset @ self._normal).item()
+
+    @cached_property
+    def rays(self) -> Tensor:
+        """From the source to the middle of every pixel, (rows * columns, 3) mm, float64."""
+        source = torch.tensor(self.source, dtype=torch.float64)
+        return self.grid.points().reshape(-1, 3) - source
 
     @property
     def _normal(self) -> Tensor:
