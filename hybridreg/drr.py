@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.functional import jacobian
 
 from hybridreg.images import Image, LabelMap
 from hybridreg.kernels.projection import integrals_and_slopes, line_integrals
@@ -78,6 +79,7 @@ class Projector:
         return found.reshape(*matrices.shape[:-2], -1, *detector.shape)
 
     def radiograph(self, detector: Detector, pose: AffineTransform) -> Radiograph:
+        """The image at one pose, with its detector."""
         return Radiograph(self(detector, pose).cpu(), detector)
 
     def with_derivatives(
@@ -91,24 +93,20 @@ class Projector:
         parameters: the six of ``poses``; derivatives are per degree and per mm.
         """
         parameters = parameters.detach().to(torch.float64).cpu()
-
-        def matrix(six: Tensor) -> Tensor:
-            return pose_matrices(six, isocenter)
-
-        device = self.volume.data.device
-        turned = torch.autograd.functional.jacobian(matrix, parameters).to(device)  # (4, 4, 6)
-        pose = matrix(parameters).to(device)
-        lengths, sources, directions = self._rays(detector, pose[None])
-        found, slopes = integrals_and_slopes(self._padded, sources, directions)
-        source, offsets = self._points(detector)
-        change = torch.einsum("ij,jkp->ikp", self._to_voxel[:3, :3], turned[:3])
-        by_source = torch.einsum("ikp,k->ip", change[:, :3], source) + change[:, 3]
-        by_pose = torch.einsum("crk,kp->pcr", slopes[:, 0, :, :3], by_source.to(slopes))
-        turn = change[:, :3].reshape(9, -1).to(slopes)
-        outer = (slopes[:, 0, :, 3:, None] * offsets.to(slopes)[:, None]).flatten(-2)
-        by_pose = (by_pose + torch.einsum("crk,kp->pcr", outer, turn)) * lengths
+        pose = pose_matrices(parameters, isocenter).to(self._to_voxel)
+        change = jacobian(lambda six: pose_matrices(six, isocenter), parameters)  # (4, 4, 6)
+        change = torch.tensordot(self._to_voxel, change.to(pose), 1)[:3].float()
+        lengths, *rays = self._rays(detector, pose[None])
+        found, slopes = integrals_and_slopes(self._padded, *rays)
+        source, offsets = (part.float() for part in self._points(detector))
+        by_source, by_direction = slopes[:, 0, :, :3, None], slopes[:, 0, :, 3:, None]
+        # By the matrix from C-arm mm to voxels, which maps the source and, without its shift, rays.
+        by_matrix = by_source * F.pad(source, (0, 1), value=1) + by_direction * F.pad(
+            offsets[:, None], (0, 1)
+        )
+        slopes = torch.einsum("crij,ijp->pcr", by_matrix, change) * lengths
         shape = (-1, *detector.shape)
-        return (found[:, 0] * lengths).reshape(shape), by_pose.reshape(6, *shape)
+        return (found[:, 0] * lengths).reshape(shape), slopes.reshape(6, *shape)
 
     @cached_property
     def _padded(self) -> Tensor:

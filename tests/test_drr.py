@@ -83,13 +83,17 @@ def test_a_box_of_whole_voxels_keeps_its_full_length(numbers):
     at = pose(numbers)
     found = Projector(Image(data, GRID))(detector(), at)[0]
     source, along = rays(detector(), at)
+    expected, smaller = (_chords_of_box(low + n, high - n, source, along) for n in (0.0, 1.0))
+    sound = (expected - smaller < 4) & (smaller > 0)  # others graze a face, which is a voxel thick
+    assert sound.sum() > 10
+    assert (found - expected)[sound].abs().max() < 0.01 * expected.max()
+    assert (found - expected)[sound].square().mean().sqrt() < 0.005 * expected.max()
+    assert abs(found.mean() / expected.mean() - 1) < 0.01
+
+
+def _chords_of_box(low: Tensor, high: Tensor, source: Tensor, along: Tensor) -> Tensor:
     ends = torch.stack([(low - source) / along, (high - source) / along])
-    expected = (ends.amax(0).amin(-1) - ends.amin(0).amax(-1)).clamp(min=0)
-    flat = expected > 20  # rays that pass edges see them blurred by a voxel
-    assert flat.sum() > 10
-    assert (found - expected)[flat].abs().median() < 0.002 * expected.max()
-    assert (found - expected)[flat].abs().max() < 0.06 * expected.max()
-    assert (found - expected).mean().abs() < 0.002 * expected.max()
+    return (ends.amax(0).amin(-1) - ends.amin(0).amax(-1)).clamp(min=0)
 
 
 def test_a_cylinder_that_lies_askew_has_the_chords_of_its_closed_form():
@@ -232,6 +236,17 @@ def test_itk_casts_the_same_image_but_for_the_voxel_that_it_loses():
     assert found.max() > 10
     assert (found - expected).abs().max() < 0.05 * found.max()
     assert (found - expected).mean().abs() < 0.01 * found.max()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_image_and_derivatives():
+    volume, at = noise(oblique_grid(), 2), torch.tensor(POSES[1]).double()
+    center = tuple(oblique_grid().center.tolist())
+    there = Image(volume.data.cuda(), volume.grid)
+    found = Projector(there).with_derivatives(detector(), at, center)
+    expected = Projector(volume).with_derivatives(detector(), at, center)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-4)
 
 
 def test_an_affine_pose_is_followed_on_oblique_grids():

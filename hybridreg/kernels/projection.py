@@ -2,7 +2,8 @@
 
 Joseph's rule (Joseph 1982): the trapezoidal sum of the linearly interpolated volume over the planes of voxels
 that a ray crosses. Volumes are (C, z, y, x) with outermost voxels of 0, so that all integrals are
-continuous; rays are in voxels (x, y, z), from the source to the source + the direction.
+continuous; rays are in voxels (x, y, z), from the source to the source + the direction. An end inside the volume
+costs up to half a voxel's length.
 """
 
 from __future__ import annotations
