@@ -16,7 +16,7 @@ from hybridreg.kernels import compiled
 from hybridreg.kernels.projection import line_integrals
 from hybridreg.poses import pose, pose_matrices
 from hybridreg.radiographs import Detector
-from hybridreg.transforms import AffineTransform, rigid
+from hybridreg.transforms import AffineTransform, interpolate, rigid
 
 GRID = Grid((40, 44, 48), (1.0, 1.1, 0.9), (-21.0, -23.0, -20.0))
 POSES = [(0, 0, 0, 0, 0, 0), (20, -35, 50, 1.5, -2, 3), (-70, 10, 5, 0, 4, -1)]
@@ -119,26 +119,15 @@ def _nearest(source: Tensor, along: Tensor, axis: Tensor) -> Tensor:
 
 def exact(image: Image, source: Tensor, end: Tensor) -> float:
     """The integral of the trilinear volume between two points, in mm: two Gauss points a cell."""
-    padded = np.pad(image.data[0].double().numpy(), 1)
-    matrix = image.grid.physical_to_voxel()
-    a, b = (apply_matrix(matrix, p).numpy() + 1 for p in (source, end))
-    cuts = [0.0, 1.0]
-    for axis in range(3):
-        planes = (np.arange(padded.shape[2 - axis]) - a[axis]) / (b[axis] - a[axis])
-        cuts += planes[(planes > 0) & (planes < 1)].tolist()
-    cuts = np.unique(cuts)
+    grid = image.grid.crop((-1,) * 3, [n + 1 for n in image.grid.shape])
+    first, last = apply_matrix(grid.physical_to_voxel(), torch.stack([source, end]))
+    planes = [(torch.arange(n) - a) / (b - a) for n, a, b in zip(grid.size, first, last)]
+    cuts = torch.cat(planes).clamp(0, 1).unique()
     middle, half = (cuts[1:] + cuts[:-1]) / 2, (cuts[1:] - cuts[:-1]) / 2
-    total = 0.0
-    for sign in (-1, 1):
-        at = a + np.multiply.outer(middle + sign * half / math.sqrt(3), b - a)
-        inside = ((at > 0) & (at < np.array(padded.shape[::-1]) - 1)).all(1)
-        cell = at[inside].astype(int)
-        f = at[inside] - cell
-        for corner in np.ndindex(2, 2, 2):
-            weight = np.prod(np.where(corner, f, 1 - f), 1)
-            x, y, z = (cell + corner).T
-            total += (padded[z, y, x] * weight * half[inside]).sum()
-    return total * (end - source).norm().item()
+    places = torch.cat([middle - half / math.sqrt(3), middle + half / math.sqrt(3)])
+    padded = torch.nn.functional.pad(image.data, (1,) * 6)
+    values, _ = interpolate(padded, grid, source + places[:, None] * (end - source))
+    return ((values[0] * half.repeat(2)).sum() * (end - source).norm()).item()
 
 
 def test_the_error_against_the_exact_integral_of_the_volume_is_small():
