@@ -153,6 +153,10 @@ MEASURES = Registry(
         "ncc": ("hybridreg.similarity:NCC", "1 - correlation over all voxels"),
         "lncc": ("hybridreg.similarity:LNCC", "1 - mean squared local correlation"),
         "mi": ("hybridreg.similarity:MI", "mutual information, for any two contrasts"),
+        "gc": (
+            "hybridreg.gradient_correlation:GradientCorrelation",
+            "1 - correlation of derivatives: agreement of edges, for radiographs",
+        ),
     },
 )
 

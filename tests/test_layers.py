@@ -11,9 +11,9 @@ ROOT = Path(hybridreg.__file__).parent
 LAYERS = [
     ["progress", "parameter_folder", "choices", "registry", "child_process", "methods"],
     ["geometry", "kernels"],
-    ["images", "bsplines", "transforms", "geodesics", "warping", "unfolding", "decomposition"]
-    + ["cases", "checks"],
-    ["lattice", "similarity", "shooting", "momentum"]
+    ["images", "radiographs", "projection_pair", "bsplines", "transforms", "geodesics", "warping"]
+    + ["unfolding", "decomposition", "poses", "cases", "checks"],
+    ["lattice", "similarity", "gradient_correlation", "shooting", "momentum", "drr", "exposure"]
     + ["io", "phantoms", "preprocessing", "initialization", "intensity"]
     + ["descriptors", "case_files", "network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusion_files"],

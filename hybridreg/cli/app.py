@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from hybridreg.cli import apply, demo, dicom, evaluate, fuse, inspect, register, targets, train
+from hybridreg.cli import (
+    apply,
+    demo,
+    dicom,
+    evaluate,
+    fuse,
+    inspect,
+    project,
+    register,
+    targets,
+    train,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +31,7 @@ for command in (
     register.register,
     apply.apply,
     fuse.fuse,
+    project.project,
     evaluate.evaluate,
     targets.targets,
     train.train,

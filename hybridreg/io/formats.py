@@ -6,6 +6,7 @@ Endings are compared without regard to upper and lower case.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 NUMBER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
@@ -57,6 +58,12 @@ def ending_of(path: str | os.PathLike) -> str:
     """The ending of an image file's name in lower case, such as ".nii.gz"; else empty."""
     name = os.fspath(path).lower()
     return max((ending for ending in _BY_ENDING if name.endswith(ending)), key=len, default="")
+
+
+def beside(path: str | os.PathLike, ending: str) -> Path:
+    """The name of another file that belongs to an image file: drr.toml to drr.nii.gz."""
+    path = Path(path)
+    return path.with_name(path.name[: len(path.name) - len(ending_of(path))] + ending)
 
 
 def format_of(path: str | os.PathLike) -> Format:

@@ -1,0 +1,55 @@
+"""A metal implant in closed form, much like the stem of a hip: for 2D/3D registration.
+
+It has no symmetry, so every pose shows a shadow of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hybridreg.geometry import Grid
+from hybridreg.images import Image
+from hybridreg.phantoms.shapes import Ellipsoid, Tube, joined
+from hybridreg.transforms import IDENTITY, Transform
+
+TITANIUM_HU = 12_600.0
+"""Of an attenuation of 0.26 per mm, that of titanium at 70 keV."""
+
+_AIR_HU = -1000.0
+_PARTS = (
+    Tube((0, 0, -55), (0, 0, 15), 4, 9),  # stem
+    Tube((0, 0, 15), (28, -4, 36), 7, 6),  # neck
+    Ellipsoid((33, -4.7, 39.8), (14, 14, 14)),  # head
+    Tube((0, 0, 4), (-14, 9, 12), 4, 3),  # fin
+)
+_LOW, _HIGH = (-17.0, -18.7, -59.0), (47.0, 12.0, 53.8)
+LENGTH_MM = math.dist(_LOW, _HIGH)
+"""Of the diagonal of its bounding box."""
+
+
+def implant(grid: Grid, *, transform: Transform = IDENTITY, hu: float = TITANIUM_HU) -> Image:
+    """The implant in air seen on a grid through a transform: value(x) = implant(transform(x)), in HU.
+
+    Its middle lies near (10, 0, 0). At its surface values fall over one voxel.
+    """
+    voxel = math.prod(grid.spacing) ** (1 / 3)
+    data = torch.empty(grid.shape)
+    for rows, slab in grid.slabs():
+        filled = 0.5 + depth(transform(slab.points())) / voxel
+        data[rows] = _AIR_HU + (hu - _AIR_HU) * filled.clamp(0, 1)
+    return Image(data, grid)
+
+
+def depth(points: Tensor) -> Tensor:
+    """Of points (..., 3), in mm, below its surface, shape (...); negative outside."""
+    x, y, z = points.unbind(-1)
+    return joined(_PARTS, (x, y, z))
+
+
+def implant_corners() -> Tensor:
+    """The corners of its bounding box, (8, 3) mm: where errors of its pose are measured."""
+    ends = [torch.tensor(pair, dtype=torch.float64) for pair in zip(_LOW, _HIGH, strict=True)]
+    return torch.cartesian_prod(*ends)
