@@ -13,7 +13,6 @@ from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.transforms import (
-    IDENTITY,
     AffineTransform,
     Transform,
     parts_of,
@@ -56,7 +55,7 @@ def _(pair: ImagePair, initial: Transform | None = None):
         if mask is not None:
             _check_mask(side, image, mask)
     _check_points(pair)
-    placed = initial is not None and initial != IDENTITY
+    placed = initial is not None and bool(parts_of(initial))
     _check_extents(fixed.grid, moving.grid, placed=placed)
     if initial is not None:
         _check_dimension(initial, pair.dimension)

@@ -25,6 +25,8 @@ PHANTOMS = {
     "brain-mr": ({**ONE, **FLAT}, 1.0),
     "brain-mr-rigid": ({**ONE, **TURN}, 1.0),
     "bspline": ({**ONE, **FLAT}, 1.0),
+    "deformable": ({**ONE, **BENT}, 1.5),
+    "deformable-2d": ({**ONE, **FLAT}, 1.0),
     "rigid": ({**TWO, **TURN}, 1.0),
     "rigid-fast": ({**TWO, **TURN}, 1.0),
 }

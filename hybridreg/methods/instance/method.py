@@ -190,7 +190,7 @@ def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
         return torch.minimum(alone(u), found)
 
     judged = alone
-    if initial != IDENTITY:
+    if parts_of(initial):
         if jacobian_determinant(initial, grid).data.min() > 0:
             judged = total
         else:
