@@ -152,7 +152,9 @@ def solved(m: Matrix, right: Tensor) -> Tensor:
 def inverted(displacement: Tensor, start: Tensor, lattice: Lattice, *, iterations: int = 6) -> Tensor:
     """The displacement of the inverse of x -> x + u(x), by Newton's method from a nearby start.
 
-    Each voxel keeps its best iterate, so folds do not affect other voxels.
+    For maps whose inverse is known but for interpolation, as a geodesic's; on any device, in the
+    precision of what is given. Without a start there is ``kernels.inversion``. Each voxel keeps its
+    best iterate, so folds do not affect other voxels.
     """
     slopes = torch.cat([torch.stack(row) for row in jacobian(displacement, lattice.spacing)])
     best, found = start, start

@@ -110,6 +110,12 @@ def looks_like_ct(values: Tensor) -> bool:
     return ((values >= low) & (values < high)).double().mean().item() > _CT_AIR_SHARE
 
 
+def half_of_otsu(values: np.ndarray) -> float:
+    """Half of Otsu's threshold above the darkest: the rim of a head is dark and no background."""
+    low, high = np.percentile(values, [1, 99])
+    return float(low + 0.5 * (threshold_otsu(np.clip(values, low, high).ravel()) - low))
+
+
 def coarser(image: Image, spacing_mm: float) -> Image:
     """The image in voxels of at least so many mm along every axis, smoothed as that needs."""
     grid = image.grid.with_spacing([max(spacing_mm, s) for s in image.grid.spacing])
@@ -156,8 +162,7 @@ def _ordinary(channel: Tensor) -> tuple[float, float]:
 def _threshold(data: np.ndarray) -> float:
     if looks_like_ct(torch.from_numpy(data)):
         return _CT_BODY_HU
-    low, high = np.percentile(data, [1, 99])
-    return float(low + 0.5 * (threshold_otsu(np.clip(data, low, high).ravel()) - low))
+    return half_of_otsu(data)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

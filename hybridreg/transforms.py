@@ -257,6 +257,7 @@ def _opened(transforms: Iterable[Transform]) -> Iterable[Transform]:
 class NumericalInverse:
     """y -> x with T(x) = y, found by Broyden's method at every point by itself, begun at x = y.
 
+    For any transform, at any points, in float64; what is on a lattice has ``kernels.inversion``.
     A point is done when |T(x) - y| is under ``tolerance_mm``. Where T folds or jumps there is nothing
     to find, and ``solve`` tells by how much the answer misses.
     """

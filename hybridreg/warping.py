@@ -184,7 +184,7 @@ class Inverse:
 
 
 def invert(transform: Transform, *, onto: Grid) -> Inverse:
-    """The inverse in a form that can be written to a file.
+    """The inverse in a form that can be written to a file, by ``NumericalInverse`` at every voxel.
 
     Affine parts are inverted in closed form. Whatever is deformable becomes one displacement field,
     sampled on ``onto`` (the moving grid, or a coarser one over it).

@@ -23,8 +23,11 @@ def inverted(
 ) -> Tensor:
     """The displacement w of the inverse of x + u(x): w(y) + u(y + w(y)) = 0, both (D, *shape) in mm.
 
-    tolerance: in voxels; most errors are far smaller. Where the map folds, or leaves the lattice, the best
-    that was found.
+    For a whole lattice of displacements, without a start, in float32 and by compiled loops. Other
+    transforms, and points in space, have ``transforms.NumericalInverse``.
+
+    tolerance: in voxels; most errors are far smaller. Where the map folds, or leaves the lattice,
+    the best that was found.
     """
     scale = displacement.new_tensor(spacing).reshape(-1, *[1] * (displacement.ndim - 1))
     in_voxels = displacement / scale

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
-from hybridreg.images import Image, LabelMap
-from hybridreg.preprocessing import pair_without_outliers
+from hybridreg.images import LabelMap
+from hybridreg.preprocessing import half_of_otsu, pair_without_outliers
 from hybridreg.transforms import Transform, interpolate
 
 _POINTS = 100_000
@@ -76,8 +75,8 @@ def similarity(pair: ImagePair, transform: Transform, *, points: int = _POINTS) 
     information, correlations = [], []
     for channel, (f, m) in enumerate(zip(fixed.values[:, covered], moving[:, covered])):
         information.append(mutual_information(Bins.of(f)(f), Bins.of(m)(m)))
-        shown = f > _background(pair.fixed, channel)
-        shown |= m > _background(pair.moving, channel)
+        shown = f > half_of_otsu(_some(pair.fixed.data[channel]))
+        shown |= m > half_of_otsu(_some(pair.moving.data[channel]))
         correlations.append(_correlation(f[shown], m[shown]) if shown.sum() >= _FEWEST else 0.0)
     return Similarity(overlap, float(np.mean(information)), float(np.mean(correlations)))
 
@@ -113,12 +112,8 @@ def mutual_information(fixed: np.ndarray, moving: np.ndarray) -> float:
     return float((joint[filled] * np.log(joint[filled] / expected[filled])).sum())
 
 
-def _background(image: Image, channel: int) -> float:
-    """Half of Otsu's threshold above the darkest: the rim of a head is dark and no background."""
-    values = image.data[channel].flatten()
-    values = values[:: max(1, len(values) // _POINTS)].numpy()
-    low, high = np.percentile(values, [1, 99])
-    return float(low + 0.5 * (threshold_otsu(np.clip(values, low, high)) - low))
+def _some(values: Tensor) -> np.ndarray:
+    return values.flatten()[:: max(1, values.numel() // _POINTS)].numpy()
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
