@@ -69,6 +69,11 @@ targets -o new.zarr --kind field none.csv
 targets -o new.zarr --kind field --pairs-of none
 targets -o new.zarr --kind field some.nii --method rigit
 targets -o new.zarr --kind field some.nii --workers 2 --slurm some.nii
+project -i none.nii -g some.nii -o new.nii --threads 2
+project -i some.nii -g some.nii -o some.nii
+project -i some.nii -g some.nii -o new.png
+project -i some.nii -g some.nii -o new.nii --pose 1,2,3
+project -i some.nii -g some.nii -o new.nii --isocenter 1,2
 demo -o some.nii --threads 2
 dicom none -o new.nii
 dicom some.nii

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def exact(image: Image, source: Tensor, end: Tensor) -> float:
 
 
 def errors(mu: Image):
-    print("| view | worst % | RMS % | \n|---|---|---|")
+    print("| view | worst % | RMS % |\n|---|---|---|")
     projector = Projector(mu)
     for name, angles in VIEWS.items():
         detector = view(256, 2.0, *angles)
@@ -95,8 +96,8 @@ def registrations(ct: Image, mu: Image):
         "scatter": [Exposure(photons=0, scatter=0.5)(r) for r in clean],
     }
     methods = {
-        "gradient": Projection(optimizer="l-bfgs", pixels=(8.0, 4.0, 2.0)),
-        "MI, then GC": Chain(CASCADE),
+        "GC (gradient)": Projection(optimizer="l-bfgs", pixels=(8.0, 4.0, 2.0)),
+        "MI, then GC (Powell)": Chain(tuple(replace(stage, iterations=5) for stage in CASCADE)),
     }
     for name, method in methods.items():
         for kind, radiographs in kinds.items():
