@@ -21,6 +21,7 @@ ONE, TWO = {"fixed": "t1", "moving": "t1"}, {"fixed": "ct", "moving": "t1"}
 PHANTOMS = {
     "affine": ({**ONE, **TURN}, 1.0),
     "affine-fast": ({**ONE, **TURN}, 1.0),
+    "brain-fast": ({**ONE, **BENT}, 1.5),
     "brain-lddmm": ({**ONE, **BENT}, 1.5),
     "brain-mr": ({**ONE, **FLAT}, 1.0),
     "brain-mr-rigid": ({**ONE, **TURN}, 1.0),
