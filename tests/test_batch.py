@@ -206,7 +206,7 @@ def test_a_column_that_the_records_have_already_is_refused(column, cases, quick,
     assert f"the records have columns {column} already" in answer["error"] and not out.exists()
 
 
-def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_path):
+def test_a_folder_that_was_started_otherwise_is_refused(registered, cases, tmp_path):
     out, _ = registered
     table = ("register", cases / "cases.csv", "--json")
     assert "started with other settings (method: " in call(*table, "-o", out, code=2)["error"]

@@ -69,7 +69,7 @@ def test_the_inverse_is_known_where_the_last_stage_knows_the_total_one(last_know
         assert result.inverse is None
 
 
-def test_progress_gives_each_stage_its_share():
+def test_progress_gives_each_stage_its_fraction():
     reports = []
     with progress.listening(lambda fraction, doing: reports.append((fraction, doing))):
         Chain((Turn(1.0), Turn(2.0))).register(PAIR)

@@ -99,6 +99,6 @@ RIGID = load_method(ELASTIX)
         (WrongInverse(RIGID), "inverse leads back"),
     ],
 )
-def test_a_method_that_breaks_a_promise_is_told_which(method, says):
+def test_a_method_that_breaks_a_promise_is_named(method, says):
     with pytest.raises(AssertionError, match=says):
         check_method(method)

@@ -456,7 +456,7 @@ def test_the_cause_is_found_in_what_elastix_prints():
 
 def test_a_transform_that_ran_away_is_a_failure():
     answer = {"maps": [{"TransformParameters": ["1.5", "NaN"]}]}
-    assert "not finite. What to do: the optimization ran away" in run._failure(answer, "")
+    assert "not finite. What to do: the optimization diverged" in run._failure(answer, "")
     assert run._failure({"maps": [{"TransformParameters": ["1.5", "-3e-5"]}]}, "") is None
 
 

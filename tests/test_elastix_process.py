@@ -104,7 +104,7 @@ def test_a_child_that_is_just_ending_when_it_is_asked_is_replaced(pair, monkeypa
     assert child_pid() != pid
 
 
-def test_a_child_that_dies_in_the_midst_is_asked_once_more_and_told(pair, caplog):
+def test_a_child_that_dies_in_the_midst_is_asked_once_more_and_reported(pair, caplog):
     expected = quick().register(pair)
     pids = [child_pid()]
 

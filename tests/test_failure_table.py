@@ -239,7 +239,7 @@ def test_a_moving_mask_much_smaller_than_the_fixed_image_registers(head):
     assert not any("share only" in reason for reason in outcome.verdict.reasons)
 
 
-def test_a_mask_on_another_grid_than_its_image_is_resampled_onto_it_and_told(head, tmp_path):
+def test_a_mask_on_another_grid_than_its_image_is_resampled_onto_it_and_reported(head, tmp_path):
     grid = head.pair.fixed.grid
     other = replace(head_grid(3.0), shape=(50, 60, 70))
     ball = ((other.points() - grid.center).norm(dim=-1) < 50).int()
@@ -378,7 +378,7 @@ def test_an_initial_transform_that_leaves_no_overlap_is_refused(head):
         hybridreg.register(*images(head), initial=away)
 
 
-def test_an_fov_mismatch_is_told_by_its_overlap_and_never_as_an_error_without_advice(head):
+def test_an_fov_mismatch_is_reported_by_its_overlap_and_never_as_an_error_without_advice(head):
     """The moving image shows one corner of the head, and lies where it belongs."""
     moving = head.pair.moving
     shape = [n // 2 for n in moving.grid.shape]

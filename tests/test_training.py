@@ -285,7 +285,7 @@ def test_each_start_leaves_its_logs(never_stopped):
     assert "metrics.csv" in names and any(name.startswith("events.out") for name in names)
 
 
-def test_a_run_is_not_begun_where_something_else_lies(never_stopped, tmp_path):
+def test_a_run_is_not_started_where_something_else_lies(never_stopped, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").touch()
