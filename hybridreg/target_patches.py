@@ -99,10 +99,10 @@ class _Case:
     shown: Tensor
 
     def patch(self, size: int, generator: Generator) -> dict[str, Tensor]:
-        room = [n - size + 1 for n in self.shown.shape]
+        limits = [n - size + 1 for n in self.shown.shape]
         for _ in range(_TRIES):
-            draws = torch.rand(len(room), generator=generator, dtype=torch.float64).tolist()
-            corner = [int(draw * count) for draw, count in zip(draws, room, strict=True)]
+            draws = torch.rand(len(limits), generator=generator, dtype=torch.float64).tolist()
+            corner = [int(draw * count) for draw, count in zip(draws, limits, strict=True)]
             if self.shown[tuple(start + size // 2 for start in corner)]:
                 break
         where = (slice(None), *[slice(start, start + size) for start in corner])

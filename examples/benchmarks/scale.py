@@ -1,4 +1,4 @@
-"""What many cases cost beyond themselves, and whether anything is lost when they are broken off.
+"""What many cases cost beyond themselves, and whether anything is lost when they are interrupted.
 
     HYBRIDREG_DATA=... python examples/benchmarks/scale.py PART ... [--scratch DIR] [--workers N]
 

@@ -181,7 +181,7 @@ def _pixel_dataset(frame: Frame) -> Dataset:
     syntax, where = uid.UID(frame.syntax), frame.where
     if syntax not in (*_BY_PYDICOM, *_BY_GDCM):
         raise ValueError(
-            f"{where}its pixels are packed as {syntax.name or 'nobody says'}, which is not "
+            f"{where}its pixels are packed as {syntax.name or 'unknown'}, which is not "
             "unpacked here: convert it to an uncompressed file first (gdcmconv --raw, dcmdjpeg)"
         )
     dataset = _dataset(frame.path, where, _PIXEL_FIELDS)

@@ -65,7 +65,7 @@ def sweep(place: Path, prefix: str):
 
 
 def _locked(file: TextIO) -> bool:
-    """Whether nobody else holds the file, and we do from now on until it is closed."""
+    """Locks the file until it is closed; False if another process holds the lock."""
     if fcntl is None:
         return False
     try:

@@ -14,7 +14,7 @@ from hybridreg.methods.elastix.parameter_maps import Parameters
 
 logger = logging.getLogger(__name__)
 
-_SMALL = 0.2  # elastix gives up after ten tries a sample, so below 0.1 and, by chance, above
+_SMALL = 0.2  # elastix gives up after ten tries a sample, so below 0.1 and sometimes above
 _MEASUREMENTS = 1000  # elastix's own number, which it spreads over the whole box
 _SPREAD = {"Random", "RandomCoordinate"}
 _RATIO = 0.25  # elastix's default: it fails if fewer of its samples lie inside the moving image

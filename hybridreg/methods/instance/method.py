@@ -189,13 +189,13 @@ def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
         found = jacobian_determinant(compose(initial, field), grid).data[0].to(u)
         return torch.minimum(alone(u), found)
 
-    judged = alone
+    determinants_of = alone
     if parts_of(initial):
         if jacobian_determinant(initial, grid).data.min() > 0:
-            judged = total
+            determinants_of = total
         else:
             log.warning("the initial transform folds, and so will the result")
-    along, folded = unfolded(along, judged)
+    along, folded = unfolded(along, determinants_of)
     if folded:
         log.info("%d folded voxels were smoothed", folded)
     return along
