@@ -54,5 +54,5 @@ def test_every_part_of_a_run_is_reported(monkeypatch):
     monkeypatch.setattr("hybridreg.pipeline.describe_method", lambda method: {"name": "still"})
     still = SimpleNamespace(register=lambda pair, initial: RegistrationResult(initial))
     outcome = run(blobs(dimension=2), still, fuse="mean")
-    told = {part for parts in demo._PARTS.values() for part in parts}
-    assert set(outcome.times_s) <= told and told - set(outcome.times_s) == {"phantom", "save"}
+    reported = {part for parts in demo._PARTS.values() for part in parts}
+    assert set(outcome.times_s) <= reported and reported - set(outcome.times_s) == {"phantom", "save"}

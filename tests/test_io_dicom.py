@@ -438,12 +438,12 @@ def test_slices_are_read_once_to_compare_and_once_to_keep(tmp_path, monkeypatch,
                 **({"TemporalPositionIdentifier": t} if sorted_by_field else {}))
         for t in range(8) for k, p in enumerate(positions())
     ]  # fmt: skip
-    told = []
-    with listening(lambda *progress: told.append(progress)):
+    reported = []
+    with listening(lambda *progress: reported.append(progress)):
         read_dicom(save(slices, tmp_path / "mr"), frame=3)
     assert len(read) == (0 if sorted_by_field else 48) + 6
     comparing = set() if sorted_by_field else {"comparing slices"}
-    fractions, doing = zip(*told, strict=True)
+    fractions, doing = zip(*reported, strict=True)
     assert set(doing) == {"reading DICOM headers", "reading slices"} | comparing
     assert list(fractions) == sorted(fractions)
 
@@ -1060,10 +1060,10 @@ def test_nothing_that_names_the_patient_is_reported_or_kept(tmp_path, caplog, ca
         file.write_bytes(raw.replace(b"19700131", b"1970Doe^").replace(b"ID12345", b"ID\\2345"))
     image = read_dicom(folder)
     (listed,) = list_series(folder)
-    told = caplog.text + "".join(capfd.readouterr()) + repr(image) + repr(listed) + str(listed)
-    assert "repeat another one" in told
+    reported = caplog.text + "".join(capfd.readouterr()) + repr(image) + repr(listed) + str(listed)
+    assert "repeat another one" in reported
     for secret in (*SECRETS, "Doe", "2345"):
-        assert secret not in told
+        assert secret not in reported
     fields = {keyword for frame in listed.frames for keyword in frame.fields}
     assert not fields & {"PatientName", "PatientID", "PatientBirthDate", "InstitutionName"}
     assert not recwarn.list

@@ -205,7 +205,7 @@ def cells(row: Row) -> list[str]:
 
 
 def reached(real: list[Row], known: list[Row]) -> str:
-    """What was asked for, and what `lung-ct` with both masks reached."""
+    """The requirements, and the results of `lung-ct` with both masks."""
     ours = "lung-ct, whole preset"
     (row,) = [row for row in real if row.arm == ours]
     errors = [each.error_mm.mean().item() for each in known if each.arm == ours]
@@ -214,7 +214,7 @@ def reached(real: list[Row], known: list[Row]) -> str:
         ["known deformations within 1 mm (mean)", f"{min(errors):.2f} to {max(errors):.2f} mm"],
         ["Dice of the lungs at least .97", f"{row.dice:.3f}"],
     ]
-    return table(["asked for", "reached"], rows)
+    return table(["requirement", "result"], rows)
 
 
 def over_seeds(rows: list[Row]) -> list[list[str]]:

@@ -267,7 +267,7 @@ def main():
     for part in [*options.parts, *(TIMED if options.times else ())]:
         more = {"count": options.pairs} if part == "patches" else {}
         PARTS[part](options.scratch.absolute(), options.workers, **more)
-    write_section(TABLE.with_suffix(".md"), "Reached", reached(), head=HEAD)
+    write_section(TABLE.with_suffix(".md"), "Results", reached(), head=HEAD)
 
 
 if __name__ == "__main__":

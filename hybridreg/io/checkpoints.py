@@ -35,7 +35,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class Card:
     """Model card: the use, input and training of network weights.
 
-    kind: what they are for, such as "fusion"; they are read only where this kind is asked for.
+    kind: what they are for, such as "fusion"; they are read only if this kind is requested.
     architecture: a description of the network. arguments: for building it again with
     ``Checkpoint.built``. training_grid: size of the training patches.
     intensity_rule: how intensities are scaled: a rule of ``intensity.to_unit``, or "unit" for values
@@ -100,7 +100,7 @@ class Checkpoint:
             if found != value:
                 raise ValueError(
                     f"{self.path}: these weights were trained with {name} {found!r}, and {value!r} "
-                    "is asked for: leave it as it was in training, or train with it"
+                    "is requested: leave it as it was in training, or train with it"
                 )
 
     def fill(self, network: Network) -> Network:

@@ -44,7 +44,7 @@ class Intent:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a result looks sound, and every reason to doubt it with what to try."""
+    """Whether a result is plausible, and all reasons for doubt with what to try."""
 
     status: Literal["pass", "warn", "fail"]
     reasons: tuple[str, ...] = ()
