@@ -67,7 +67,7 @@ class PoseError(NamedTuple):
 
 
 def pose_error(found: AffineTransform, true: AffineTransform) -> PoseError:
-    """The angle between both rotations, and the distance between both positions of the isocenter."""
+    """The angle between both rotations, and the distance between the isocenters."""
     between = found.linear @ true.linear.T
     spin = torch.stack([(between - between.T)[i, j] for i, j in ((2, 1), (0, 2), (1, 0))]).norm()
     angle = torch.atan2(spin, between.trace() - 1)  # exact for small angles, unlike acos

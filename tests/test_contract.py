@@ -59,7 +59,7 @@ def test_every_method_keeps_the_contract(name, check):
 
 @dataclass(frozen=True)
 class Lazy:
-    """A method that finds nothing, and forgets its initial transform unless configured otherwise."""
+    """A method that finds nothing, and may forget its initial transform."""
 
     keeps: bool = False
 

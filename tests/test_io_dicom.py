@@ -319,7 +319,9 @@ def test_different_slices_at_one_place_are_refused(tmp_path):
         ("ImageType", (["DERIVED", "PRIMARY", "P"], ["DERIVED", "PRIMARY", "M"]), "image type"),
     ],
 )
-def test_volumes_at_one_place_are_distinguished_and_chosen_by_frame(tmp_path, keyword, values, words):
+def test_volumes_at_one_place_are_distinguished_and_chosen_by_frame(
+    tmp_path, keyword, values, words
+):
     second, first = ([dataset(p, **{keyword: value}) for p in positions()] for value in values)
     for one in second:
         one.RescaleIntercept += 1000

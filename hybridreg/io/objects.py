@@ -39,7 +39,7 @@ def as_image(value: Any, *, frame: int | None = None, name: str = "an image") ->
     if isinstance(value, (str, os.PathLike)):
         return read_image(value, frame=frame)
     if frame is not None:
-        raise ValueError(f"frame {frame} was requested of {name}, which is not a file and has only one")
+        raise ValueError(f"frame {frame} requested of {name}, which is no file and has only one")
     if isinstance(value, Image):
         return value
     with _named(name):

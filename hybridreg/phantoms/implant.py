@@ -31,7 +31,7 @@ LENGTH_MM = math.dist(_LOW, _HIGH)
 
 
 def implant(grid: Grid, *, transform: Transform = IDENTITY, hu: float = TITANIUM_HU) -> Image:
-    """The implant in air sampled on a grid through a transform: value(x) = implant(transform(x)), HU.
+    """The implant in air on a grid through a transform: value(x) = implant(transform(x)), in HU.
 
     Its middle lies near (10, 0, 0). At its surface values fall over one voxel.
     """
