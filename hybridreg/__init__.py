@@ -1,4 +1,4 @@
-"""Classical and deep medical image registration and fusion as exchangeable parts.
+"""Classical and deep medical image registration and fusion as interchangeable parts.
 
 Public names load on first use: ``import hybridreg`` itself imports no torch and no ITK.
 """
@@ -6,8 +6,9 @@ Public names load on first use: ``import hybridreg`` itself imports no torch and
 import os
 from importlib import import_module
 
-# Large tensors in pages of 2 MB, where the system has them: first touching 4 kB pages takes up to a third
-# of the time of what works on whole volumes. torch asks for it when it first allocates.
+# Large tensors in memory pages of 2 MB, if the system supports them: the first access to 4 kB pages
+# takes up to a third of the time of operations on whole volumes. torch reads it at its first
+# allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _NAMES = {

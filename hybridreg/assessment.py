@@ -1,4 +1,4 @@
-"""What is made of a transform and how good it is: moved image, Jacobian, inverse, scores, verdict."""
+"""Assessment of a registration: moved image, Jacobian, inverse, scores, verdict."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
 from hybridreg.transforms import DisplacementField, Transform
 from hybridreg.warping import Inverse, invert, jacobian_determinant, lowest, measured, warp
 
-OPTIONAL = ("inverse", "verdict")  # what a comparison of many methods may do without
+OPTIONAL = ("inverse", "verdict")  # can be left out in a comparison of many methods
 _INVERSE_SAMPLES = 5e5  # at most, about: a deformation is smoother than the image it moves
 
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """What is known of a registration besides its transform.
+    """The results of a registration besides its transform.
 
     moved: the moving image on the fixed grid, resampled once through the total transform.
     displacement: of every fixed voxel. jacobian: det(dT/dx) there.
     affine: of the nearest affine, about the center of the fixed field of view.
     inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the initial
-    transform) and after. verdict: whether the result looks sound, without labels, and why not.
-    inverse and verdict are None where they were left out.
+    transform) and after. verdict: whether the result is plausible, without labels, and why not.
+    inverse and verdict are None if they were left out.
     """
 
     moved: Image
@@ -58,9 +58,9 @@ def assess(
     log: CaseLog,
     without: Collection[str] = (),
 ) -> Assessment:
-    """Assesses a registration; chosen by the type of the case's pair, which is given first.
+    """Assesses a registration; dispatched on the type of the case's pair, which is given first.
 
-    initial: where it started. without: what of ``OPTIONAL`` is left out.
+    initial: its initial transform. without: parts of ``OPTIONAL`` that are left out.
     """
     raise TypeError(f"a {type(pair).__name__} cannot be assessed")
 
@@ -130,7 +130,7 @@ def _inverse(result: RegistrationResult, moving: Grid) -> Inverse:
 
 
 def _affine_part(transform: Transform, grid: Grid) -> Decomposition:
-    """What a transform does as a whole over a grid, from a few samples."""
+    """The affine part of a transform over a grid, from a few samples."""
     coarse = grid.with_spacing([max(e / 16, s) for e, s in zip(grid.extent, grid.spacing)])
     return decompose(fitted_affine(DisplacementField.sampled(transform, coarse)), grid.center)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 14  # points at a time; their neighborhoods then stay in the processor's cache
+_CHUNK = 1 << 14  # points at a time, so that their neighborhoods fit the cache
 
 
 class BSpline:
@@ -23,7 +23,8 @@ class BSpline:
             table = table.unfold(plane, self._support, 1)  # (z, y, x, C, ky, kx) in the end
         self._shape = tuple(table.shape[: axis + 2])
         self._rows = table.movedim(-3, -1).reshape(-1, self._support**2, coefficients.shape[0])
-        # The first neighbor of a point at the far edge is the last that has all the others.
+        # For a point at the far edge, the first neighbor is the last one with a complete
+        # neighborhood.
         deep = [n - self._support + 1 for n in self._shape[:axis]]
         self._last = torch.tensor([n - 1 for n in (*deep, *self._shape[axis:])][::-1])
 

@@ -1,4 +1,4 @@
-"""A case from files or values in memory, and where its registration starts."""
+"""A case from files or values in memory, and its initial transform."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_case(
     moving_frame: int | None = None,
     **more,
 ) -> Case:
-    """The case of ``register``: files are read, values taken as they are."""
+    """The case of ``register``: files are read, values used as they are."""
     unknown = set(more) - {*MASKS, *POINTS, *LABELS, *LANDMARKS}
     if unknown:
         raise ValueError(
@@ -68,7 +68,7 @@ def read_case(
 
 
 def start_of(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
-    """Where a registration starts: as ``register`` takes it, or by the headers where that is None."""
+    """The initial transform: as given to ``register``, or by the headers if None."""
     if initial is None:
         return _start_by_headers(pair)
     if isinstance(initial, str) and initial in INITIALIZATIONS:
@@ -77,7 +77,7 @@ def start_of(initial: str | Path | Transform | None, pair: ImagePair) -> Transfo
 
 
 def _start_by_headers(pair: ImagePair) -> Transform:
-    """Two scanners know nothing of each other's coordinates: then the centers are all there is."""
+    """Scanner coordinates of two scanners are unrelated: then only the centers can be aligned."""
     overlap = overlap_of_fields(pair.fixed.grid, pair.moving.grid, IDENTITY)
     if overlap >= _OVERLAP_TO_START:
         return IDENTITY
@@ -91,7 +91,7 @@ def _start_by_headers(pair: ImagePair) -> Transform:
 
 
 def _on_image(mask: LabelMap, image: Image, name: str) -> LabelMap:
-    """The mask on the grid of its image: header noise is dropped, other grids are resampled."""
+    """The mask on the grid of its image: header rounding is ignored, other grids are resampled."""
     if mask.grid.matches(image.grid):
         return replace(mask, grid=image.grid)
     what, side = name.replace("_", " "), name.removesuffix("_mask")
@@ -115,7 +115,7 @@ def _on_image(mask: LabelMap, image: Image, name: str) -> LabelMap:
 def describe_input(
     source: Any, value: Any, *, keep_identifiers: bool, frame: int | None = None
 ) -> dict[str, Any]:
-    """What the record says of an input: never its path, its name only when asked."""
+    """The description of an input in the record: never its path, its name only on request."""
     about: dict[str, Any] = {}
     if isinstance(source, str) and source in (*INITIALIZATIONS, "auto"):
         about["name"] = source

@@ -1,4 +1,4 @@
-"""What is noted while a case runs: log lines, warnings, and how long its parts took."""
+"""The log of a case: log lines, warnings, and the times of its parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CaseLog(logging.Handler):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes what the package logs inside the block."""
+        """Records the log messages of the package inside the block."""
         logger = logging.getLogger("hybridreg")
         level = logger.level
         logger.addHandler(self)

@@ -1,4 +1,4 @@
-"""What a method sees (ImagePair) and what its judge sees besides (Case)."""
+"""The input of a method (ImagePair) and of its evaluation (Case)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LARGEST = 1e18  # the squares of larger values leave float32
 
 @dataclass(frozen=True, eq=False)
 class ImagePair:
-    """The two images of a registration; all that a method may see.
+    """The input of a registration method: two images, masks and guidance points.
 
     fixed_mask, moving_mask: where to compare; nonzero is inside; on the grid of their image.
     fixed_points, moving_points: corresponding points given as guidance, the i-th to the i-th; the
         moving ones are put into this order by their names (``images.corresponding``).
-        (Points kept back to judge the result belong to the Case.)
+        (Landmarks for evaluation belong to the Case.)
     """
 
     fixed: Image
@@ -47,12 +47,11 @@ class ImagePair:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One registration problem with what is known about its answer.
+    """One registration problem with its ground truth for evaluation.
 
     name: of the case; subject: of the person, for statistics.
-    Labels and landmarks judge in corresponding pairs (landmarks by name, as the points of a pair);
-    moving labels alone are only warped.
-    true_transform maps fixed to moving.
+    Labels and landmarks are for evaluation, in corresponding pairs (landmarks by name, like the
+    points of a pair); moving labels alone are only warped. true_transform maps fixed to moving.
     """
 
     pair: ImagePair
@@ -65,7 +64,7 @@ class Case:
     true_transform: Transform | None = None
 
     def __post_init__(self):
-        # Moving labels alone are an atlas to be warped; anything else alone judges nothing.
+        # Moving labels alone are an atlas to be warped; anything else alone cannot be evaluated.
         for given, missing in (
             ("fixed_labels", "moving_labels"),
             ("fixed_landmarks", "moving_landmarks"),
@@ -73,14 +72,14 @@ class Case:
         ):
             if getattr(self, given) is not None and getattr(self, missing) is None:
                 given, missing = given.replace("_", " "), missing.replace("_", " ")
-                raise ValueError(f"{given} judge a registration only together with {missing}")
+                raise ValueError(f"{given} can only be evaluated together with {missing}")
         if self.fixed_landmarks is not None:
             ordered = corresponding(self.fixed_landmarks, self.moving_landmarks, what="landmarks")
             object.__setattr__(self, "moving_landmarks", ordered)
 
 
 def compared_volumes(pair: ImagePair) -> tuple[float, float]:
-    """Of the fixed and the moving side in mm^dimension: the mask, or the field of view without."""
+    """The compared fixed and moving volumes in mm^dimension: the masks or the fields of view."""
     return _volume(pair.fixed, pair.fixed_mask), _volume(pair.moving, pair.moving_mask)
 
 
@@ -108,9 +107,9 @@ def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
 
 
 def with_field_of_view(pair: ImagePair, initial: Transform) -> ImagePair:
-    """The pair with a mask of the moving field of view, where that does not cover the fixed one.
+    """The pair with a mask of the moving field of view, if that does not cover the fixed one.
 
-    A mask of its own stays as it is: it lies inside the field of view.
+    An existing mask is not changed: it lies inside the field of view.
     """
     grid = pair.moving.grid
     if pair.moving_mask is not None or grid.contains(initial(pair.fixed.grid.points())).all():

@@ -1,4 +1,4 @@
-"""The refusal, in words, of pairs that no registration can do anything sound with; and what is odd about others."""
+"""Checks of pairs: errors for pairs that cannot be registered, and hints on irregular ones."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LARGEST = 1e18  # the squares of larger values leave float32
 
 @singledispatch
 def check_pair(pair, initial: Transform | None = None):
-    """Refuses, in words, pairs that no registration can do anything sound with (ValueError).
+    """Raises ValueError for pairs that cannot be registered reliably.
 
     A module with another type of pair registers its own check: ``@check_pair.register``.
 
-    initial: where the registration starts; given, the images must overlap under it.
+    initial: the initial transform; if given, the images must overlap under it.
     """
     raise ValueError(f"{type(pair).__name__} is no type of pair that can be registered")
 
@@ -64,7 +64,7 @@ def _(pair: ImagePair, initial: Transform | None = None):
 
 @singledispatch
 def hints(pair) -> Iterator[str]:
-    """What is odd about a pair that is not refused, in words: worth a look before the long work."""
+    """Irregularities of a valid pair that should be inspected before a long computation."""
     yield from ()
 
 
@@ -83,10 +83,10 @@ def _(pair: ImagePair) -> Iterator[str]:
 
 
 def _different_axes(fixed: Grid, moving: Grid) -> str:
-    """How the directions differ in a way that a wrong header would bring about; else empty.
+    """How the directions differ in a way that a wrong header could cause; otherwise empty.
 
-    Left-handed axes alone are no reason to doubt: half of all NIfTI brains have them (LAS, LIA).
-    Where only one image has them, a left-right error in a conversion would look the same.
+    Left-handed axes alone are common: half of all NIfTI brains have them (LAS, LIA).
+    If only one image has them, a left-right error in a conversion is possible.
     """
     a, b = np.array(fixed.direction), np.array(moving.direction)
     if np.abs((a * b).sum(0)).min() < np.cos(np.pi / 4):  # the way along an axis does not matter
@@ -161,9 +161,9 @@ def _check_points(pair: ImagePair):
 
 
 def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):
-    """Units wrong by 10 or 1000 show as fields of view that cannot be of the same thing."""
+    """Refuses implausible extents, which indicate units wrong by a factor of 10 or 1000."""
     for side, grid in (("fixed", fixed), ("moving", moving)):
-        # A picture counts pixels: 1 mm each stands for no size at all.
+        # Pictures have 1 mm per pixel, which is not their true size.
         if not 1 < grid.diagonal < (math.inf if _has_no_size(grid) else 10_000):
             raise ValueError(
                 f"the {side} image measures {_extent(grid)}: its spacing is not in mm; "
@@ -185,12 +185,12 @@ def _check_extents(fixed: Grid, moving: Grid, *, placed: bool):
 
 
 def _has_no_size(grid: Grid) -> bool:
-    """2D with 1 mm per pixel, which is what a picture without a size gets."""
+    """Whether an image is 2D with 1 mm per pixel, the default of pictures."""
     return grid.dimension == 2 and grid.spacing == (1, 1)
 
 
 def different_extents(fixed: Grid, moving: Grid) -> str:
-    """How the fields of view differ in size, in words, where they do (1.5 times); else empty."""
+    """How the fields of view differ in size, if by a factor of 1.5 or more; otherwise empty."""
     ratio = _ratio(fixed, moving)
     if ratio <= 1.5:
         return ""
@@ -228,7 +228,7 @@ def _check_overlap(fixed: Grid, moving: Grid, initial: Transform):
 
 
 def overlap_of_fields(fixed: Grid, moving: Grid, transform: Transform) -> float:
-    """The part of the smaller field of view that lies in the other one, 0 to 1."""
+    """The fraction of the smaller field of view that lies in the other one, 0 to 1."""
     coarse = fixed.with_spacing([max(e / 16, s) for e, s in zip(fixed.extent, fixed.spacing)])
     fraction = moving.contains(transform(coarse.points())).double().mean().item()
     return min(1.0, fraction * max(1.0, np.prod(fixed.extent) / np.prod(moving.extent)))

@@ -1,6 +1,6 @@
-"""A module of ours in a process of its own, asked and answering over pipes.
+"""Runs a module of this package in a child process that answers requests over pipes.
 
-For libraries that may crash, wait or fill the memory. Nothing here imports torch or ITK.
+For libraries that may crash, hang or exhaust memory. Nothing here imports torch or ITK.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import hybridreg
 
 
 class ChildProcess:
-    """``python -m module``, which takes questions on standard input and answers in lines."""
+    """``python -m module``, which reads requests from standard input and answers with lines."""
 
     def __init__(self, module: str, environment: Mapping[str, str], *, own_session: bool = False):
-        """environment: all of it; see ``inherited``. own_session: Ctrl-C does not reach it."""
+        """environment: complete, see ``inherited``. own_session: Ctrl-C does not reach it."""
         self._answers: queue.Queue[str] = queue.Queue()
         self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
@@ -43,12 +43,12 @@ class ChildProcess:
         self._answers.put("")
 
     def ask(self, question: bytes):
-        """Sends a question; OSError where the child has ended."""
+        """Sends a request; OSError if the child has ended."""
         self._process.stdin.write(question)
         self._process.stdin.flush()
 
     def answer(self, *, wait_s: float) -> str:
-        """The next line, empty where the child ended; ``queue.Empty`` where it takes longer."""
+        """The next line, empty if the child ended; ``queue.Empty`` if it takes longer."""
         return self._answers.get(timeout=wait_s)
 
     @property
@@ -59,7 +59,7 @@ class ChildProcess:
         return self._process.poll() is None
 
     def last_words(self) -> tuple[int, str]:
-        """Its exit code, or minus the signal that ended it, and the last line that it complained."""
+        """Its exit code, or minus the signal that ended it, and the last line of its stderr."""
         code = self._process.wait()
         self._complaints.seek(0)
         lines = self._complaints.read().strip().splitlines()
@@ -71,14 +71,14 @@ class ChildProcess:
         self._process.wait()
         self._listener.join()
         for stream in (self._process.stdin, self._process.stdout, self._complaints):
-            with suppress(BrokenPipeError):  # a question that the child did not live to read
+            with suppress(BrokenPipeError):  # a request that the child did not read
                 stream.close()
 
     def let_go(self):
-        """Takes the pipes out of the hands of a forked process.
+        """Releases the pipes in a forked process.
 
         While they are open there, the child would outlive its parent. They are not closed, since
-        their locks may be held by a thread that did not come along in the fork.
+        their locks may be held by a thread that does not exist in the fork.
         """
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (self._process.stdin, self._process.stdout):
@@ -87,10 +87,10 @@ class ChildProcess:
 
 
 def inherited() -> dict[str, str]:
-    """The environment of this process, in which a child finds the package that this one runs."""
+    """The environment of this process, in which a child imports the same package."""
     environment = dict(os.environ)
     root = Path(hybridreg.__file__).parents[1]
-    if root.name not in ("site-packages", "dist-packages"):  # the child finds those by itself
+    if root.name not in ("site-packages", "dist-packages"):  # always searched by the child
         paths = (str(root), os.environ.get("PYTHONPATH"))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return environment

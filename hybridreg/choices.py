@@ -1,4 +1,4 @@
-"""Names that a person may choose from, known without loading what they stand for."""
+"""Names of options, available without loading their implementations."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from hybridreg.quality import Intent
 from hybridreg.registry import DESCRIPTORS, MEASURES, METHODS, TASKS, Registry, unknown_name
 from hybridreg.similarity import Measure
 
-# The type of a field says in which table the name of its value stands.
+# The type of a field determines the table in which the name of its value is looked up.
 _REGISTRIES: dict[Any, Registry] = {
     RegistrationMethod: METHODS,
     Measure: MEASURES,
@@ -28,7 +28,7 @@ _REGISTRIES: dict[Any, Registry] = {
 
 
 def methods() -> dict[str, str]:
-    """Every method class by name, with one line of help: ours and those of other packages."""
+    """Every method class by name, with one line of help, including those of other packages."""
     return {name: METHODS.help(name) for name in METHODS}
 
 
@@ -50,7 +50,7 @@ def load_method(name: str | Path | Mapping[str, Any]):
 
 
 def load_intent(name: str | Path | Mapping[str, Any]) -> Intent:
-    """What the same preset, file or table declares itself meant for, under ``[intent]``."""
+    """The intended use of a preset, file or table, from ``[intent]``."""
     declared = _table(name).get("intent", {})
     valid = [field.name for field in fields(Intent)]
     for key in declared:
@@ -71,22 +71,22 @@ def _table(name: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def preset_of(method: object) -> str | None:
-    """The name, where a method is given by the name of a packaged preset."""
+    """The name of a packaged preset, if a method is given by one."""
     return str(method) if isinstance(method, str) and method in presets() else None
 
 
 def describe_method(method: RegistrationMethod) -> dict[str, Any]:
     """The table that ``load_method`` would build this method from.
 
-    A method in no table goes by its "module:qualname", which says what ran and builds nothing.
+    A method in no table is named by its "module:qualname", which cannot be loaded again.
     """
     return _described(method, METHODS)
 
 
 def files_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """{"files": {path: SHA-256}} of the elastix files that described methods name; else empty.
+    """{"files": {path: SHA-256}} of the elastix files of described methods; may be empty.
 
-    Packaged ones are left out: they belong to the version.
+    Packaged ones are left out: they are part of the version.
     """
     found = {name: sha256_of(Path(name)) for name in _parameter_files(settings)}
     return {"files": found} if found else {}
@@ -104,7 +104,7 @@ def _parameter_files(value: Any) -> Iterator[str]:
 def with_settings(method, **settings):
     """The method with fields such as threads, seed or device set, in its nested methods too.
 
-    Settings that are None are left alone, and so are methods without such a field.
+    Settings that are None are ignored, and so are methods without such a field.
     """
     if not is_dataclass(method):
         return method
@@ -132,7 +132,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def load_training(name: str, path: str | Path):
     """The settings of a training task (a name in ``registry.TASKS``) from a TOML file.
 
-    Files and folders that it names without a full path lie beside it. ValueError for anything unknown.
+    Relative paths in it start from its folder. ValueError for anything unknown.
     """
     TASKS.find(name)
     path = Path(path)
@@ -141,7 +141,7 @@ def load_training(name: str, path: str | Path):
 
 
 def _beside(settings, folder: Path) -> dict[str, Any]:
-    """The fields that hold paths, seen from a folder."""
+    """The fields with paths, resolved relative to a folder."""
     found = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -155,8 +155,8 @@ def _beside(settings, folder: Path) -> dict[str, Any]:
 def build(table: Mapping[str, Any], registry: Registry = METHODS):
     """The object that a table with a name and fields describes (ValueError for anything unknown).
 
-    ``wrap`` in a method's table lists wrappers around it, the outermost first: short for tables in
-    each other's ``method``.
+    ``wrap`` in a method's table lists wrappers around it, the outermost first: a short form of
+    nested ``method`` tables.
     """
     kind = registry.kind
     if registry is METHODS and "wrap" in table:
@@ -209,7 +209,7 @@ def _around(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Mapping[str, 
 
 
 def _nested(hint, value):
-    """A field's value with its tables and names built, wherever the type asks for what has a table."""
+    """A field's value with its tables and names replaced by the objects that its type requires."""
     if hint in _REGISTRIES and isinstance(value, (str, Mapping)):
         table = {"name": value} if isinstance(value, str) else value
         return build(table, _REGISTRIES[hint])
@@ -232,7 +232,7 @@ def _validated(where: str, hint, value):
 
 
 def _described(value, registry: Registry | None = None):
-    """A value as TOML and JSON have it; of a table, its name and fields."""
+    """A value for TOML and JSON; an object from a table by its name and fields."""
     if isinstance(value, (tuple, list)):
         return [_described(item, registry) for item in value]
     if isinstance(value, Mapping):
@@ -251,7 +251,7 @@ def _described(value, registry: Registry | None = None):
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """The types of a class's fields; empty where they name what only a type checker imports."""
+    """The types of a class's fields; empty if they use names imported only for type checking."""
     try:
         return get_type_hints(cls)
     except NameError:
@@ -259,7 +259,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _registry_of(hint) -> Registry | None:
-    """The table that a field's type, or what it is a tuple or option of, belongs to."""
+    """The table of a field's type, or of the items of a tuple or optional type."""
     if hint in _REGISTRIES:
         return _REGISTRIES[hint]
     found = (_registry_of(part) for part in get_args(hint))

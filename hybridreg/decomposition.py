@@ -1,4 +1,4 @@
-"""What a transform does as a whole, in angles, scales and a shift."""
+"""Decomposition of a transform into rotation angles, scales and a translation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _POINTS = 20_000
 
 @dataclass(frozen=True)
 class Decomposition:
-    """x -> R S (x - c) + c + t: a stretch S, then a rotation R, about a center c, then a shift t.
+    """x -> R S (x - c) + c + t: a stretch S, a rotation R about a center c, and a translation t.
 
     rotation_deg: one angle in 2D; in 3D about x, y and z with R = Rz Rx Ry, as in ``rigid``.
-    scales: along the principal axes of S, falling. translation_mm: t, the way of the center.
-    reflects: true where x is mirrored first; no body does that.
+    scales: along the principal axes of S, descending. translation_mm: t, the displacement of the
+    center.
+    reflects: true if x is mirrored first, which is anatomically impossible.
     """
 
     rotation_deg: tuple[float, ...]
@@ -57,7 +58,7 @@ def fitted_affine(field: DisplacementField) -> AffineTransform:
     points = apply_matrix(grid.voxel_to_physical(), index)
     center = points.mean(0)
     offsets = torch.cat([points - center, torch.ones(len(points), 1, dtype=torch.float64)], 1)
-    # An axis of one voxel says nothing of its scale: the smallest solution leaves it alone.
+    # An axis of one voxel does not determine its scale: the minimum-norm solution keeps it.
     solution = torch.linalg.lstsq(offsets, vectors, driver="gelsd").solution
     linear = torch.eye(dimension, dtype=torch.float64) + solution[:-1].T
     return AffineTransform.from_parts(linear, solution[-1], center)
@@ -67,7 +68,7 @@ def _angles_deg(rotation: Tensor) -> list[float]:
     """The angles that ``hybridreg.transforms.rigid`` takes: about x, y and z, R = Rz Rx Ry."""
     if len(rotation) == 2:
         return [math.degrees(math.atan2(rotation[1, 0], rotation[0, 0]))]
-    with warnings.catch_warnings():  # at x = +-90 degrees only the sum of y and z shows: all to z
+    with warnings.catch_warnings():  # at x = +-90 degrees (gimbal lock) y is set to 0
         warnings.simplefilter("ignore", UserWarning)
         z, x, y = Rotation.from_matrix(rotation.numpy()).as_euler("ZXY", degrees=True).tolist()
     return [x, y, z]

@@ -1,4 +1,4 @@
-"""What a detector records of line integrals: scatter, blur and quantum noise, for training and tests."""
+"""Simulated exposure of line integrals: scatter, blur and quantum noise, for training and tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybridreg.radiographs import Radiograph
 class Exposure:
     """Recorded photons, given back as line integrals: -log(recorded / recorded without a patient).
 
-    photons: a pixel records without a patient; more mean less noise; 0 for none at all.
+    photons: per pixel without a patient; more give less noise; 0 for no noise.
     blur_mm: sigma of the detector's blur, on the detector.
     scatter: mean ratio of scattered to primary photons; more flattens the contrast.
     scatter_mm: sigma over which scatter spreads, on the detector.

@@ -1,4 +1,4 @@
-"""Geodesics of diffeomorphisms: the operator that measures velocities, and the map that one momentum makes."""
+"""Geodesics of diffeomorphisms: the operator of the velocity norm, and the map of a momentum."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Kernel:
     """L = (-a Laplacian - b grad div + c)^power in mm, so <v, L v> is the energy of a velocity v.
 
     K = L^-1 smooths a momentum to its velocity, over about sqrt(a / c) mm. a: larger is smoother.
-    b: larger keeps volumes. c: larger is stiffer against shifts as well. power: 1 as published (Yang
-    2017: a = b = 0.01, c = 0.001); from 2 on, in 3D, velocities of finite energy are continuous.
+    b: larger penalizes changes of volume. c: larger also penalizes translations. power: 1 as
+    published (Yang 2017: a = b = 0.01, c = 0.001); from 2 on, in 3D, velocities of finite energy
+    are continuous.
     """
 
     a: float = 0.01
@@ -41,12 +42,12 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class GeodesicTransform:
-    """x -> phi^-1(x), phi the end of the geodesic that a momentum at the moving image starts (Miller 2006).
+    """x -> phi^-1(x), phi the end of the geodesic of an initial momentum (Miller 2006).
 
     momentum: m0, its LPS components, shape (D, *grid.shape), float32, such that K m0 is in mm per
         unit of time; the geodesic lasts 1.
-    kernel, grid: of the operator L, and where the momentum lies.
-    field: phi^-1, fixed to moving, as it was shot; what the transform is evaluated as.
+    kernel, grid: of the operator L, and of the momentum.
+    field: phi^-1, fixed to moving, as integrated; the transform is evaluated with it.
     inverse_field: phi, moving to fixed, perhaps on a finer grid.
     """
 
@@ -73,17 +74,17 @@ class GeodesicTransform:
         return self.field(points)
 
     def inverse(self) -> DisplacementField:
-        """phi, as it was integrated along with phi^-1."""
+        """phi, as integrated together with phi^-1."""
         return self.inverse_field
 
 
 def as_fields(transform: Transform) -> Transform:
-    """The transform with every geodesic in it as the field it is evaluated as, for export."""
+    """The transform with every geodesic replaced by its displacement field, for export."""
     plain = (part.field if isinstance(part, GeodesicTransform) else part for part in parts_of(transform))
     return compose(*plain)
 
 
 def momenta(transform: Transform) -> tuple[GeodesicTransform, ...]:
-    """The geodesics that a transform is composed of, the first acting first."""
+    """The geodesics in a composed transform, in order of application."""
     parts = parts_of(transform)
     return tuple(part for part in reversed(parts) if isinstance(part, GeodesicTransform))

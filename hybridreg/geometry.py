@@ -1,6 +1,6 @@
-"""Grid: where the voxels of an image lie in the patient, and the only place axes are flipped.
+"""Grid: the position of an image's voxels in the patient; the only place where axes are flipped.
 
-Four frames, named once for the whole package:
+Four coordinate frames, named once for the whole package:
 
 array       indices ``data[z, y, x]``; shapes are written in this order
 voxel       continuous indices (x, y, z), 0 at the center of the first voxel
@@ -143,9 +143,9 @@ class Grid:
         return apply_matrix(self.to_physical(), unit)
 
     def crop(self, start: Sequence[int], stop: Sequence[int]) -> Grid:
-        """The voxels start <= index < stop, both in array order, where they were.
+        """The voxels start <= index < stop, both in array order, at the same positions.
 
-        Negative starts and stops beyond the shape grow the grid instead.
+        Negative starts and stops beyond the shape extend the grid.
         """
         first = _float64([float(n) for n in start[::-1]])
         origin = apply_matrix(self.voxel_to_physical(), first)
@@ -153,7 +153,7 @@ class Grid:
         return replace(self, shape=shape, origin=tuple(origin.tolist()))
 
     def slabs(self, voxels: int = 1 << 18) -> Iterator[tuple[slice, Grid]]:
-        """The grid in pieces of about so many voxels along the first array axis."""
+        """The grid in slabs of about ``voxels`` voxels along the first array axis."""
         rows = max(1, voxels // math.prod(self.shape[1:]))
         for start in range(0, self.shape[0], rows):
             stop = min(start + rows, self.shape[0])
@@ -161,7 +161,7 @@ class Grid:
             yield slice(start, stop), self.crop((start, *[0] * (self.dimension - 1)), ends)
 
     def with_spacing(self, spacing: Sequence[float]) -> Grid:
-        """The same field of view (about the same center) in voxels of another size, (x, y, z) mm.
+        """The same field of view (with the same center) at another spacing, (x, y, z) mm.
 
         The number of voxels is rounded up, so the new grid covers the old one.
         """
@@ -173,7 +173,7 @@ class Grid:
         )
 
     def upright_axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """How to bring the array axes nearest to the patient's: for ``with_axes``."""
+        """The order and flips for ``with_axes`` that are nearest to the patient's axes."""
         axes, last = np.abs(self.direction), self.dimension - 1
         best = max(  # voxel axis nearest to x, y, z
             itertools.permutations(range(self.dimension)),
@@ -188,9 +188,9 @@ class Grid:
         return order, turned
 
     def axis_letters(self) -> str:
-        """The way each voxel axis (x, y, z) points to, nearest of L R P A S I; such as "LPS".
+        """The direction of each voxel axis (x, y, z), nearest of L R P A S I; such as "LPS".
 
-        No two axes share a letter or its opposite, as in nibabel.
+        No two axes have the same letter or opposite letters, as in nibabel.
         """
         axes = np.array(self.direction)
         letters = [""] * self.dimension
@@ -201,7 +201,7 @@ class Grid:
         return "".join(letters)
 
     def with_axes(self, order: Sequence[int], turned: Sequence[int]) -> Grid:
-        """The grid of ``data.permute(order).flip(turned)``: the same voxels, where they were."""
+        """The grid of ``data.permute(order).flip(turned)``: the same voxels and positions."""
         last = self.dimension - 1
         voxel = [last - order[last - i] for i in range(self.dimension)]  # axes (x, y, z)
         signs = np.array([-1.0 if last - i in turned else 1.0 for i in range(self.dimension)])
@@ -219,7 +219,7 @@ class Grid:
         return (apply_matrix(self.to_normalized(), points).abs() <= 1).all(-1)
 
     def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """True where the corners of both differ by at most so many voxels: header noise."""
+        """True if the corners of both differ by at most ``tolerance`` voxels (header rounding)."""
         if self.shape != other.shape:
             return False
         distance = (self.corners() - other.corners()).norm(dim=-1).max().item()
@@ -227,7 +227,7 @@ class Grid:
 
 
 def side(axis: int, way: float) -> str:
-    """The letter of the patient's side that x, y or z (0 to 2) leads to, going forward or back."""
+    """The letter of the patient's side in the direction of x, y or z (0 to 2), or its opposite."""
     return ("LPS" if way > 0 else "RAI")[axis]
 
 

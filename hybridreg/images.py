@@ -1,4 +1,4 @@
-"""Images, label maps and landmarks: values that know where they lie."""
+"""Images, label maps and landmarks: values with their geometry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Image:
     """Intensities or descriptor channels on a grid; resampled by interpolation.
 
     data: shape (C, *grid.shape), float32; one channel may be given without its axis.
-    dtype: number type of the file it came from, such as "int16"; a writer rounds and clamps to it.
+    dtype: number type of its file, such as "int16"; a writer rounds and clamps to it.
     """
 
     data: Tensor
@@ -60,7 +60,7 @@ class LabelMap:
         object.__setattr__(self, "data", data.to(torch.int32))
 
     def labels(self) -> list[int]:
-        """The labels that occur, without 0, in rising order."""
+        """The labels that occur, without 0, in ascending order."""
         return [label for label in torch.unique(self.data).tolist() if label != 0]
 
 
@@ -90,8 +90,8 @@ class LandmarkSet:
 def corresponding(fixed: LandmarkSet, moving: LandmarkSet, *, what: str) -> LandmarkSet:
     """The moving points in the order of the fixed ones. what: their kind, for the error message.
 
-    Points whose names are the same, but for upper and lower case, correspond by name; sets without
-    any common name correspond row by row. ValueError for anything in between: it is ambiguous.
+    Points with the same names, ignoring case, correspond by name; sets without
+    any common name correspond row by row. ValueError for anything in between, which is ambiguous.
     """
     a, b = ([name.casefold() for name in points.names] for points in (fixed, moving))
     if len(a) != len(b) or (set(a) & set(b) and sorted(a) != sorted(b)):
@@ -104,7 +104,7 @@ def corresponding(fixed: LandmarkSet, moving: LandmarkSet, *, what: str) -> Land
     if len(set(a)) < len(a) or _numbers(len(a)) in (tuple(a), tuple(b)):
         raise ValueError(
             f"fixed and moving {what} have the same names in another order, and the names do not "
-            "tell which belong together (several are the same, or one side is only numbered): "
+            "define which belong together (several are the same, or one side is only numbered): "
             "give each point a name of its own, or put both files in the same order"
         )
     log.info("the moving %s were matched to the fixed ones by name", what)
@@ -120,7 +120,7 @@ def _lacking(fixed: list[str], moving: list[str]) -> str:
 
 
 def _numbers(count: int) -> tuple[str, ...]:
-    """The names of points that have none."""
+    """Default names of points."""
     return tuple(str(i + 1) for i in range(count))
 
 
@@ -131,7 +131,7 @@ def kind_of(value: Any) -> str:
 
 
 def check_kind(what: str, value: Any, *kinds: type):
-    """Refuses, in words, what is none of our own values (ValueError)."""
+    """Raises ValueError for a value that is not of one of these types of hybridreg."""
     if not isinstance(value, kinds):
         wanted = " or ".join(f"hybridreg.{kind.__name__}" for kind in kinds)
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Where a registration starts when no transform is given: aligned centers."""
+"""Initial transforms by alignment of centers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hybridreg.transforms import AffineTransform
 
 
 def initialize(pair: ImagePair, how: str) -> AffineTransform:
-    """The translation that lays one center over the other, fixed -> moving.
+    """The translation that aligns the centers, fixed -> moving.
 
-    how: "centers" for the middles of the fields of view, "mass" for the centers of intensity above
-    the background (within the masks, where given).
+    how: "centers" for the centers of the fields of view, "mass" for the centers of mass of
+    intensities above the background (within the masks, if given).
     """
     if how == "centers":
         shift = pair.moving.grid.center - pair.fixed.grid.center
@@ -24,14 +24,14 @@ def initialize(pair: ImagePair, how: str) -> AffineTransform:
         moving = center_of_mass(pair.moving, pair.moving_mask)
         shift = moving - center_of_mass(pair.fixed, pair.fixed_mask)
     else:
-        raise ValueError(f"a start is one of {', '.join(INITIALIZATIONS)}, found {how!r}")
+        raise ValueError(f"an initialization is one of {', '.join(INITIALIZATIONS)}, found {how!r}")
     return AffineTransform.from_parts(torch.eye(pair.dimension), shift)
 
 
 def center_of_mass(image: Image, mask: LabelMap | None = None) -> Tensor:
     """LPS mm of the mean position, weighted by intensity above the lowest 1 %; shape (D,).
 
-    Intensities are cut at the 99th percentile, so that metal and vessels do not pull it aside.
+    Intensities are clipped at the 99th percentile, to limit the influence of metal and vessels.
     """
     data = without_outliers(image).data.mean(0)
     sample = data.flatten()[:: max(1, data.numel() // 100_000)]

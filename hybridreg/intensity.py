@@ -1,4 +1,4 @@
-"""Intensities of any modality brought to [0, 1], and what was done to them."""
+"""Scaling of intensities of any modality to [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from hybridreg.images import Image
 from hybridreg.preprocessing import foreground, looks_like_ct
 
 CT_WINDOWS = {"brain": (80.0, 40.0), "bone": (2000.0, 500.0), "wide": (2500.0, 250.0)}  # W, L in HU
-CT_DEFAULT = "bone"  # what CT adds to MR is bone, which the brain window shows as plain white
-PERCENTILES = (0.5, 99.5)  # of the foreground: beyond them lie a few vessels and spikes
+CT_DEFAULT = "bone"  # CT adds bone to MR, which is saturated in the brain window
+PERCENTILES = (0.5, 99.5)  # of the foreground: a few vessels and outliers lie beyond
 WAYS = ("auto", *CT_WINDOWS, "percentiles", "8bit")
 
 _AIR_HU = -1000.0
-_MIN_HU = -1024.0  # what lies below, such as -2048, fills places that were not scanned
-_VALUES = 1_000_000  # looked at for percentiles
+_MIN_HU = -1024.0  # lower values, such as -2048, are padding outside the scan
+_VALUES = 1_000_000  # sampled for percentiles
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How an image came to [0, 1]: linear from ``low`` to ``high``, cut beyond them.
+    """The scaling of an image to [0, 1]: linear from ``low`` to ``high``, clipped outside.
 
     kind: "CT window" (low and high in HU), "percentiles" (of the foreground), "8 bit" or "range".
-    name: of the window or percentiles, empty for a person's own.
+    name: of the window or percentiles, empty for user-defined ones.
     chosen: "auto" or "given".
     """
 
@@ -45,15 +45,14 @@ class Scaling:
 
 
 def to_unit(image: Image, how: str = "auto") -> tuple[Image, Scaling]:
-    """The image in [0, 1], float32, and how it got there; values beyond the ends are cut.
+    """The image scaled to [0, 1], float32, and its scaling; values beyond the ends are clipped.
 
-    how: "auto" takes an image of number type uint8 as scaled already (0 to 255), values below
-    -500 HU as CT in the bone window, and all else as MR. Or "brain" (W 80 L 40), "bone"
-    (W 2000 L 500), "wide" (W 2500 L 250); "W,L" in HU; "low..high" in any unit; "percentiles" (0.5
-    to 99.5 % of the foreground, see ``preprocessing.foreground``); "8bit". Of a CT window, values
-    below -1024 HU are taken as air.
-
-    ValueError for values that are not finite, and where nothing lies between the ends.
+    how: "auto" treats an image of number type uint8 as already scaled (0 to 255), one with values
+    below -500 HU as CT in the bone window, and any other as MR. Or "brain" (W 80 L 40), "bone" (W
+    2000 L 500), "wide" (W 2500 L 250); "W,L" in HU; "low..high" in any unit; "percentiles" (0.5 to
+    99.5 % of the foreground, see ``preprocessing.foreground``); "8bit". With a CT window, values
+    below -1024 HU count as air. ValueError for values that are not finite, and if no value lies
+    between the ends.
     """
     bad = int((~torch.isfinite(image.data)).sum())
     if bad:
@@ -94,7 +93,7 @@ def _ends(width: float, level: float) -> tuple[float, float]:
 
 
 def _own(text: str) -> Scaling:
-    """A person's own window: 'W,L' or 'low..high'."""
+    """A user-defined window: 'W,L' or 'low..high'."""
     if match := re.fullmatch(f"{_NUMBER},{_NUMBER}", text):
         kind, (low, high) = "CT window", _ends(*map(float, match.groups()))
     elif match := re.fullmatch(rf"{_NUMBER}\.\.{_NUMBER}", text):

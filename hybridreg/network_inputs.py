@@ -1,6 +1,6 @@
-"""What a network is shown of a pair: the grid, the smoothing and the scale of intensities.
+"""The input of networks: grid, smoothing and intensity scaling of a pair.
 
-Methods, targets and training all take it from here, so that a network sees in use what it saw in training.
+Common to methods, targets and training, so that inputs in use and in training are the same.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from hybridreg.preprocessing import smoothed_for
 from hybridreg.transforms import IDENTITY, Transform
 from hybridreg.warping import lowest, warp
 
-_SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
+_SHOWN = 0.02  # of the range of intensities: larger differences from the border are foreground
 
 
 @dataclass(frozen=True)
 class NetworkInputs:
-    """How pairs are shown to a network; what its card says of them.
+    """The preprocessing of a network's input, as in its model card.
 
-    spacing_mm: of the voxels along every axis; as the fixed image's where that is coarser.
-    intensity: a rule of ``intensity.to_unit``, or None for values as they are.
+    spacing_mm: of the voxels along every axis; that of the fixed image if coarser.
+    intensity: a rule of ``intensity.to_unit``, or None for unscaled values.
     """
 
     spacing_mm: float
     intensity: str | None = "percentiles"
 
     def grid(self, pair: ImagePair) -> Grid:
-        """Where the images are shown: over all that they show and a margin (``momentum_grid``).
+        """The grid of the input: the foreground of both images and a margin (``momentum_grid``).
 
         pair: both images on the fixed grid.
         """
@@ -50,7 +50,7 @@ class NetworkInputs:
 def on_grid(pair: ImagePair, initial: Transform, onto: Grid) -> ImagePair:
     """Both images smoothed for the voxels of a grid and sampled there, the moving one through ``initial``.
 
-    Masks and points are left out. A fixed image that lies on the grid stays as it is.
+    Masks and points are left out. A fixed image on that grid is not changed.
     """
     spacing = min(onto.spacing)
     fixed, moving = (
@@ -66,7 +66,7 @@ def scaled(image: Image, rule: str | None) -> Image:
 
 
 def shown_box(pair: ImagePair) -> Grid:
-    """The part of the fixed grid outside of which neither image shows anything; both lie on that grid."""
+    """The part of the fixed grid with the foreground of both images, which are on that grid."""
     shown = torch.zeros(pair.fixed.grid.shape, dtype=torch.bool)
     for image in (pair.fixed, pair.moving):
         for channel in image.data:

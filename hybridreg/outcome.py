@@ -1,4 +1,4 @@
-"""Outcome: all that came out of one case, and how it is written to its folder."""
+"""Outcome: all results of one case, and writing them to its folder."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came out of one case; ``save`` writes all of it.
+    """All results of one case; ``save`` writes them.
 
     moved, displacement, jacobian, affine, inverse, moved_labels, similarity, scores, verdict: see
     ``assessment.Assessment``. interpolation: how the moving image was resampled.
-    fused: fixed and moved in one image, where that was asked for.
-    preset: the name of the method's preset, where it is one.
+    fused: fixed and moved in one image, if requested.
+    preset: the name of the method's preset, if it is one.
     """
 
     case: Case
@@ -89,11 +89,10 @@ class Outcome:
         pictures: bool = True,
         command: str | None = None,
     ) -> Path:
-        """Writes the output folder, whole or not at all, and gives its path.
+        """Writes the output folder, completely or not at all, and returns its path.
 
-        pictures: keep what the report's pictures are drawn from; without them its page has none.
-
-        command: how it was called, for the record; it may hold file names of patients.
+        pictures: write the data of the report's pictures; without them its page has none.
+        command: the command line, for the record; it may contain patient file names.
         """
         record = CaseLog()
         with output.output_folder(folder, overwrite=overwrite) as partial:
@@ -125,12 +124,12 @@ class Outcome:
             write_image(folder / output.FUSED, self.fused.image)
 
     def _with_dimension(self, transform: Transform) -> Transform:
-        """A composition of nothing, as a method gives that moves nothing, says no dimension."""
+        """Replaces an empty composition (the identity), which has no dimension, by an affine."""
         identity = AffineTransform(torch.eye(self.case.pair.dimension + 1))
         return transform if parts_of(transform) else identity
 
     def views(self) -> dict[str, Any]:
-        """The reduced images that the report shows."""
+        """The reduced images of the report."""
         return make_views(
             self.case.pair,
             self.transform,
@@ -144,7 +143,7 @@ class Outcome:
         )
 
     def _motion(self) -> dict[str, Any]:
-        """The transform in numbers: its nearest affine about the fixed center, and how far it goes."""
+        """Statistics of the transform: its nearest affine about the fixed center, displacements."""
         parts = parts_of(self.transform)
         length = self.displacement.vectors.norm(dim=0).flatten()
         return {
@@ -159,7 +158,7 @@ class Outcome:
         }
 
     def summary(self, command: str | None = None) -> dict[str, Any]:
-        """Everything that is not an image, as result.json holds it."""
+        """Everything that is not an image, as in result.json."""
         before, after = self.scores
         return {
             "schema": 1,

@@ -1,4 +1,4 @@
-"""Where the packaged parameter files and presets lie."""
+"""The folder of the packaged parameter files and presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One case from files to its outcome: what the command line, batches and notebooks call."""
+"""Registers and evaluates one case: called by the command line, batches and notebooks."""
 
 from __future__ import annotations
 
@@ -46,23 +46,24 @@ def register(
     moving_frame: int | None = None,
     **more,
 ) -> Outcome:
-    """Registers the moving image to the fixed one: files or values in, everything out.
+    """Registers the moving image to the fixed one and evaluates the result.
 
     method: name of a preset or method, a TOML file, a table, or a method object.
-    initial: where to start: a transform (or its file) fixed -> moving, "centers" or "mass". None
-        starts where the headers place the images, or from their centers where that is far apart.
+    initial: the initial transform (or its file) fixed -> moving, "centers" or "mass". None
+        starts from the positions in the headers, or from aligned centers if those are far apart.
     threads, seed, device: set on the method wherever it has such a field.
-    keep_identifiers: name the input files in the result; otherwise they appear by hash only.
-    fuse: a fusion rule (a name in ``fusion.RULES``), by which fixed and moved become one image too.
+    keep_identifiers: name the input files in the result; otherwise only their hashes are stored.
+    fuse: a fusion rule (a name in ``fusion.RULES``), to also fuse fixed and moved into one image.
     interpolation: of the moved image, see ``warping.warp``; "cubic" keeps thick slices sharper.
-    fixed_frame, moving_frame: which image to take of a file that holds several (a time series),
+    fixed_frame, moving_frame: which image of a file with several (a time series),
         counted from 0.
-    more: the rest of the case, each a file or a value: fixed_mask, moving_mask (where to compare;
-        "auto" for the patient without the air around, see ``preprocessing.foreground``),
+    more: further inputs, each a file or a value: fixed_mask, moving_mask (the compared region;
+        "auto" for the patient without the surrounding air, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
-        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks (only judge it).
-    Values are ours, images and transforms of SimpleITK, or images of nibabel; points may be arrays
-    or lists in LPS mm. An image that is a bare array is refused: give it a ``Grid``.
+        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks (for evaluation only).
+
+    Values are those of hybridreg, images and transforms of SimpleITK, or images of nibabel; points
+    may be arrays or lists in LPS mm. A bare array is not accepted as an image: give it a ``Grid``.
 
     >>> outcome = register("fixed.nii.gz", "moving.nii.gz", "bspline")  # doctest: +SKIP
     >>> outcome.save("out")  # doctest: +SKIP
@@ -120,9 +121,9 @@ def run(
 ) -> Outcome:
     """Registers and evaluates one case.
 
-    intent: what the method is meant for, against which its result is judged. preset: the name that
-    the method is known by, for the record. fuse: a fusion rule. interpolation: of the moved image.
-    without: what of ``assessment.OPTIONAL`` is left out, to save its time.
+    intent: the intended use of the method, for the verdict. preset: the name of the method, for the
+    record. fuse: a fusion rule. interpolation: of the moved image.
+    without: parts of ``assessment.OPTIONAL`` that are left out, to save time.
     """
     record = record or CaseLog()
     described = describe_method(method)
@@ -161,7 +162,7 @@ def run(
 
 
 def _fusion_network(pair: ImagePair, rule: str) -> WeightNetwork | None:
-    """The network that a fusion rule needs, if any; refuses before any work what cannot be fused."""
+    """The network of a fusion rule, if any; ValueError before any work if fusion is impossible."""
     RULES.find(rule)
     for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
         if image.channels != 1:
@@ -183,18 +184,18 @@ def _fused(
     rule: str,
     network: WeightNetwork | None,
 ) -> Fusion | None:
-    """Fixed and moved in one, scored; None, with a warning, where so little of both is left."""
+    """Fixed and moved fused and scored; None, with a warning, if they hardly overlap."""
     grid = pair.moving.grid
     field = LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid)
     reached = warp(field, displacement, onto=pair.fixed.grid)
     low, high = pair.moving.data.min(), pair.moving.data.max()
-    moved = replace(moved, data=moved.data.clamp(low, high))  # cubic interpolation goes beyond
+    moved = replace(moved, data=moved.data.clamp(low, high))  # cubic interpolation overshoots
     try:
         return fuse_images(
             pair.fixed, moved, rule=rule, network=network, moved_valid=reached, scored=True
         )
     except ValueError as error:
-        # The registration has been done, and is worth keeping whatever can be shown of it.
+        # The registration is kept even if it cannot be fused.
         log.warning("fixed and moved could not be fused: %s", error)
         return None
 

@@ -1,4 +1,4 @@
-"""Poses of a patient under a C-arm: six numbers, the rigid transform they stand for, and its error.
+"""Poses of a patient under a C-arm: six parameters, their rigid transform, and its error.
 
 A pose maps the C-arm's frame to the LPS of a CT: T(x) = R x + isocenter + t. The numbers are (rx, ry, rz)
 in degrees, R = Rz Rx Ry as in ``transforms.rigid``, and t = (tx, ty, tz) in mm along the axes of the CT. At all
@@ -60,14 +60,14 @@ def pose_parameters(transform: AffineTransform, isocenter: Sequence[float] = ORI
 
 
 class PoseError(NamedTuple):
-    """How far a pose is from the true one."""
+    """The error of a pose."""
 
     rotation_deg: float
     translation_mm: float
 
 
 def pose_error(found: AffineTransform, true: AffineTransform) -> PoseError:
-    """The angle between both rotations, and the distance between both places of the isocenter."""
+    """The angle between both rotations, and the distance between the isocenters."""
     between = found.linear @ true.linear.T
     spin = torch.stack([(between - between.T)[i, j] for i, j in ((2, 1), (0, 2), (1, 0))]).norm()
     angle = torch.atan2(spin, between.trace() - 1)  # exact for small angles, unlike acos

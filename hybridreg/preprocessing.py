@@ -1,4 +1,4 @@
-"""Where in an image the patient is, its values without outliers, and coarser copies of it."""
+"""Foreground of an image, removal of outliers, and resampling to coarser grids."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from hybridreg.transforms import IDENTITY
 from hybridreg.warping import lowest, warp
 
 _WORKING_MM = 2.0
-# Air is -1000 HU and fat -100: whatever holds such low values is CT, and this lies between the two.
+# Air is -1000 HU and fat -100: the threshold lies between, and only CT has such low values.
 _CT_BODY_HU = -400.0
 _CT_AIR_HU = -3072.0, -500.0  # air and what fills unscanned places; no other modality goes so low
-_CT_AIR_SHARE = 1e-3  # of the voxels; a few stray low values make no CT
-_VALUES = 1_000_000  # looked at for percentiles
+_CT_AIR_FRACTION = 1e-3  # of the voxels; a few stray low values make no CT
+_VALUES = 1_000_000  # sampled for percentiles
 
-# Of 1428 images (brain and cardiac MR, CT of heads and lungs, slices) none has values further out
-# than 3.7 ranges, and most stay within 1; at 5, mutual information has 5 of 32 bins for the rest.
+# Ranges beyond the percentiles; real images stay within 3.7 (examples/benchmarks/verdicts.md).
 _FAR = 5.0
 _FEW_LEVELS = 16  # fewer are labels, which may be any numbers
 
@@ -33,12 +32,10 @@ _FEW_LEVELS = 16  # fewer are labels, which may be any numbers
 def foreground(image: Image, *, margin_mm: float = 0.0) -> LabelMap:
     """The patient in an image: 1 inside and 0 in the air around, on the grid of the image.
 
-    The largest connected piece that is brighter than the background, without holes, grown by the
-    margin. CT is cut at -400 HU; anything else at half of Otsu's threshold, which keeps the dark
-    rim of a head. Found at 2 mm, of the mean of all channels. Stripped brains and whole heads,
-    bodies on a couch and 2D slices alike.
-
-    ValueError where nothing stands out from the background.
+    The largest connected component above the background, without holes, dilated by the
+    margin. The threshold is -400 HU for CT and half of Otsu's threshold otherwise, which keeps the
+    dark rim of a head. Computed at 2 mm, from the mean of all channels. For skull-stripped brains,
+    whole heads, bodies on a couch and 2D slices. ValueError if there is no foreground.
     """
     image = without_outliers(image)
     grid = image.grid.with_spacing([max(_WORKING_MM, s) for s in image.grid.spacing])
@@ -55,9 +52,9 @@ def foreground(image: Image, *, margin_mm: float = 0.0) -> LabelMap:
 
 
 def clipped(image: Image, low_percent: float, high_percent: float) -> Image:
-    """The image with its values cut at two percentiles, each channel by itself.
+    """The image with its values clipped at two percentiles, each channel separately.
 
-    A channel with nothing between the two stays as it is: it would become constant.
+    A channel whose two percentiles are equal is not changed: it would become constant.
     """
     limits = []
     for channel in image.data:
@@ -70,12 +67,12 @@ def clipped(image: Image, low_percent: float, high_percent: float) -> Image:
 
 
 def without_outliers(image: Image) -> Image:
-    """The image with its outliers brought to the nearest other value, each channel by itself.
+    """The image with its outliers clipped to the nearest other value, each channel separately.
 
     Outliers are values further beyond the 1st or 99th percentile than five times the range between
     the two and zero, such as a hot voxel or a padding of -32768. Percentiles are taken without the
-    lowest value, which mostly is background; nothing above -3072 is too low, since CT fills what
-    it did not scan with such values. An image without outliers is given back as it is.
+    lowest value, which is usually background; values above -3072 are never too low, since CT uses
+    them as padding. An image without outliers is returned unchanged.
     """
     limits = [_ordinary(channel) for channel in image.data]
     ends = [tuple(end.item() for end in channel.aminmax()) for channel in image.data]
@@ -93,7 +90,7 @@ def pair_without_outliers(pair: ImagePair) -> ImagePair:
 
 
 def outliers(image: Image) -> str:
-    """What ``without_outliers`` would change, in words; empty where that is nothing."""
+    """A description of what ``without_outliers`` would change; empty if nothing."""
     for channel in image.data:
         low, high = _ordinary(channel)
         out = channel[(channel < low) | (channel > high)]
@@ -105,9 +102,9 @@ def outliers(image: Image) -> str:
 
 
 def looks_like_ct(values: Tensor) -> bool:
-    """True for intensities in HU: some are as low as air, which no other modality shows."""
+    """True for intensities in HU: some are as low as air, unlike in any other modality."""
     low, high = _CT_AIR_HU
-    return ((values >= low) & (values < high)).double().mean().item() > _CT_AIR_SHARE
+    return ((values >= low) & (values < high)).double().mean().item() > _CT_AIR_FRACTION
 
 
 def half_of_otsu(values: np.ndarray) -> float:
@@ -117,7 +114,7 @@ def half_of_otsu(values: np.ndarray) -> float:
 
 
 def coarser(image: Image, spacing_mm: float) -> Image:
-    """The image in voxels of at least so many mm along every axis, smoothed as that needs."""
+    """The image at a spacing of at least ``spacing_mm`` along every axis, with antialiasing."""
     grid = image.grid.with_spacing([max(spacing_mm, s) for s in image.grid.spacing])
     if grid.spacing == image.grid.spacing:
         return image
@@ -126,13 +123,13 @@ def coarser(image: Image, spacing_mm: float) -> Image:
 
 
 def smoothed_for(image: Image, spacing_mm: float) -> Image:
-    """The image without what voxels of so many mm cannot show, still on its own grid."""
+    """The image smoothed for a spacing of ``spacing_mm``, on its own grid."""
     factors = [max(spacing_mm / s, 1.0) for s in image.grid.spacing]
     return image if max(factors) == 1.0 else replace(image, data=antialiased(image.data, factors))
 
 
 def antialiased(values: Tensor, factors: Sequence[float]) -> Tensor:
-    """Values (C, *shape) without what voxels larger by factors along (x, y, z) cannot show."""
+    """Values (C, *shape) smoothed for voxels larger by factors along (x, y, z)."""
     sigma = antialiasing(factors)
     if not any(sigma):
         return values
@@ -141,7 +138,7 @@ def antialiased(values: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def _ordinary(channel: Tensor) -> tuple[float, float]:
-    """The lowest and the highest value that is no outlier; see ``without_outliers``."""
+    """The lowest and the highest value that is not an outlier; see ``without_outliers``."""
     ends = tuple(end.item() for end in channel.aminmax())
     some = channel.flatten()[:: max(1, channel.numel() // _VALUES)].numpy(force=True)
     shown = some[some > max(ends[0], _CT_AIR_HU[0])]

@@ -1,4 +1,4 @@
-"""How far a long computation is: said where it happens, heard by whoever listens."""
+"""Progress of long computations, reported to an optional callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _listener: ContextVar[Listener | None] = ContextVar("progress_listener", default
 
 
 def report(fraction: float, doing: str):
-    """Tells the listener, if there is one: the fraction done in [0, 1] and what is being done."""
+    """Reports the fraction done in [0, 1] and the current step to the listener, if there is one."""
     listener = _listener.get()
     if listener is not None:
         listener(min(max(fraction, 0.0), 1.0), doing)
@@ -30,7 +30,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def within(start: float, stop: float, prefix: str = "") -> Iterator[None]:
-    """Makes the reports inside the block fill only the part from start to stop of the whole."""
+    """Maps the progress inside the block to the part from start to stop of the whole."""
     outer = _listener.get()
     if outer is None:
         yield

@@ -2,7 +2,7 @@
 
 Burt and Adelson 1983, with the filter [1 4 6 4 1]/16 and the border rules of the code published with
 Liu et al. 2017: symmetric (the border voxel repeated) on the way down, the border voxel replicated on
-the way up. The filter is separable, so each axis is halved by itself, or left as it is: a step of a
+the way up. The filter is separable, so each axis is halved separately, or not at all: a step of a
 pyramid is a tuple of the axes that it halves, counted from the end (-1 is x), and a pyramid a tuple of
 such steps. Axes in front of those are independent images.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 Steps = tuple[tuple[int, ...], ...]
 
 _FEWEST_VOXELS = 8  # an axis of a volume is not halved below
-_ALIKE = math.sqrt(2)  # spacings within this ratio are halved together: no other choice is rounder
+_ALIKE = math.sqrt(2)  # spacings within this ratio are halved together
 
 
 def published_steps(shape: Sequence[int]) -> Steps:
@@ -28,10 +28,10 @@ def published_steps(shape: Sequence[int]) -> Steps:
 
 
 def steps_by_spacing(shape: Sequence[int], spacing: Sequence[float]) -> Steps:
-    """Steps that bring voxels nearer to cubes, then halve all axes alike.
+    """Steps that first make voxels nearly isotropic, then halve all axes equally.
 
-    shape: array order; spacing: mm, (x, y, z) order. An axis waits while its voxels are longer than
-    those of the others, and is halved no more once it would have fewer than 8 voxels.
+    shape: array order; spacing: mm, (x, y, z) order. An axis with a larger spacing than
+    the others is halved later, and no axis is reduced to fewer than 8 voxels.
     """
     count = dict(enumerate(reversed(shape), start=1))
     length = dict(enumerate(spacing, start=1))
@@ -54,7 +54,7 @@ def reduce(image: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def expand(image: Tensor, axes: Sequence[int], *, shape: Sequence[int]) -> Tensor:
-    """Interpolated back to what a reduced image of that shape (whole, or its last axes) was."""
+    """Interpolated back to the shape (whole, or of the last axes) before a reduction."""
     for axis in sorted(axes, reverse=True):
         image = _expand(image, axis, shape[axis])
     return image
@@ -69,7 +69,7 @@ def gaussian_pyramid(image: Tensor, steps: Steps) -> list[Tensor]:
 
 
 def laplacian_pyramid(image: Tensor, steps: Steps) -> list[Tensor]:
-    """What each reduction loses, finest first, and last what remains (the low-pass)."""
+    """The detail lost by each reduction, finest first, and last the low-pass residual."""
     levels = []
     for axes in steps:
         coarse = reduce(image, axes)

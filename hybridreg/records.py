@@ -1,4 +1,4 @@
-"""Records: how one case fared with one method, one row each, written and read back as tables."""
+"""Records: the result of one case with one method, one row each, as tables."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hybridreg.io.output import finite, write_json
 
 @dataclass(frozen=True)
 class Headline:
-    """A score that tables and pages show first.
+    """A main score, shown first in tables and pages.
 
-    name: of its column in records. path: where result.json has it, with "after" (or "before") put in
-    behind the first key. better: which way is better.
+    name: of its column in records. path: its keys in result.json, with "after" (or "before")
+    inserted after the first key. better: which direction is better.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Headline:
     better: Literal["higher", "lower"] = "lower"
 
     def of(self, result: Mapping[str, Any], side: Literal["before", "after"] = "after") -> Any:
-        """Its value in a result.json; None where it was not measured."""
+        """Its value in a result.json; None if it was not measured."""
         first, *rest = self.path
         value: Any = result
         for key in (first, side, *rest):
@@ -64,7 +64,7 @@ def compared(result: Mapping[str, Any]) -> list[tuple[str, float | None, float |
 
 @dataclass(frozen=True)
 class Record:
-    """How one case fared with one method.
+    """The result of one case with one method.
 
     name, subject: of the case. method: its name, such as that of a preset; config: 12 digits of the
     hash of all its settings. status: "done", "failed" or "missing" (not reached).
@@ -125,7 +125,7 @@ def config_hash(method: Mapping[str, Any]) -> str:
 
 
 def write_records(folder: Path, records: Sequence[Record], *, name: str = "records"):
-    """Writes NAME.csv and NAME.json, one row a record, each whole or not at all."""
+    """Writes NAME.csv and NAME.json, one row per record, each completely or not at all."""
     rows = [record.row() for record in records]
     columns = dict.fromkeys([*COLUMNS[:-1], *(column for row in rows for column in row)])
     del columns["reason"]  # longest, so last

@@ -1,7 +1,7 @@
 """One table for each protocol: names of methods, measures, descriptors, fusion rules and training tasks.
 
 Nothing is imported before a name is looked up. Other packages add to a table through the entry point
-group of its name, such as ``hybridreg.methods``; our own names come first.
+group of its name, such as ``hybridreg.methods``; names of hybridreg take precedence.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 class Registry(Mapping[str, Any]):
     """The implementations of one protocol by name, imported on first use.
 
-    kind: what one of them is called in messages, such as "method". group: of entry points, from which
-    other packages' come. own: name -> ("module:attribute", one line of help).
+    kind: what one of them is called in messages, such as "method". group: the entry point group of
+    other packages. own: name -> ("module:attribute", one line of help).
     """
 
     def __init__(self, kind: str, group: str, own: Mapping[str, tuple[str, str]]):
@@ -27,7 +27,7 @@ class Registry(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         """The implementation itself.
 
-        KeyError for a name that nobody has (see ``find``); ValueError for one of another package
+        KeyError for an unknown name (see ``find``); ValueError for one of another package
         that cannot be imported, with the reason.
         """
         if name in self.own:
@@ -35,7 +35,7 @@ class Registry(Mapping[str, Any]):
         point = self._plugins()[name]
         try:
             return point.load()
-        except Exception as error:  # whatever a plug-in raises at import costs only itself
+        except Exception as error:  # a plug-in may raise anything at import
             raise ValueError(f"the {self.kind} {name!r} {_failed(point, error)}") from error
 
     def __iter__(self) -> Iterator[str]:
@@ -54,7 +54,7 @@ class Registry(Mapping[str, Any]):
         return self[name]
 
     def help(self, name: str) -> str:
-        """One line on what a name stands for; for a plug-in, its package, or why it does not load."""
+        """One line of help on a name; for a plug-in, its package, or why it cannot be loaded."""
         if name in self.own:
             return self.own[name][1]
         point = self._plugins()[name]
@@ -65,7 +65,7 @@ class Registry(Mapping[str, Any]):
         return f"from {_package(point)}"
 
     def name_of(self, implementation: Any) -> str:
-        """Its name in the table, or "module:qualname" of what is not in it. Imports nothing."""
+        """Its name in the table, or "module:qualname" if it is not in it. Imports nothing."""
         for name in self:
             target = self.own[name][0] if name in self.own else self._plugins()[name].value
             module, _, attribute = target.partition(":")
@@ -112,7 +112,7 @@ METHODS = Registry(
         ),
         "instance": (
             "hybridreg.methods.instance.method:Instance",
-            "a flow of small steps from coarse to fine: fast, one-to-one, any measure and channels",
+            "composed small steps, coarse to fine: fast, one-to-one, any measure and channels",
         ),
         "linear": (
             "hybridreg.methods.linear.method:Linear",
@@ -120,7 +120,7 @@ METHODS = Registry(
         ),
         "chain": (
             "hybridreg.methods.combine:Chain",
-            "stages in turn, each started from the last one's transform",
+            "stages in sequence, each initialized by the transform of the one before",
         ),
         "masked": (
             "hybridreg.methods.combine:Masked",
@@ -128,7 +128,7 @@ METHODS = Registry(
         ),
         "clipped": (
             "hybridreg.methods.combine:Clipped",
-            "a method on intensities without outliers, or cut at percentiles",
+            "a method on intensities without outliers, or clipped at percentiles",
         ),
         "on-features": (
             "hybridreg.methods.combine:OnFeatures",
@@ -136,7 +136,7 @@ METHODS = Registry(
         ),
         "unfolded": (
             "hybridreg.methods.combine:Unfolded",
-            "a method whose B-splines are freed of folds",
+            "a method with folds removed from its B-splines",
         ),
         "scaled": (
             "hybridreg.methods.combine:Scaled",
@@ -170,7 +170,7 @@ DESCRIPTORS = Registry(
         ),
         "gradient": (
             "hybridreg.descriptors.gradient:Gradient",
-            "normalized gradient: edges and their direction, whatever their strength",
+            "normalized gradient: edges and their direction, independent of their strength",
         ),
         "mind": (
             "hybridreg.descriptors.mind:Mind",
@@ -185,7 +185,7 @@ RULES = Registry(
     {
         "salience": (
             "hybridreg.fusion.rules:SALIENCE",
-            "each region from the image that shows more, with the strong edges of the other",
+            "each region from the more salient image, with the strong edges of the other",
         ),
         "liu-2017": (
             "hybridreg.fusion.rules:LIU_2017",
@@ -193,7 +193,7 @@ RULES = Registry(
         ),
         "liu-2017-fast": (
             "hybridreg.fusion.rules:LIU_2017",
-            "the published rule with a small network that imitates the published one's weights",
+            "the published rule with a small network distilled from the published one",
         ),
         "energy": (
             "hybridreg.fusion.rules:ENERGY",
@@ -201,7 +201,7 @@ RULES = Registry(
         ),
         "laplacian": (
             "hybridreg.fusion.rules:LAPLACIAN",
-            "the stronger detail at every scale, the mean of what remains",
+            "the stronger detail at every scale, the mean of the low-pass residual",
         ),
         "maximum": (
             "hybridreg.fusion.rules:MAXIMUM",
@@ -225,7 +225,7 @@ TASKS = Registry(
         ),
         "fusion-fast": (
             "hybridreg.fusion.training:FastFusionTraining",
-            "a small network that imitates the published fusion network",
+            "a small network distilled from the published fusion network",
         ),
     },
 )

@@ -1,4 +1,4 @@
-"""How unlike a fixed image and a moved one are, differentiable by the moved one; lower is better.
+"""Dissimilarity of a fixed and a moved image, differentiable by the moved one; lower is better.
 
 Every measure is called with the fixed and the moved image, shape (C, *shape), and optionally the
 weight of each voxel, shape (*shape), and gives one number: a mean over voxels and channels. On the CPU
@@ -22,7 +22,7 @@ from hybridreg.kernels.compiled import loops
 
 @runtime_checkable
 class Measure(Protocol):
-    """(fixed, moved, weight) -> how unlike they are."""
+    """(fixed, moved, weight) -> dissimilarity, a scalar."""
 
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor: ...
 
@@ -46,14 +46,14 @@ class _HalfMeanSquare(torch.autograd.Function):
         weight = None if weight is None else weight.to(fixed)
         ctx.save_for_backward(moved, fixed, weight)
         total, weights = ssd.squared_differences(compiled, fixed, moved, weight)
-        ctx.share = 1 / (weights or math.nan)
-        return fixed.new_tensor(0.5 * total * ctx.share)
+        ctx.scale = 1 / (weights or math.nan)
+        return fixed.new_tensor(0.5 * total * ctx.scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, adjoint):
         moved, fixed, weight = ctx.saved_tensors
-        gradient = (moved - fixed).mul_(ctx.share * adjoint)
+        gradient = (moved - fixed).mul_(ctx.scale * adjoint)
         return gradient if weight is None else gradient.mul_(weight), None, None, None
 
 
@@ -103,9 +103,9 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
             weight = None if weight is None else weight.to(fixed)
             arguments = fixed, moved, weight, radius, noise
             total, weights, ctx.factors = lncc.statistics(compiled, *arguments)
-            ctx.loops, ctx.share = compiled, 1 / (weights or math.nan)
+            ctx.loops, ctx.scale = compiled, 1 / (weights or math.nan)
             ctx.save_for_backward(moved, fixed)
-            return fixed.new_tensor(total * ctx.share)
+            return fixed.new_tensor(total * ctx.scale)
         ctx.loops = None
         count = box_sum(torch.ones_like(fixed[:1]), radius)
         f, m = box_sum(fixed, radius).div_(count), box_sum(moved, radius).div_(count)
@@ -113,22 +113,22 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
         var_m = box_sum(moved.square(), radius).div_(count).sub_(m.square()).clamp_(min=0)
         cov = box_sum(fixed * moved, radius).div_(count).sub_(f * m)
         spread = var_f.mul(var_m).add_(noise)
-        share = _weights(fixed, weight)
+        weights = _weights(fixed, weight)
         p = cov.mul(2).div_(spread)
         c = p.mul(cov).mul_(0.5)
         if ctx.needs_input_grad[0]:
             q = p.mul(cov).mul_(var_f).div_(spread)
             for factor in (p, q):
-                factor.mul_(share).div_(count)
+                factor.mul_(weights).div_(count)
             ctx.save_for_backward(moved, fixed, p, q, p.mul(f).sub_(q * m))
-        return (c * share).sum()
+        return (c * weights).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, adjoint):
         moved, fixed, *factors = ctx.saved_tensors
         if ctx.loops is not None:
-            arguments = fixed, moved, ctx.factors, ctx.radius, ctx.share * adjoint.item()
+            arguments = fixed, moved, ctx.factors, ctx.radius, ctx.scale * adjoint.item()
             return lncc.gradient(ctx.loops, *arguments), None, None, None, None
         p, q, constant = (box_sum(factor, ctx.radius) for factor in factors)
         gradient = fixed.mul(p).sub_(moved * q).sub_(constant).mul_(adjoint)
@@ -153,9 +153,9 @@ class MI:
                 for f, m in zip(fixed, moved, strict=True)
             ]
             return math.log(self.bins) - torch.stack(parts).mean()
-        share = _weights(fixed[:1], weight).expand_as(fixed[:1]).reshape(-1)
+        weights = _weights(fixed[:1], weight).expand_as(fixed[:1]).reshape(-1)
         channels = [
-            _mutual_information(f.reshape(-1), m.reshape(-1), share, self.bins)
+            _mutual_information(f.reshape(-1), m.reshape(-1), weights, self.bins)
             for f, m in zip(fixed, moved, strict=True)
         ]
         return torch.log(torch.tensor(float(self.bins))) - torch.stack(channels).mean()
@@ -198,23 +198,23 @@ class _Information(torch.autograd.Function):
 
 
 def _limits(values: Tensor, weight: Tensor | None, bins: int) -> tuple[float, float]:
-    """The lowest value that counts, and bins per unit up to the highest."""
+    """The lowest value with weight, and bins per unit up to the highest."""
     if weight is not None:
         values = values[weight > 0]
     low, high = (end.item() for end in torch.aminmax(values))
     return low, bins / max(high - low, 1e-12)
 
 
-def _mutual_information(fixed: Tensor, moved: Tensor, share: Tensor, bins: int) -> Tensor:
-    counted = share > 0
+def _mutual_information(fixed: Tensor, moved: Tensor, weights: Tensor, bins: int) -> Tensor:
+    counted = weights > 0
     row = _scaled(fixed, counted, bins).floor().long()
-    # Two empty bins on either side take what cubic splines reach beyond the ends.
+    # Two empty bins on either side for the support of cubic splines beyond the ends.
     place = _scaled(moved, counted, bins) + 1
     left = place.detach().floor()
     columns, offset = bins + 3, place - left
     joint = moved.new_zeros(bins * columns)
     for step, part in enumerate(_cubic(offset)):
-        joint = joint.index_add(0, row * columns + left.long() - 1 + step, part * share)
+        joint = joint.index_add(0, row * columns + left.long() - 1 + step, part * weights)
     joint = joint.reshape(bins, columns)
     expected = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
     filled = joint > 0
@@ -222,7 +222,7 @@ def _mutual_information(fixed: Tensor, moved: Tensor, share: Tensor, bins: int) 
 
 
 def _scaled(values: Tensor, counted: Tensor, bins: int) -> Tensor:
-    """Values in bins from the lowest to the highest that counts; others fall into the outer ones."""
+    """Values in bins from the lowest to the highest with weight; others are in the outer bins."""
     inside = values.detach()[counted]
     low, high = inside.min(), inside.max()
     return ((values - low) * (bins / (high - low).clamp(min=1e-12))).clamp(0, bins - 1e-3)
@@ -243,7 +243,7 @@ def box_sum(values: Tensor, radius: int) -> Tensor:
 
 
 def _windows(values: Tensor, radius: int, axis: int) -> Tensor:
-    """Sums of windows twice as long from two neighbors, put together as the bits of the length say."""
+    """Window sums by doubling: two sums make one of twice the length, by the bits of the length."""
     shape = list(values.shape)
     shape[axis] += 2 * radius
     padded = values.new_zeros(shape)
@@ -263,7 +263,7 @@ def _windows(values: Tensor, radius: int, axis: int) -> Tensor:
 
 
 def _weights(like: Tensor, weight: Tensor | None) -> Tensor:
-    """What each voxel counts for, such that all channels' sum to 1; shape (1, *shape) or ()."""
+    """Normalized weight of each voxel, with sum 1 over all channels; shape (1, *shape) or ()."""
     if weight is None:
         return like.new_tensor(1 / like.numel())
     return weight[None].to(like) / (weight.sum() * len(like))

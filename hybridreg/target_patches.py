@@ -1,4 +1,4 @@
-"""Random patches of a store of targets, for training: the two images and what is true of them."""
+"""Random patches of a store of targets, for training: the two images and their targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridreg.io.target_store import TargetStore
 from hybridreg.network_inputs import scaled
 
 IMAGES = {"fixed": "fixed_on_grid", "moving": "moving_on_grid"}  # on the grid of the target
-_TRIES = 20  # to hit the patient; then a patch of background will do
+_TRIES = 20  # to draw a patch of foreground; then one of background is used
 
 
 @dataclass
@@ -24,11 +24,11 @@ class TargetPatches:
         ("momentum",); None for all that the first case has.
     cases: their names, such as those of the training persons; None for all.
     intensity: see ``network_inputs.NetworkInputs``.
-    cases_per_draw: that the patches of one batch come from at most. A larger number mixes better, and
-        reads more where not all cases fit into the cache.
+    cases_per_draw: maximum number of cases per batch. A larger number mixes better, and
+        reads more if not all cases fit into the cache.
     cases_in_memory: how many cases are kept, those drawn last.
 
-    ValueError, before anything long is read, for settings that do not fit the store.
+    ValueError, before any long reading, for settings that do not fit the store.
     """
 
     store: TargetStore
@@ -64,7 +64,7 @@ class TargetPatches:
         few = torch.randperm(len(self.cases), generator=generator)[: self.cases_per_draw]
         chosen = few[torch.randint(len(few), (count,), generator=generator)]
         patches: list[dict[str, Tensor]] = [{}] * count
-        for number in chosen.unique().tolist():  # a case is read once a batch
+        for number in chosen.unique().tolist():  # a case is read once per batch
             case = self._case(self.cases[number])
             for place in (chosen == number).nonzero().flatten().tolist():
                 patches[place] = case.patch(self.size, generator)
@@ -73,7 +73,7 @@ class TargetPatches:
 
     def _case(self, name: str) -> _Case:
         found = self._cache.pop(name, None) or self._read(name)
-        self._cache[name] = found  # the last drawn stands last
+        self._cache[name] = found  # most recently used last
         while len(self._cache) > self.cases_in_memory:
             del self._cache[next(iter(self._cache))]
         return found
@@ -87,22 +87,22 @@ class TargetPatches:
         return _Case(values, torch.stack(shown).any(0))
 
     def __getstate__(self) -> dict:
-        """Without the cache: a process that draws batches ahead fills its own."""
+        """Without the cache: each worker process fills its own."""
         return {**self.__dict__, "_cache": {}}
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A case in memory. shown: where an image shows anything, shape (*grid.shape)."""
+    """A case in memory. shown: the foreground of either image, shape (*grid.shape)."""
 
     values: dict[str, Tensor]
     shown: Tensor
 
     def patch(self, size: int, generator: Generator) -> dict[str, Tensor]:
-        room = [n - size + 1 for n in self.shown.shape]
+        limits = [n - size + 1 for n in self.shown.shape]
         for _ in range(_TRIES):
-            draws = torch.rand(len(room), generator=generator, dtype=torch.float64).tolist()
-            corner = [int(draw * count) for draw, count in zip(draws, room, strict=True)]
+            draws = torch.rand(len(limits), generator=generator, dtype=torch.float64).tolist()
+            corner = [int(draw * count) for draw, count in zip(draws, limits, strict=True)]
             if self.shown[tuple(start + size // 2 for start in corner)]:
                 break
         where = (slice(None), *[slice(start, start + size) for start in corner])
@@ -113,7 +113,7 @@ class _Case:
 def _checked(
     store: TargetStore, name: str, size: int, arrays: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The arrays to read (ValueError where the first case has no such ones, or is too small)."""
+    """The arrays to read (ValueError if the first case lacks one, or is too small)."""
     case = store.read(name)
     wanted = case.array_names if arrays is None else tuple(arrays)
     if missing := set(wanted) - set(case.array_names):

@@ -25,7 +25,7 @@ from hybridreg.geometry import Grid, apply_matrix
 
 
 def of_points(call: Callable) -> Callable:
-    """Lets a transform's ``__call__`` take arrays, lists and whole numbers too."""
+    """Makes a transform's ``__call__`` accept arrays, lists and integers too."""
 
     @wraps(call)
     def called(self, points):
@@ -130,8 +130,8 @@ class BSplineTransform:
     """x -> x + sum of B-splines: a free-form deformation (Rueckert 1999), as in ITK and elastix.
 
     coefficients: displacements of the control points in mm, shape (D, *control grid), float64.
-    grid: the control grid. Where a point lacks some of its order + 1 neighbors along an axis, it
-        stays in place, as in ITK.
+    grid: the control grid. A point that lacks some of its order + 1 neighbors along an axis is not
+        moved, as in ITK.
     """
 
     coefficients: Tensor
@@ -207,7 +207,7 @@ class DisplacementField:
 
 @dataclass(frozen=True, eq=False)
 class CompositeTransform:
-    """x -> parts[0](parts[1](... (x))): the last part acts first. No parts is the identity."""
+    """x -> parts[0](parts[1](... (x))): the last part is applied first. Without parts: identity."""
 
     parts: tuple[Transform, ...] = ()
 
@@ -225,7 +225,7 @@ IDENTITY = CompositeTransform()
 
 
 def compose(*transforms: Transform) -> Transform:
-    """x -> a(b(...(x))) with nested composites opened and neighboring affines multiplied.
+    """x -> a(b(...(x))) with nested composites flattened and adjacent affines multiplied.
 
     >>> compose(rigid([90], [0, 0], [0, 0]), rigid([-90], [0, 0], [0, 0])).matrix[0, 0].item()
     1.0
@@ -240,7 +240,7 @@ def compose(*transforms: Transform) -> Transform:
 
 
 def parts_of(transform: Transform) -> tuple[Transform, ...]:
-    """What ``compose`` leaves of a transform, the last part acting first; () for the identity."""
+    """The parts of a transform after ``compose``, the last applied first; () for the identity."""
     total = compose(transform)
     return total.parts if isinstance(total, CompositeTransform) else (total,)
 
@@ -255,11 +255,12 @@ def _opened(transforms: Iterable[Transform]) -> Iterable[Transform]:
 
 @dataclass(frozen=True, eq=False)
 class NumericalInverse:
-    """y -> x with T(x) = y, found by Broyden's method at every point by itself, begun at x = y.
+    """y -> x with T(x) = y, by Broyden's method at every point separately, starting at x = y.
 
-    For any transform, at any points, in float64; what is on a lattice has ``kernels.inversion``.
-    A point is done when |T(x) - y| is under ``tolerance_mm``. Where T folds or jumps there is nothing
-    to find, and ``solve`` tells by how much the answer misses.
+    For any transform, at any points, in float64; for displacements on a lattice see
+    ``kernels.inversion``.
+    A point has converged when |T(x) - y| is under ``tolerance_mm``. Where T folds or is
+    discontinuous there is no solution, and ``solve`` returns the residual.
     """
 
     transform: Transform
@@ -271,12 +272,12 @@ class NumericalInverse:
         return self.solve(points)[0]
 
     def solve(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The points x, shape (..., D), and what is left of |T(x) - y| in mm, shape (...)."""
+        """The points x, shape (..., D), and the residual |T(x) - y| in mm, shape (...)."""
         dimension = points.shape[-1]
         y = points.reshape(-1, dimension).to(torch.float64)
         x, error = y.clone(), y - self.transform(y)
         distance = error.norm(dim=-1)
-        slope = torch.eye(dimension, dtype=torch.float64).repeat(len(y), 1, 1)  # of x by T(x)
+        slope = torch.eye(dimension, dtype=torch.float64).repeat(len(y), 1, 1)  # dx / dT(x)
         for _ in range(self.iterations):
             todo = (distance > self.tolerance_mm).nonzero()[:, 0]
             if len(todo) == 0:
@@ -297,9 +298,9 @@ class NumericalInverse:
 
 
 def _improved(slope: Tensor, step: Tensor, change: Tensor) -> Tensor:
-    """Broyden's update: the nearest slope (N, D, D) that turns this change into this step (N, D, 1).
+    """Broyden's update: the nearest slope (N, D, D) that maps this change to this step (N, D, 1).
 
-    Where that would turn the slope over (beyond a fold), it is left alone.
+    Where that would invert the slope (beyond a fold), it is not changed.
     """
     guess = slope @ change
     row = step.mT @ slope
@@ -310,7 +311,7 @@ def _improved(slope: Tensor, step: Tensor, change: Tensor) -> Tensor:
 
 
 def interpolate(data: Tensor, grid: Grid, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear interpolation as ITK's: values (C, ...) and bool (...), true inside the grid.
+    """Linear interpolation as in ITK: values (C, ...) and bool (...), true inside the grid.
 
     data: shape (C, *grid.shape); points: LPS mm, shape (..., D). Outside, values repeat the border.
     The arithmetic is float64: float32 coordinates would cost 1e-4 of a voxel on large grids.

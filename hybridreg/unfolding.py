@@ -1,4 +1,4 @@
-"""Folds of a B-spline deformation, taken out with as little change as possible."""
+"""Removal of folds from B-spline deformations with minimal change."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hybridreg.transforms import BSplineTransform, CompositeTransform, Transform
 
 logger = logging.getLogger(__name__)
 
-_MIN_DETERMINANT, _AIM = 0.02, 0.06  # determinants below the one are brought to the other
+_MIN_DETERMINANT, _AIM = 0.02, 0.06  # determinants below the first are increased to the second
 _SAMPLES = 5  # per control interval and axis: the voxels of a 1 mm image under a 5 mm grid
-_FRACTION = 0.5  # of a correction taken at a time; larger ones end sooner and change more
+_FRACTION = 0.5  # of a correction per round; a larger one converges faster and changes more
 _ROUNDS = 500
 _CHUNK = 4096  # cells at a time; their Jacobians then take some 20 MB
 
 
 def unfolded(transform: Transform) -> Transform:
-    """The transform with every B-spline in it freed of folds; all else stays exactly as it is.
+    """The transform with folds removed from every B-spline in it; everything else is unchanged.
 
     Wherever the Jacobian determinant of a spline, sampled five times per control interval and axis,
-    is below 0.02, the control points around are moved by the smallest step that would bring it to
-    0.06 (projection onto the linearized constraint), again and again until none is left. A warning
-    is logged where some remain after 500 rounds.
+    is below 0.02, the control points around are moved by the smallest step that brings it to
+    0.06 (projection onto the linearized constraint), repeatedly until none is left. A warning
+    is logged if some remain after 500 rounds.
     """
     if isinstance(transform, CompositeTransform):
         return compose(*(unfolded(part) for part in transform.parts))
@@ -38,12 +38,12 @@ def _unfolded_spline(spline: BSplineTransform) -> BSplineTransform:
     basis = _derivatives(spline)
     number = torch.arange(coefficients[0].numel()).reshape(coefficients.shape[1:])
     number = _by_cell(number[None], order)
-    look = torch.ones(number.shape[: coefficients.ndim - 1], dtype=torch.bool)
+    active = torch.ones(number.shape[: coefficients.ndim - 1], dtype=torch.bool)
     for _ in range(_ROUNDS):
-        low = torch.zeros_like(look)
+        low = torch.zeros_like(active)
         correction, count = torch.zeros_like(coefficients), torch.zeros_like(coefficients[0])
         table = _by_cell(coefficients, order)
-        for where in look.nonzero().split(_CHUNK):
+        for where in active.nonzero().split(_CHUNK):
             cells = where.unbind(-1)
             folded, step = _corrections(table[cells].flatten(2), basis)
             low[cells] = folded
@@ -55,7 +55,7 @@ def _unfolded_spline(spline: BSplineTransform) -> BSplineTransform:
         if not low.any():
             return BSplineTransform(coefficients, spline.grid, order)
         coefficients = coefficients + _FRACTION * correction / count.clamp(min=1)
-        look = _grown(_grown(low, order, padding=order), order, padding=0)
+        active = _grown(_grown(low, order, padding=order), order, padding=0)
     logger.warning("%d cells of a control grid remain folded", int(low.sum()))
     return BSplineTransform(coefficients, spline.grid, order)
 
@@ -68,7 +68,7 @@ def _by_cell(values: Tensor, order: int) -> Tensor:
 
 
 def _corrections(neighbors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Which cells are folded, and what would unfold each at its worst sample.
+    """Which cells are folded, and the correction of each at its worst sample.
 
     neighbors: (cells, D, N); basis: (N, samples, D). Gives (cells,) and (folded cells, D, N).
     """
@@ -94,7 +94,7 @@ def _cofactors(m: Tensor) -> Tensor:
 
 
 def _derivatives(spline: BSplineTransform) -> Tensor:
-    """What a neighbor's displacement adds to du/dx at a cell's samples: (neighbors, samples, D)."""
+    """d(du/dx) / d(a neighbor's displacement) at a cell's samples: (neighbors, samples, D)."""
     order, dimension = spline.order, spline.grid.dimension
     offset = (order - 1) / 2 + torch.arange(_SAMPLES, dtype=torch.float64) / _SAMPLES
     values = weights(offset, order)  # (samples, neighbors)

@@ -1,8 +1,8 @@
-"""What a report shows of a registration: all its volumes on one upright grid, small and quick.
+"""The reduced images of a report: all volumes of a registration on one upright display grid.
 
-The display grid has the planes of the fixed image, its voxel axes reordered and turned to run
-nearest to +x (left), +y (back) and +z (up), so that its planes are the axial, coronal and sagittal
-ones of a radiologist. An oblique image stays oblique: nothing is resampled off its planes.
+The display grid has the planes of the fixed image, its voxel axes reordered and flipped to be
+nearest to +x (left), +y (posterior) and +z (superior), so that its planes are axial, coronal and
+sagittal. An oblique image stays oblique: nothing is resampled off its planes.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ _COARSE_FROM = 1_000_000  # voxels from which Jacobian and displacement are kept
 
 @singledispatch
 def make_views(pair, transform: Transform, **known) -> dict[str, np.ndarray]:
-    """The arrays that ``save_views`` writes and a report is drawn from, on the display grid.
+    """The arrays of a report, as written by ``save_views``, on the display grid.
 
-    Chosen by the type of the pair.
-
-    initial: what the moving image is seen through "before" the registration.
-    moved, field, jacobian: results on the fixed grid; what is missing is computed, which is slow.
+    Dispatched on the type of the pair.
+    initial: the transform of the moving image "before" the registration.
+    moved, field, jacobian: results on the fixed grid; missing ones are computed, which is slow.
     fixed_labels, moved_labels: in the space of the fixed image, on any grid.
     units: further images in [0, 1] on the fixed grid, by the name that their uint8 is to have.
 
@@ -113,7 +112,7 @@ def save_views(path: str | Path, views: Mapping[str, np.ndarray]):
 
 
 def load_views(path: str | Path) -> dict[str, np.ndarray]:
-    """What ``save_views`` wrote."""
+    """Reads the file of ``save_views``."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
@@ -145,9 +144,9 @@ _UNIT = Window(0.0, 1.0, "as it is")
 
 
 def choose_window(image: Image) -> Window:
-    """A CT window where the values look like HU, else the 1 to 99.5 percentile of the foreground.
+    """A CT window if the values look like HU, otherwise the 1 to 99.5 percentile of the foreground.
 
-    Foreground is what differs from the most frequent value, if that fills 5 % of the image.
+    Foreground is all that differs from the most frequent value, if that fills 5 % of the image.
     """
     values = without_outliers(image).data[0].flatten()
     values = values[:: max(1, len(values) // 300_000)]
@@ -164,7 +163,7 @@ def choose_window(image: Image) -> Window:
 
 
 def _ct_window(values: np.ndarray) -> Window:
-    """By what fills the body: a head (brain and much bone), lungs, or other soft tissue; HU."""
+    """The window for a head (brain and much bone), lungs, or other soft tissue; in HU."""
     body = np.count_nonzero(values > -300)
     brain = np.count_nonzero((values > 15) & (values < 50))
     bone = np.count_nonzero(values > 250)
@@ -178,10 +177,10 @@ def _ct_window(values: np.ndarray) -> Window:
 
 @dataclass(frozen=True)
 class Display:
-    """The display grid, and how to get data of the fixed grid onto it.
+    """The display grid, and resampling of data from the fixed grid to it.
 
-    box: the part of the fixed grid that is shown, array order. order: the array axis of the fixed
-    grid that becomes each array axis of the display. turned: the display axes that run backwards.
+    box: the displayed part of the fixed grid, array order. order: the array axis of the fixed
+    grid for each array axis of the display. turned: the display axes that are flipped.
     """
 
     grid: Grid
@@ -191,7 +190,7 @@ class Display:
 
     @classmethod
     def of(cls, fixed: Image, window: Window) -> Display:
-        """The object in a fixed image, upright, in voxels that are cubes as near as rounding lets."""
+        """A display of the foreground of a fixed image, upright, in nearly isotropic voxels."""
         box = _object_box(fixed, window)
         cropped = fixed.grid.crop([s.start for s in box], [s.stop for s in box])
         order, turned = cropped.upright_axes()
@@ -205,11 +204,11 @@ class Display:
         return tuple(math.ceil(n / 2) for n in shape)
 
     def show(self, data: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Values (C, *fixed shape) on the display grid or on so many voxels over the same faces."""
+        """Values (C, *fixed shape) on the display grid or on another shape with the same extent."""
         return _resize(self._upright(data), shape or self.grid.shape)
 
     def lowest(self, data: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """As ``show``, but the lowest value that each voxel touches."""
+        """Like ``show``, but the minimum over each voxel."""
         pool = F.adaptive_max_pool3d if len(shape) == 3 else F.adaptive_max_pool2d
         return -pool(-self._upright(data), shape)
 
@@ -241,7 +240,7 @@ def axis_letters(grid: Grid) -> list[tuple[str, str]]:
     """The patient's side at the low and the high end of each voxel axis, (x, y, z) order.
 
     An axis more than about 24 degrees off the patient's gets a second letter, as in "AL". A 2D
-    image does not know how it lay in the patient: its letters are empty.
+    image has no orientation in the patient: its letters are empty.
     """
     if grid.dimension == 2:
         return [("", "")] * 2
@@ -253,7 +252,7 @@ def axis_letters(grid: Grid) -> list[tuple[str, str]]:
 
 
 def _square(grid: Grid) -> Grid:
-    """The same field of view in voxels of nearly equal sides, few enough to be shown quickly."""
+    """The same field of view in nearly isotropic voxels, at most ``MAX_VOXELS``."""
     dimension = grid.dimension
     side = max(min(grid.spacing), max(grid.extent) / MAX_SIDE[dimension])
     side = max(side, (math.prod(grid.extent) / MAX_VOXELS) ** (1 / dimension))
@@ -265,7 +264,7 @@ def _square(grid: Grid) -> Grid:
 
 
 def _object_box(image: Image, window: Window) -> tuple[slice, ...]:
-    """Array slices around what is brighter than the darkest tenth of the window, with a margin."""
+    """Array slices around all above the lowest tenth of the window, with a margin."""
     bright = image.data[0] > window.low + 0.1 * (window.high - window.low)
     box = []
     for axis, count in enumerate(bright.shape):
@@ -295,7 +294,7 @@ def _before(moving: Image, initial: Transform, grid: Grid, window: Window) -> np
     if not isinstance(start, AffineTransform):
         first = replace(moving, data=moving.data[:1])
         return window.apply(warp(first, start, onto=grid, default=window.low).data[0])
-    # ndimage is three times as fast as the exact warp, whose border of half a voxel it lacks.
+    # ndimage is three times as fast as the exact warp, but lacks half a voxel at the border.
     matrix = moving.grid.physical_to_voxel() @ start.matrix @ grid.voxel_to_physical()
     matrix = matrix.numpy()
     data = ndimage.affine_transform(

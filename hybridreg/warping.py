@@ -36,13 +36,13 @@ def warp(
     interpolation: str = "linear",
     default: float | Tensor | None = None,
 ) -> Warpable:
-    """The moving image (or labels) seen through a transform: out(x) = moving(T(x)) for x on a grid.
+    """The moving image (or labels) resampled through a transform: out(x) = moving(T(x)).
 
     transform: fixed LPS mm -> moving LPS mm. onto: the fixed grid.
     interpolation: "linear", "nearest" or "cubic" (B-spline) for images; a label map is always
         warped by nearest neighbor, because of its type.
-    default: the value where T(x) lies outside the moving image, or one a channel. None is what
-        ``lowest`` says: air in CT, of RGB the darkest of each color, and 0 in a label map.
+    default: the value where T(x) lies outside the moving image, or one per channel. None means
+        ``lowest``: air in CT, of RGB the darkest of each color, and 0 in a label map.
     """
     check_interpolation(interpolation)
     check_kind("what is warped", moving, Image, LabelMap)
@@ -64,7 +64,7 @@ def warp(
 
 
 def lowest(image: Warpable) -> Tensor:
-    """What an image shows where there is nothing: the least finite value of each channel.
+    """The background value of an image: the smallest finite value of each channel.
 
     Shape (C,), float64. 0 for a label map, and for a channel without any finite value.
     """
@@ -76,13 +76,13 @@ def lowest(image: Warpable) -> Tensor:
 
 
 def check_interpolation(name: str):
-    """ValueError for one that ``warp`` does not know."""
+    """Raises ValueError for an interpolation that ``warp`` does not support."""
     if name not in _SAMPLERS:
         raise ValueError(f"interpolation is one of {', '.join(_SAMPLERS)}; found {name!r}")
 
 
 def _mapped(transform: Transform, slab: Grid, grid: Grid, rows: slice) -> Tensor:
-    """T at the voxels of a slab; a field that lives on this very grid is read off, voxel by voxel."""
+    """T at the voxels of a slab; a field on this same grid is used without interpolation."""
     points = slab.points()
     if isinstance(transform, DisplacementField) and transform.grid == grid:
         return points + transform.vectors[:, rows].movedim(0, -1)
@@ -139,7 +139,7 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Image:
     """det(dT/dx) at every voxel: the local change of volume; 1 keeps it, 0 or less is a fold.
 
     By central differences between neighboring voxels (one-sided at the border) of the
-    displacement in mm, so it sees exactly the folds that the warped image sees. An axis of one
+    displacement in mm, so it detects exactly the folds of the warped image. An axis of one
     voxel counts as undeformed.
     """
     field = transform
@@ -172,10 +172,10 @@ def _along(values: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Inverse:
-    """An inverse and how far from exact it is.
+    """An inverse and its residual.
 
-    transform: moving LPS mm -> fixed LPS mm. residual_mm: mean and largest |T(x) - y| over the
-    moving points y it was asked for; both 0 where the inverse has a closed form.
+    transform: moving LPS mm -> fixed LPS mm. residual_mm: mean and maximum of |T(x) - y| over the
+    moving points y; both 0 if the inverse has a closed form.
     """
 
     transform: Transform
@@ -186,7 +186,7 @@ class Inverse:
 def invert(transform: Transform, *, onto: Grid) -> Inverse:
     """The inverse in a form that can be written to a file, by ``NumericalInverse`` at every voxel.
 
-    Affine parts are inverted in closed form. Whatever is deformable becomes one displacement field,
+    Affine parts are inverted in closed form. Deformable parts become one displacement field,
     sampled on ``onto`` (the moving grid, or a coarser one over it).
     """
     parts = parts_of(transform)
@@ -206,7 +206,7 @@ def invert(transform: Transform, *, onto: Grid) -> Inverse:
 
 
 def measured(inverse: Transform, transform: Transform, *, onto: Grid) -> Inverse:
-    """An inverse that a method knows, with how far from exact it is over a grid."""
+    """An inverse given by a method, with its residual over a grid."""
     total, largest = 0.0, 0.0
     for _, slab in onto.slabs():
         y = slab.points()
@@ -216,7 +216,7 @@ def measured(inverse: Transform, transform: Transform, *, onto: Grid) -> Inverse
 
 
 def _solve(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Part by part, since each lies nearer the identity than their composition."""
+    """Solves part by part, since each is nearer to the identity than their composition."""
     if not isinstance(transform, CompositeTransform):
         return NumericalInverse(transform).solve(y)
     x = transform.inverse()(y)

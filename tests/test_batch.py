@@ -206,7 +206,7 @@ def test_a_column_that_the_records_have_already_is_refused(column, cases, quick,
     assert f"the records have columns {column} already" in answer["error"] and not out.exists()
 
 
-def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_path):
+def test_a_folder_that_was_started_otherwise_is_refused(registered, cases, tmp_path):
     out, _ = registered
     table = ("register", cases / "cases.csv", "--json")
     assert "started with other settings (method: " in call(*table, "-o", out, code=2)["error"]
@@ -219,9 +219,9 @@ def test_a_folder_that_was_begun_otherwise_is_refused(registered, cases, tmp_pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--fixed-mask", "m.nii", "-f", "a.nii"], "--fixed, --fixed-mask cannot be given beside"),
+        (["--fixed-mask", "m.nii", "-f", "a.nii"], "--fixed, --fixed-mask cannot be given with"),
         (["--pairs-of", "."], "either a table of cases (CSV) or a folder"),
-        (["--workers", "2", "--scheduler", "tcp://a:1"], "three places to run: give one"),
+        (["--workers", "2", "--scheduler", "tcp://a:1"], "exclude each other: give one"),
         (["--slurm", "none.toml"], "there is no Slurm file none.toml"),
         (["--case-memory", "much"], "given as 500MB or 4GB; found 'much'"),
         (["--case-time", "long"], "a time is given as"),

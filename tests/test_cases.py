@@ -217,13 +217,13 @@ def test_a_warped_pair_holds_everything_of_the_moving_side_on_the_fixed_grid():
     [
         (
             {"fixed_labels": LabelMap(torch.ones(GRID.shape), GRID)},
-            "only together with moving labels",
+            "together with moving labels",
         ),
-        ({"moving_landmarks": points(3)}, "only together with fixed landmarks"),
+        ({"moving_landmarks": points(3)}, "together with fixed landmarks"),
         ({"fixed_landmarks": points(3), "moving_landmarks": points(4)}, "3 fixed landmarks but 4"),
     ],
 )
-def test_what_judges_a_case_comes_in_pairs(known, says):
+def test_what_evaluates_a_case_comes_in_pairs(known, says):
     with pytest.raises(ValueError, match=says):
         Case(SOUND, **known)
 

@@ -136,7 +136,7 @@ def test_weights_of_another_spacing_or_kernel_are_refused(tmp_path):
     path = write_checkpoint(tmp_path / "net.safetensors", network().state_dict(), card=card)
     checkpoint = read_checkpoint(path, kind="test")
     checkpoint.require(spacing_mm=2.0, kernel=kernel)
-    with pytest.raises(ValueError, match="trained with spacing_mm 2.0, and 1.0 is asked for"):
+    with pytest.raises(ValueError, match="trained with spacing_mm 2.0, and 1.0 is requested"):
         checkpoint.require(spacing_mm=1.0)
     with pytest.raises(ValueError, match="trained with kernel .*'a': 16.0.*'a': 4.0"):
         checkpoint.require(kernel={**kernel, "a": 4.0})

@@ -234,7 +234,7 @@ def test_evaluate_finds_the_scores_that_register_found(registered, files):
             assert found["after"][kind] == pytest.approx(answer["scores"]["after"][kind])
 
 
-def test_exchanged_images_are_told_by_their_hashes(registered, files, tmp_path):
+def test_exchanged_images_are_reported_by_their_hashes(registered, files, tmp_path):
     out, _ = registered
     fixed, moving = files / "fixed.nii.gz", files / "moving.mha"
     for what in (out, out / "transform.h5"):
@@ -410,7 +410,7 @@ def test_bad_input_is_refused_in_words_and_leaves_nothing_behind(what, side, tmp
         (("--fixed-mask", "nothing.nii.gz"), "nothing.nii.gz"),
     ],
 )
-def test_wrong_usage_is_told_what_would_be_right(arguments, says, tmp_path):
+def test_wrong_usage_is_answered_with_the_right_one(arguments, says, tmp_path):
     good = sound(tmp_path, "good.nii.gz")
     answer = call("register", "-f", good, "-m", good, "-o", tmp_path / "out", *arguments, "--json",
                   code=2)  # fmt: skip

@@ -216,7 +216,8 @@ def test_an_overlay_of_volumes_is_in_color_and_its_sidecar_says_so(files, tmp_pa
     assert (seen.channels, seen.dtype) == (3, "uint8")
     assert (seen.data - 255 * expected.data).abs().max() <= 0.5 + 1e-4
     assert (said["overlay"], said["opacity"]) == ("cold", 0.5)
-    assert "stays in the moved image" in json.loads((tmp_path / "seen.json").read_text())["values"]
+    sidecar = json.loads((tmp_path / "seen.json").read_text())
+    assert "measured values are in the moved image" in sidecar["values"]
 
 
 def test_an_overlay_is_no_fusion(files, tmp_path):

@@ -68,7 +68,7 @@ def ends(tmp_path_factory) -> tuple[dict[str, Ended], list[Ended]]:
     return {ended.name: ended for ended in found}, reported
 
 
-def test_every_case_ends_and_is_told_of_once(ends):
+def test_every_case_ends_and_is_reported_once(ends):
     by_name, reported = ends
     assert sorted(by_name) == sorted(ended.name for ended in reported)
     for number in range(20):
@@ -99,7 +99,7 @@ def test_memory_counts_over_all_that_a_case_started(ends):
     assert ended.reason.endswith("more than its limit of 0.25 GB") and ended.attempts == 2
 
 
-def test_what_a_case_used_is_told(ends):
+def test_what_a_case_used_is_reported(ends):
     used = ends[0]["fill"]
     assert used.peak_memory_bytes > 250 * MEGABYTES  # of both attempts, the largest that was seen
     assert ends[0]["threads"].peak_memory_bytes > 5 * MEGABYTES

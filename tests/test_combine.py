@@ -69,12 +69,12 @@ def test_the_inverse_is_known_where_the_last_stage_knows_the_total_one(last_know
         assert result.inverse is None
 
 
-def test_progress_gives_each_stage_its_share():
-    heard = []
-    with progress.listening(lambda fraction, doing: heard.append((fraction, doing))):
+def test_progress_gives_each_stage_its_fraction():
+    reports = []
+    with progress.listening(lambda fraction, doing: reports.append((fraction, doing))):
         Chain((Turn(1.0), Turn(2.0))).register(PAIR)
         Chain((Turn(3.0),)).register(PAIR)
-    assert heard == [
+    assert reports == [
         (0.25, "stage 1 of 2: turning by 1"),
         (0.75, "stage 2 of 2: turning by 2"),
         (0.5, "turning by 3"),

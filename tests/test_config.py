@@ -39,7 +39,7 @@ def test_nested_methods_come_from_tables_with_a_name(tmp_path):
     assert load_method(describe_method(chain)) == chain
 
 
-def test_the_parameter_files_of_nested_methods_are_told_by_their_hashes(tmp_path):
+def test_the_parameter_files_of_nested_methods_are_reported_by_their_hashes(tmp_path):
     path = tmp_path / "own.txt"
     path.write_text('(Transform "EulerTransform")')
     stages = [{"name": "elastix", "parameter_files": ["rigid.txt", str(path)]}]

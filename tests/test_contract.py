@@ -59,7 +59,7 @@ def test_every_method_keeps_the_contract(name, check):
 
 @dataclass(frozen=True)
 class Lazy:
-    """A method that finds nothing, and forgets where it started unless told otherwise."""
+    """A method that finds nothing, and may forget its initial transform."""
 
     keeps: bool = False
 
@@ -99,6 +99,6 @@ RIGID = load_method(ELASTIX)
         (WrongInverse(RIGID), "inverse leads back"),
     ],
 )
-def test_a_method_that_breaks_a_promise_is_told_which(method, says):
+def test_a_method_that_breaks_a_promise_is_named(method, says):
     with pytest.raises(AssertionError, match=says):
         check_method(method)

@@ -20,7 +20,7 @@ def test_angles_and_shift_of_a_rigid_come_back_about_any_center(angles):
     assert found.scales == pytest.approx([1.0] * dimension) and not found.reflects
 
 
-def test_scales_and_reflections_are_told_apart():
+def test_scales_and_reflections_are_distinguished():
     stretch = torch.diag(torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64))
     turn = rigid((10.0, 20.0, 30.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
     found = decompose(compose(turn, AffineTransform.from_parts(stretch, [0.0] * 3)))

@@ -148,6 +148,6 @@ def test_a_table_builds_a_descriptor_with_its_fields():
         (lambda i: Image(torch.zeros(i.data.shape), i.grid), "same everywhere"),
     ],
 )
-def test_a_descriptor_that_breaks_a_promise_is_told_which(wrong, says):
+def test_a_descriptor_that_breaks_a_promise_is_named(wrong, says):
     with pytest.raises(AssertionError, match=says):
         check_descriptor(wrong)

@@ -381,10 +381,10 @@ def test_the_same_seed_gives_the_same_transform_to_the_last_bit():
 
 
 def test_the_trace_has_every_iteration_and_progress_only_grows():
-    heard: list[tuple[float, str]] = []
+    reports: list[tuple[float, str]] = []
     pair = blobs(dimension=3, angles_deg=(8.0, -6.0, 10.0), deformation_mm=1.0).pair
     overrides = {"NumberOfResolutions": 2, "MaximumNumberOfIterations": (300, 400)}
-    with progress.listening(lambda fraction, doing: heard.append((fraction, doing))):
+    with progress.listening(lambda fraction, doing: reports.append((fraction, doing))):
         result = elastix("rigid.txt", "affine.txt", overrides=overrides).register(pair)
     counts = [300, 400] * 2
     expected = [
@@ -400,9 +400,9 @@ def test_the_trace_has_every_iteration_and_progress_only_grows():
     # From -.92 to -1.04: it falls by .10 to .13 with six seeds of the samples, by .003 to .016 in
     # the stages that begin where this one ended.
     assert sum(metric[-20:]) / 20 < sum(metric[:20]) / 20 - 0.05
-    fractions = [fraction for fraction, _ in heard]
+    fractions = [fraction for fraction, _ in reports]
     assert fractions == sorted(fractions) and 0 < fractions[-1] <= 1
-    assert {doing for _, doing in heard} <= {
+    assert {doing for _, doing in reports} <= {
         f"{stage}, level {level} of 2" for stage in ("rigid", "affine") for level in (1, 2)
     }
 
@@ -456,7 +456,7 @@ def test_the_cause_is_found_in_what_elastix_prints():
 
 def test_a_transform_that_ran_away_is_a_failure():
     answer = {"maps": [{"TransformParameters": ["1.5", "NaN"]}]}
-    assert "not finite. What to do: the optimization ran away" in run._failure(answer, "")
+    assert "not finite. What to do: the optimization diverged" in run._failure(answer, "")
     assert run._failure({"maps": [{"TransformParameters": ["1.5", "-3e-5"]}]}, "") is None
 
 

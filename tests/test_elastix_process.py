@@ -104,7 +104,7 @@ def test_a_child_that_is_just_ending_when_it_is_asked_is_replaced(pair, monkeypa
     assert child_pid() != pid
 
 
-def test_a_child_that_dies_in_the_midst_is_asked_once_more_and_told(pair, caplog):
+def test_a_child_that_dies_in_the_midst_is_asked_once_more_and_reported(pair, caplog):
     expected = quick().register(pair)
     pids = [child_pid()]
 
@@ -129,7 +129,7 @@ def test_a_child_that_dies_twice_is_an_error_and_the_next_question_works(pair):
     killed = set()
 
     def kill(fraction, doing):
-        if fraction > 0:  # it has begun
+        if fraction > 0:  # it has started
             killed.add(child_pid())
             os.kill(child_pid(), signal.SIGKILL)
 
@@ -238,11 +238,11 @@ LOADING = """
     from hybridreg.methods.elastix import Elastix, process
     from hybridreg.phantoms import blobs
 
-    def tell(fraction, doing):
+    def callback(fraction, doing):
         print(process.worker(1).pid, flush=True)
 
     endless = Elastix(("rigid.txt",), {"MaximumNumberOfIterations": 10_000_000}, threads=1)
-    with progress.listening(tell):
+    with progress.listening(callback):
         endless.register(blobs(dimension=2).pair)
 """
 BUSY = LOADING.replace("print", "fraction > 0 and print")

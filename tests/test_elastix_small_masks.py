@@ -11,7 +11,7 @@ from hybridreg.cases import ImagePair
 from hybridreg.config import load_method, with_settings
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
-from hybridreg.methods.elastix.small_masks import fitted_to_masks, share_of_box
+from hybridreg.methods.elastix.small_masks import fitted_to_masks, fraction_of_box
 from hybridreg.phantoms import head_case
 
 RANDOM = {"ImageSampler": ("RandomCoordinate",), "Metric": ("AdvancedMeanSquares",)}
@@ -34,10 +34,10 @@ def test_the_box_is_tight_along_the_patients_axes_and_the_whole_image_otherwise(
     upright = Grid(
         (21, 31, 24), (1.1, 0.9, 2.3), (-40.0, 25.0, 60.0), [[0, 0, 1], [-1, 0, 0], [0, 1, 0]]
     )
-    assert share_of_box(diagonal(upright)) == pytest.approx(10 / 10**3)
+    assert fraction_of_box(diagonal(upright)) == pytest.approx(10 / 10**3)
     oblique = oblique_grid(left_handed=True)
-    assert share_of_box(diagonal(oblique)) == pytest.approx(10 / (21 * 31 * 24))
-    assert share_of_box(LabelMap(torch.ones(oblique.shape), oblique)) == 1
+    assert fraction_of_box(diagonal(oblique)) == pytest.approx(10 / (21 * 31 * 24))
+    assert fraction_of_box(LabelMap(torch.ones(oblique.shape), oblique)) == 1
 
 
 def test_a_small_mask_changes_the_sampler_and_a_large_one_nothing():
@@ -68,9 +68,9 @@ def test_samples_are_asked_for_that_can_lie_in_the_moving_mask():
     mask = torch.zeros(grid.shape, dtype=torch.int32)
     mask[4:20, 4:20, 4:20] = 2
     pair = ImagePair(fixed, moving, moving_mask=LabelMap(mask, grid))
-    share = 16**3 * math.prod(grid.spacing) / (20 * 30 * 40 * 2)
+    fraction = 16**3 * math.prod(grid.spacing) / (20 * 30 * 40 * 2)
     (ratio,) = fitted_to_masks(RANDOM, pair)["RequiredRatioOfValidSamples"]
-    assert float(ratio) == pytest.approx(0.25 * share, abs=1e-4)
+    assert float(ratio) == pytest.approx(0.25 * fraction, abs=1e-4)
     small = torch.zeros(fixed_grid.shape, dtype=torch.int32)
     small[5:10, 5:10, 5:10] = 1
     pair = replace(pair, fixed_mask=LabelMap(small, fixed_grid))

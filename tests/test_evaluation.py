@@ -200,7 +200,7 @@ def test_a_single_voxel_is_its_own_surface_and_a_missing_label_has_no_distance()
     assert found[2] is None and dice(fixed, moved)[2] == 0
 
 
-def test_a_volume_of_one_slice_is_judged_as_the_slice():
+def test_a_volume_of_one_slice_is_evaluated_as_the_slice():
     flat = oblique_grid(2)
     deep = Grid((1, *flat.shape), (*flat.spacing, 5.0))
     flat_maps = [patches(flat, seed) for seed in (1, 2)]
@@ -237,7 +237,7 @@ def test_the_target_registration_error_is_between_landmarks_of_the_same_name():
     assert target_registration_error(IDENTITY, fixed, moving).tolist() == [13.0] * 3
 
 
-def test_the_spread_of_distances_is_told_by_four_numbers():
+def test_the_spread_of_distances_is_reported_by_four_numbers():
     found = Distances.of(torch.arange(101).double().flip(0))
     assert found == Distances(101, 50.0, 50.0, 95.0, 100.0)
     assert Distances.of(torch.empty(0)) is None
@@ -489,7 +489,7 @@ def test_given_parts_give_the_same_scores(head):
     assert given.inverse_consistency.max_mm < 1e-3  # of the numerical inverse
 
 
-def test_rigid_errors_are_told_in_degrees_and_mm():
+def test_rigid_errors_are_reported_in_degrees_and_mm():
     case = blobs(angles_deg=(5.0, 6.0, 7.0), translation_mm=(3.0, 2.0, 1.0))
     center = case.pair.fixed.grid.center
     off = compose(case.true_transform, rigid((0.0, 4.0, 0.0), (0.0, 0.6, 0.8), center))
@@ -527,7 +527,7 @@ def test_labels_that_all_vanish_score_zero_and_have_no_distance():
     assert found.surface.mean_hd95_mm is None and found.surface.mean_mm is None
 
 
-def test_only_the_mask_is_judged_and_else_the_filled_foreground():
+def test_only_the_mask_is_evaluated_and_else_the_filled_foreground():
     grid = oblique_grid()
     data, expected = torch.zeros(grid.shape), torch.zeros(grid.shape, dtype=torch.bool)
     data[5:15, 6:20, 4:18] = 100.0
@@ -553,7 +553,7 @@ def test_only_the_mask_is_judged_and_else_the_filled_foreground():
     assert evaluate(Case(ImagePair(hot, hot)), field).jacobian.voxels == int(expected.sum())
 
 
-def test_inverse_consistency_is_judged_where_the_images_meet():
+def test_inverse_consistency_is_evaluated_where_the_images_meet():
     """Beyond its grid a displacement field is the identity, which says nothing of a registration."""
     case = blobs(translation_mm=(3.0, -2.0, 4.0))
     mask = LabelMap(torch.ones(case.pair.moving.grid.shape), case.pair.moving.grid)
@@ -564,7 +564,7 @@ def test_inverse_consistency_is_judged_where_the_images_meet():
     assert 5000 < found.inverse_consistency.count < math.prod(case.pair.moving.grid.shape)
 
 
-def test_a_brain_with_140_labels_is_judged_in_seconds(data):
+def test_a_brain_with_140_labels_is_evaluated_in_seconds(data):
     """Scan and rescan of one person, shifted by a voxel."""
     from hybridreg.io.images import read_labels
 

@@ -112,7 +112,7 @@ def test_orientation_however_it_is_stored_gives_the_same_result_and_a_hint(lette
     outcome = hybridreg.register(upright.pair.fixed, moving, quick())
     assert error_mm(outcome.transform, upright) < 0.5
     assert len(outcome.warnings) == bool(says)
-    assert all(says in told and "in the patient" in told for told in outcome.warnings)
+    assert all(says in expected and "in the patient" in expected for expected in outcome.warnings)
 
 
 def test_orientation_left_and_right_exchanged_in_the_data_of_one_scan_is_found(data, tmp_path):
@@ -156,10 +156,10 @@ def test_units_that_make_the_extents_differ_over_three_times_are_refused(factor,
 def test_units_that_make_the_extents_differ_one_and_a_half_times_are_warned_of(head):
     moving = rescaled(head.pair.moving, 1.7)
     outcome = hybridreg.register(head.pair.fixed, moving, quick())
-    told = "a factor of 1.7 from corner to corner"
-    assert [told in warning for warning in outcome.warnings] == [True]
+    expected = "a factor of 1.7 from corner to corner"
+    assert [expected in warning for warning in outcome.warnings] == [True]
     assert outcome.verdict.status != "pass"
-    (reason,) = [reason for reason in outcome.verdict.reasons if told in reason]
+    (reason,) = [reason for reason in outcome.verdict.reasons if expected in reason]
     assert "crop" in reason and "correct the header" in reason
     assert not any("corner to corner" in r for r in hybridreg.register(
         head.pair.fixed, rescaled(head.pair.moving, 1.3), quick()).verdict.reasons)  # fmt: skip
@@ -239,7 +239,7 @@ def test_a_moving_mask_much_smaller_than_the_fixed_image_registers(head):
     assert not any("share only" in reason for reason in outcome.verdict.reasons)
 
 
-def test_a_mask_on_another_grid_than_its_image_is_resampled_onto_it_and_told(head, tmp_path):
+def test_a_mask_on_another_grid_than_its_image_is_resampled_onto_it_and_reported(head, tmp_path):
     grid = head.pair.fixed.grid
     other = replace(head_grid(3.0), shape=(50, 60, 70))
     ball = ((other.points() - grid.center).norm(dim=-1) < 50).int()
@@ -359,8 +359,8 @@ def test_no_overlap_starts_from_the_centers_and_reports_the_overlap(head, tmp_pa
         "register", "-f", tmp_path / "fixed.nii.gz", "-m", tmp_path / "moving.nii.gz",
         "-o", tmp_path / "out", "--threads", 1, code=0,
     )  # fmt: skip
-    (told,) = answer["warnings"]
-    assert "overlap by only 0 %" in told and "from their aligned centers" in told
+    (expected,) = answer["warnings"]
+    assert "overlap by only 0 %" in expected and "from their aligned centers" in expected
     overlap = answer["similarity"]["after"]["overlap"]
     assert 0.7 < overlap < 1
     assert answer["verdict"]["status"] == "pass"
@@ -378,7 +378,7 @@ def test_an_initial_transform_that_leaves_no_overlap_is_refused(head):
         hybridreg.register(*images(head), initial=away)
 
 
-def test_an_fov_mismatch_is_told_by_its_overlap_and_never_as_an_error_without_advice(head):
+def test_an_fov_mismatch_is_reported_by_its_overlap_and_never_as_an_error_without_advice(head):
     """The moving image shows one corner of the head, and lies where it belongs."""
     moving = head.pair.moving
     shape = [n // 2 for n in moving.grid.shape]
@@ -476,9 +476,9 @@ def test_a_crash_is_survived_by_the_process_retried_once_and_recorded(head, tmp_
     assert process.worker(1).pid != first
     assert torch.equal(outcome.transform.matrix, warm.transform.matrix)
     folder = outcome.save(tmp_path / "out")
-    told = "elastix crashed (ended by SIGKILL) and was started once more"
-    assert json.loads((folder / "result.json").read_text())["warnings"] == [told]
-    assert told in (folder / "report.html").read_text()
+    expected = "elastix crashed (ended by SIGKILL) and was started once more"
+    assert json.loads((folder / "result.json").read_text())["warnings"] == [expected]
+    assert expected in (folder / "report.html").read_text()
 
 
 def test_the_current_folder_stays_as_it_was(head, tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_the_weight_of_the_sharp_image_is_the_large_one_in_either_order(learned)
     assert network.weight_map(b, a).mean() < 0.1
 
 
-def test_tasks_that_cannot_be_learned_or_judged_are_refused():
+def test_tasks_that_cannot_be_learned_or_evaluated_are_refused():
     a, b = photograph(), photograph(1)
     for photographs, judged, message in (
         ({}, {"b": b}, "give photographs for training, and others"),

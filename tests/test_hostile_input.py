@@ -145,9 +145,9 @@ def check_sound(scene: Scene, made: Made, outcome: hybridreg.Outcome | None):
         assert any(re.search(warning, text) for text in result["warnings"]), result["warnings"]
     with np.load(out / "views.npz", allow_pickle=False) as views:
         assert {"fixed", "moved"} <= set(views)
-    with (told := CaseLog()).listening():
+    with (reported := CaseLog()).listening():
         moved, jacobian = read_image(out / "moved.nii.gz"), read_image(out / "jacobian.nii.gz")
-    assert not told.warnings
+    assert not reported.warnings
     assert torch.isfinite(moved.data).all() and jacobian.grid == moved.grid
     transform, inverse = (read_transform(out / f"{n}.h5") for n in ("transform", "inverse"))
     points = moved.grid.points()

@@ -40,7 +40,7 @@ def test_every_ending_in_either_case_is_an_image_of_the_folder(tmp_path, caplog)
     assert not caplog.text
 
 
-def test_hidden_files_and_others_are_left_out_and_told(tmp_path, caplog):
+def test_hidden_files_and_others_are_left_out_and_reported(tmp_path, caplog):
     made(tmp_path, "a.nii.gz", "b.mha")
     made(tmp_path, "C.NII.GZ")
     (tmp_path / "._a.nii.gz").write_bytes(RESOURCE_FORK)

@@ -205,14 +205,14 @@ def test_more_smoothness_gives_a_smoother_map():
 
 def test_it_stops_by_itself_and_reports_its_progress():
     case = blobs(dimension=2, translation_mm=(1.0, 1.0))
-    heard = []
-    with progress.listening(lambda fraction, doing: heard.append((fraction, doing))):
+    reports = []
+    with progress.listening(lambda fraction, doing: reports.append((fraction, doing))):
         trace = replace(QUICK, iterations=(500, 500)).register(case.pair).trace
     assert len(trace) < 500
     by_level = [[e.terms["dissimilarity"] for e in trace if e.level == k] for k in (0, 1)]
     assert all(values[-1] < values[0] for values in by_level)
-    fractions = [fraction for fraction, _ in heard]
-    assert fractions == sorted(fractions) and heard[-1][1] == "level 2 of 2"
+    fractions = [fraction for fraction, _ in reports]
+    assert fractions == sorted(fractions) and reports[-1][1] == "level 2 of 2"
 
 
 @pytest.mark.parametrize(

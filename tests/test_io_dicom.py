@@ -228,7 +228,7 @@ def test_a_resampled_stack_is_as_bright_at_its_rim_and_fits_its_rounded_position
     [(2.5, 2.5, 4.0, 2.5, 4.0), (4.0, 4.0, 1.1, 7.0, 7.0, 7.0), (2.5, 2.6, 2.7, 2.55, 2.5)],
 )
 @pytest.mark.parametrize("degrees", [0.0, -12.0])
-def test_uneven_gaps_are_told_and_interpolated_when_asked(tmp_path, gaps, degrees):
+def test_uneven_gaps_are_reported_and_interpolated_when_asked(tmp_path, gaps, degrees):
     heights = np.cumsum([0.0, *gaps])
     places = [ORIGIN + h / GAP * tilted_step(degrees) for h in heights]
     folder = save([dataset(p) for p in places], tmp_path / "ct")
@@ -290,7 +290,7 @@ def test_resampling_changes_nothing_where_nothing_is_wrong(tmp_path):
 # Several slices at one place
 
 
-def test_a_repeated_slice_is_taken_once_and_told(tmp_path, caplog):
+def test_a_repeated_slice_is_taken_once_and_reported(tmp_path, caplog):
     folder = save([*stack(), dataset(positions()[2])], tmp_path / "ct")
     image = read_dicom(folder)
     assert image.grid.size == (*SIZE, 6)
@@ -319,7 +319,9 @@ def test_different_slices_at_one_place_are_refused(tmp_path):
         ("ImageType", (["DERIVED", "PRIMARY", "P"], ["DERIVED", "PRIMARY", "M"]), "image type"),
     ],
 )
-def test_volumes_at_one_place_are_told_apart_and_chosen_by_frame(tmp_path, keyword, values, words):
+def test_volumes_at_one_place_are_distinguished_and_chosen_by_frame(
+    tmp_path, keyword, values, words
+):
     second, first = ([dataset(p, **{keyword: value}) for p in positions()] for value in values)
     for one in second:
         one.RescaleIntercept += 1000
@@ -391,7 +393,7 @@ def test_three_fields_tell_volumes_apart_but_not_where_one_volume_lacks_a_slice(
         read_dicom(folder)
 
 
-def test_acquisition_times_order_volumes_and_are_not_told(tmp_path):
+def test_acquisition_times_order_volumes_and_are_not_reported(tmp_path):
     times = ("101500.5", "101459", "101530")
     slices = [
         dataset(p, AcquisitionTime=time, InstanceNumber=1, RescaleIntercept=100 * k)
@@ -438,12 +440,12 @@ def test_slices_are_read_once_to_compare_and_once_to_keep(tmp_path, monkeypatch,
                 **({"TemporalPositionIdentifier": t} if sorted_by_field else {}))
         for t in range(8) for k, p in enumerate(positions())
     ]  # fmt: skip
-    told = []
-    with listening(lambda *progress: told.append(progress)):
+    reported = []
+    with listening(lambda *progress: reported.append(progress)):
         read_dicom(save(slices, tmp_path / "mr"), frame=3)
     assert len(read) == (0 if sorted_by_field else 48) + 6
     comparing = set() if sorted_by_field else {"comparing slices"}
-    fractions, doing = zip(*told, strict=True)
+    fractions, doing = zip(*reported, strict=True)
     assert set(doing) == {"reading DICOM headers", "reading slices"} | comparing
     assert list(fractions) == sorted(fractions)
 
@@ -540,7 +542,7 @@ def test_a_series_of_screen_captures_that_say_where_they_lie_is_read(tmp_path, c
 
 
 @pytest.mark.parametrize("number", [7, None])
-def test_series_without_uid_are_told_apart_by_their_number(tmp_path, number):
+def test_series_without_uid_are_distinguished_by_their_number(tmp_path, number):
     one = stack(4, SeriesInstanceUID=None, SeriesNumber=5)
     other = stack(SeriesInstanceUID=None, SeriesNumber=number)
     folder = save([*one, *other], tmp_path / "ct")
@@ -1033,7 +1035,7 @@ def test_one_slice_is_no_volume(tmp_path):
     assert list_series(folder / "a.dcm")[0].slices == 1
 
 
-def test_what_holds_no_dicom_is_told(tmp_path):
+def test_what_holds_no_dicom_is_reported(tmp_path):
     (tmp_path / "notes.txt").write_text("hello " * 40)
     with pytest.raises(ValueError, match="notes.txt: it is not a DICOM file"):
         read_dicom(tmp_path / "notes.txt")
@@ -1050,7 +1052,7 @@ def test_what_holds_no_dicom_is_told(tmp_path):
 # Privacy
 
 
-def test_nothing_that_names_the_patient_is_told_or_kept(tmp_path, caplog, capfd, recwarn):
+def test_nothing_that_names_the_patient_is_reported_or_kept(tmp_path, caplog, capfd, recwarn):
     """Each of these makes pydicom warn, and quote the header."""
     caplog.set_level(logging.DEBUG)
     slices = [*stack(), dataset(positions()[1])]
@@ -1060,10 +1062,10 @@ def test_nothing_that_names_the_patient_is_told_or_kept(tmp_path, caplog, capfd,
         file.write_bytes(raw.replace(b"19700131", b"1970Doe^").replace(b"ID12345", b"ID\\2345"))
     image = read_dicom(folder)
     (listed,) = list_series(folder)
-    told = caplog.text + "".join(capfd.readouterr()) + repr(image) + repr(listed) + str(listed)
-    assert "repeat another one" in told
+    reported = caplog.text + "".join(capfd.readouterr()) + repr(image) + repr(listed) + str(listed)
+    assert "repeat another one" in reported
     for secret in (*SECRETS, "Doe", "2345"):
-        assert secret not in told
+        assert secret not in reported
     fields = {keyword for frame in listed.frames for keyword in frame.fields}
     assert not fields & {"PatientName", "PatientID", "PatientBirthDate", "InstitutionName"}
     assert not recwarn.list

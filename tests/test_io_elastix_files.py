@@ -326,7 +326,7 @@ def test_a_list_of_transforms_that_itk_wrote_is_not_cut_to_its_first(elastix, ca
         ("p.toml", "", "no parameters"),
     ],
 )
-def test_mistakes_in_parameter_files_are_told_with_their_place(name, text, words, tmp_path):
+def test_mistakes_in_parameter_files_are_reported_with_their_place(name, text, words, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=words) as caught:
         read_parameter_map(tmp_path / name)

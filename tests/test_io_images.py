@@ -681,7 +681,7 @@ def test_endings_in_capitals_mean_the_same(tmp_path, ending):
                           image.data[0])  # fmt: skip
 
 
-def test_a_file_unpacked_into_a_folder_of_its_name_is_told(tmp_path):
+def test_a_file_unpacked_into_a_folder_of_its_name_is_reported(tmp_path):
     (tmp_path / "a.nii.gz").mkdir()
     write_image(tmp_path / "a.nii.gz" / "a.nii", phantom(oblique_grid()))
     for read in (read_image, read_labels, describe):
@@ -759,7 +759,7 @@ def test_missing_empty_and_unknown_files_are_refused_in_words(tmp_path, monkeypa
         read_image("slice.dcm")
 
 
-def test_analyze_and_misnamed_nifti_are_told_apart(tmp_path):
+def test_analyze_and_misnamed_nifti_are_distinguished(tmp_path):
     values = np.ones((5, 6, 7), np.int16)
     nibabel.save(nibabel.AnalyzeImage(values, np.eye(4)), tmp_path / "a.img")
     assert "Analyze 7.5" in refusal(tmp_path / "a.hdr")

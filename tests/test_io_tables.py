@@ -305,7 +305,7 @@ def test_a_third_coordinate_is_dropped_in_2d_only_where_it_says_nothing(tmp_path
         ("p.mrk.json", markups("LPS", 1).replace('"defined"', '"undefined"'), "no points in it"),
     ],
 )
-def test_mistakes_in_landmarks_are_told_with_their_place(name, text, words, tmp_path):
+def test_mistakes_in_landmarks_are_reported_with_their_place(name, text, words, tmp_path):
     path = written(tmp_path, text, name)
     with pytest.raises(ValueError, match=words) as caught:
         read_landmarks(path)
@@ -398,14 +398,14 @@ ROW = "one,images/a.nii.gz,images/b.nii.gz"
         ),
     ],
 )
-def test_mistakes_in_case_tables_are_told_with_their_line(text, words, files):
+def test_mistakes_in_case_tables_are_reported_with_their_line(text, words, files):
     path = written(files, text)
     with pytest.raises(ValueError, match=f"(?s){words}") as caught:
         read_case_table(path)
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_all_that_is_wrong_with_a_case_table_is_told_at_once(files):
+def test_all_that_is_wrong_with_a_case_table_is_reported_at_once(files):
     rows = "".join(f"case{i},missing{i}.nii,images/a.nii.gz\n" for i in range(30))
     with pytest.raises(ValueError) as caught:
         read_case_table(written(files, f"name,fixed,moving\n{rows}"))

@@ -608,7 +608,7 @@ def test_other_files_under_the_name_of_a_transform_are_refused(ending, tmp_path,
     assert capfd.readouterr().err == ""
 
 
-def test_the_endings_that_can_be_used_are_told(tmp_path):
+def test_the_endings_that_can_be_used_are_reported(tmp_path):
     (tmp_path / "t.lta").write_text("type = 1")
     with pytest.raises(ValueError, match=r"\.h5, .*\.tfm.*\.mat.*\.nii"):
         read_transform(tmp_path / "t.lta")

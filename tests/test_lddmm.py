@@ -282,7 +282,7 @@ def test_settings_that_make_no_sense_are_refused(settings, says):
         Lddmm(**settings)
 
 
-def test_a_step_that_is_too_long_is_told():
+def test_a_step_that_is_too_long_is_reported():
     method = replace(SMALL, optimizer="fixed", step=1e6)
     with pytest.raises(RegistrationError, match="too long"):
         method.register(bent(2).pair)

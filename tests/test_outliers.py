@@ -73,7 +73,7 @@ def test_padding_far_below_becomes_background_however_much_there_is():
     assert torch.equal(found.data, padded(image, image.data.min().item()).data)
 
 
-def test_each_channel_is_judged_by_itself():
+def test_each_channel_is_evaluated_by_itself():
     a, b = mr(), mr()
     two = replace(a, data=torch.cat([spoiled(a, [1e6]).data, b.data / 1000]))
     found = without_outliers(two).data

@@ -54,7 +54,7 @@ def test_places_that_results_cannot_go_to_are_refused_before_any_work(tmp_path):
         check_output(tmp_path / "file")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("")
-    with pytest.raises(ValueError, match="no output of ours"):
+    with pytest.raises(ValueError, match="not written by hybridreg"):
         check_output(tmp_path / "photos", overwrite=True)
 
 

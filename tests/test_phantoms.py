@@ -293,7 +293,7 @@ def test_the_same_seed_gives_the_same_case_and_another_one_another():
         assert torch.equal(left.pair.fixed.data, right.pair.fixed.data) == (a == b)
 
 
-def test_noise_is_a_share_of_the_contrast_of_gray_matter_to_fluid():
+def test_noise_is_a_fraction_of_the_contrast_of_gray_matter_to_fluid():
     grid = head_grid(3.0)
     for contrast, scale in (("ct", 33.0), ("t1", 350.0), ("t2", 480.0)):
         noise = head(grid, contrast, noise=0.2, seed=5).data - head(grid, contrast).data

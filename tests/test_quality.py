@@ -138,7 +138,7 @@ def scaled(case, factors):
         (lambda c: nudged(c, shift=(900.0, 0, 0)), Intent(), "no longer overlap"),
     ],
 )
-def test_implausible_results_are_told_with_what_to_try(case, make, intent, says):
+def test_implausible_results_are_reported_with_what_to_try(case, make, intent, says):
     verdict = judged(case, make(case), intent)
     assert says in " ".join(verdict.reasons)
     assert verdict.status == "fail"
@@ -167,7 +167,7 @@ def test_an_outlier_is_named_where_it_may_have_misled_a_method_and_else_not(case
     assert judged(hot, case.true_transform, Intent(same_subject=True)) == Verdict("pass")
 
 
-def test_a_part_of_the_fixed_image_is_not_told_to_start_elsewhere(case):
+def test_a_part_of_the_fixed_image_gets_no_advice_to_start_elsewhere(case):
     moving = case.pair.moving
     start, stop = zip(*((n // 4, 3 * n // 4) for n in moving.grid.shape), strict=True)
     inner = moving.data[(slice(None), *map(slice, start, stop))]
@@ -179,12 +179,12 @@ def test_a_part_of_the_fixed_image_is_not_told_to_start_elsewhere(case):
 
 
 @pytest.mark.parametrize(("percent", "status"), [(0.0, "pass"), (0.05, "warn"), (3.0, "fail")])
-def test_folds_are_judged_by_their_share(case, percent, status):
+def test_folds_are_evaluated_by_their_fraction(case, percent, status):
     assert calm(case, folding_percent=percent).status == status
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.05, "pass"), (1.15, "warn"), (1.5, "fail")])
-def test_the_scale_of_one_persons_head_is_judged_by_its_size(case, factor, status):
+def test_the_scale_of_one_persons_head_is_evaluated_by_its_size(case, factor, status):
     affine = decompose(AffineTransform(torch.diag(torch.tensor([1.0, 1.0, factor, 1.0]))))
     assert calm(case, affine=affine, intent=Intent(True)).status == status
 

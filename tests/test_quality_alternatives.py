@@ -185,7 +185,7 @@ def test_thick_slices_that_are_off_are_doubted(person, angles, shift, data):
     assert found and found[0][0] == "fail" and "fit better" in found[0][1]
 
 
-def test_a_head_that_is_wider_in_one_image_is_told(data):
+def test_a_head_that_is_wider_in_one_image_is_reported(data):
     """The MR of this person is 5 % wider than the CT, inside and outside the skull."""
     ((status, why),) = doubts(slices(data, 21, "mr", "ct"), IDENTITY, same_subject=True)
     assert status == "warn" and "stretched along x" in why

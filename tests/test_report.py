@@ -232,7 +232,7 @@ def test_a_2d_page_shows_one_plane_without_letters(slice_2d):
     assert not any("letter" in span.get("class", "") for span in page.all("span"))
 
 
-def test_the_numbers_are_told(head):
+def test_the_numbers_are_reported(head):
     words = " ".join(page_of(head).words.split())
     for text in (
         "case-17",
@@ -326,7 +326,7 @@ def test_folds_are_red_and_the_slices_go_through_them(dimension):
         assert not is_color(picture(panel.images["jacobian"]), figures.FOLD_COLOR).any()
 
 
-def test_folds_are_told_with_their_fraction(tmp_path):
+def test_folds_are_reported_with_their_fraction(tmp_path):
     values = result()
     values["scores"]["after"]["jacobian"]["folding_percent"] = 0.375
     folder = make_folder(tmp_path / "out", oblique_grid(2), values)

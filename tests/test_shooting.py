@@ -165,7 +165,7 @@ def test_the_gradient_is_the_same_whether_kept_or_computed_again(integrator, mon
     assert found[0].norm() > 0 and torch.allclose(*found, rtol=1e-10)
 
 
-def test_a_momentum_too_large_is_told_and_not_shot():
+def test_a_momentum_too_large_is_reported_and_not_shot():
     box = lattice(2)
     operator = Operator(Kernel(), box)
     m0 = 1e30 * operator.flat(bump(box).float())

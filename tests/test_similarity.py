@@ -146,6 +146,6 @@ def summed(fixed, moved, weight=None):
         (lambda f, m, w=None: SSD()(f.add_(1), m, w), "different numbers|changed|identical"),
     ],
 )
-def test_a_measure_that_breaks_a_promise_is_told_which(wrong, says):
+def test_a_measure_that_breaks_a_promise_is_named(wrong, says):
     with pytest.raises(AssertionError, match=says):
         check_measure(wrong)

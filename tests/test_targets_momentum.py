@@ -63,9 +63,9 @@ def test_the_momentum_makes_the_displacements_again():
 def test_it_can_begin_with_what_another_method_found():
     """Which is near the truth already, so that few iterations end nearer than without."""
     truth = CASE.true_transform
-    begun = Momentum(QUICK, start=Found(truth))(CASE.pair, IDENTITY, seed=0)
+    started = Momentum(QUICK, start=Found(truth))(CASE.pair, IDENTITY, seed=0)
     x = CENTER[None]
-    whole = compose(begun.affine, DisplacementField(begun.arrays["displacement"], begun.grid))
+    whole = compose(started.affine, DisplacementField(started.arrays["displacement"], started.grid))
     assert (whole(x) - truth(x)).norm() < 0.5 < (truth(x) - x).norm()
 
 

@@ -251,7 +251,7 @@ def test_the_time_is_kept_over_all_starts_of_a_run(tmp_path, monkeypatch):
 def test_a_time_that_is_up_before_anything_was_validated_says_so(tmp_path):
     with pytest.raises(Killed):
         train(Lines(killed_after=2, calls=[]), tmp_path / "run", save_every_s=0)
-    with pytest.raises(ValueError, match="up before the first validation: continue with more"):
+    with pytest.raises(ValueError, match="up before the first validation: resume with more"):
         train(Lines(), tmp_path / "run", max_time_s=1e-6, resume=True)
 
 
@@ -285,7 +285,7 @@ def test_each_start_leaves_its_logs(never_stopped):
     assert "metrics.csv" in names and any(name.startswith("events.out") for name in names)
 
 
-def test_a_run_is_not_begun_where_something_else_lies(never_stopped, tmp_path):
+def test_a_run_is_not_started_where_something_else_lies(never_stopped, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").touch()

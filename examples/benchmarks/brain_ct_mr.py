@@ -1,4 +1,4 @@
-"""How surely `brain-ct-mr` aligns CT and MR of one person, beside what one would use instead.
+"""How surely `brain-ct-mr` aligns CT and MR of one person, compared with alternatives.
 
 Stacks: the test persons of harvard_aanlib, aligned by the atlas, 14 to 20 slices of 1 x 1 x 5 mm.
 The moving one is turned by up to 15 degrees about each axis and shifted by up to 20 mm along each,
@@ -298,8 +298,8 @@ def times_table(rows: list[Row]) -> str:
     return table(["method", "fixed", "runs", "median s", "longest s"], lines)
 
 
-def judged(case: int, folder: Path, repeats: int) -> Iterator[tuple[str, str]]:
-    """What was judged, and how, for one person: the atlas's alignment, and wrong ones."""
+def evaluated(case: int, folder: Path, repeats: int) -> Iterator[tuple[str, str]]:
+    """The verdicts for one person: the atlas's alignment, and wrong ones."""
     images = {side: read_image(folder / f"case{case}_{side}.nii.gz") for side in ("ct", "mr")}
     points = images["mr"].grid.points()[foreground(images["mr"]).data != 0][::97]
     others = {other: read_image(folder / f"case{other}_mr.nii.gz") for other in TEST}
@@ -362,7 +362,7 @@ def main():
     torch.set_num_threads(THREADS)
     stacks = Path(os.environ["HYBRIDREG_DATA"]) / "harvard_aanlib" / "stacks_ct_mr"
     if options.verdicts:
-        said = [pair for case in options.cases for pair in judged(case, stacks, options.repeats)]
+        said = [pair for case in options.cases for pair in evaluated(case, stacks, options.repeats)]
         write_section(TABLE, "Verdicts", verdict_table(said), head=HEAD)
         return
     if options.times:
@@ -373,7 +373,7 @@ def main():
 
 
 def registered(options: argparse.Namespace, stacks: Path, folder: Path):
-    """Registers everything and writes the tables as they grow: a run may be broken off."""
+    """Registers everything and writes the tables as they grow: a run may be interrupted."""
     method = with_settings(load_method(PRESET), threads=THREADS)
     errors: dict[str, list[float]] = {}
     for variant, error in phantom_errors(ours(method), range(options.phantoms)):

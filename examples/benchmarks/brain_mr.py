@@ -1,11 +1,11 @@
-"""How well `brain-mr` aligns the brains of different persons, beside what one would use instead.
+"""How well `brain-mr` aligns the brains of different persons, compared with alternatives.
 
 Pairs: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice of all labels of the
 fixed image (nearest neighbor), folded voxels of the fixed brain. All deformable methods follow the
 same affine: the linear stages of `brain-mr`. Peers get the moving image resampled through it, once.
 And the person scanned twice (1018, 1038), both ways.
 
-Rows are added to brain_mr.csv as they come and not computed again, so the run can be broken off;
+Rows are added to brain_mr.csv as they come and not computed again, so the run can be interrupted;
 the tables are printed from it. `--times` measures times instead: of the first pair, all methods in
 turn, warm, arrays in memory to transform in memory (peers that take files: theirs included), 2
 threads, median of 5, with nothing else running.

@@ -1,4 +1,4 @@
-"""How well `cardiac-2d` follows the heart from diastole to systole, beside what one would use instead.
+"""How well `cardiac-2d` follows the heart from diastole to systole, compared with alternatives.
 
 The test persons of sunnybrook_2d: every slice level has one frame at the end of diastole and one at
 the end of systole (frames are numbered 20 to a level; the one with more blood is the former). Blood
@@ -45,7 +45,7 @@ from hybridreg.records import Record, write_records
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform, compose
 
 TABLE = Path(__file__).with_suffix(".md")
-HEAD = "\n\n".join(["`cardiac-2d` beside what one would use instead", *__doc__.split("\n\n")[1:3]])
+HEAD = "\n\n".join(["`cardiac-2d` compared with alternatives", *__doc__.split("\n\n")[1:3]])
 FRAMES_A_LEVEL = 20
 TEST = ["HF-I-40", "HF-NI-04", "HF-NI-31", "HF-NI-36", "HYP-01", "HYP-38", "N-02", "N-40"]
 

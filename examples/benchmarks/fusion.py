@@ -10,7 +10,7 @@ in CT and MR. Bone is where CT is white, above 0.95 (these CT are windowed for b
 
 Slices of one person are alike, so a score is the mean of the cases' means, and its interval is of a
 bootstrap over cases. Rows are added to a file as they come and not computed again, so the run can be
-broken off; the tables are of what is there.
+interrupted; the tables are of what is there.
 
     HYBRIDREG_DATA=... python examples/benchmarks/fusion.py [--rows FILE] [--every 4] [--kinds CT-MRI]
     HYBRIDREG_DATA=... python examples/benchmarks/fusion.py --pipeline

@@ -35,7 +35,7 @@ TRAIN = [(1000, 1001), (1006, 1009), (1011, 1012), (1002, 1010)]
 NAME = "instance.csv"
 
 
-def judged(fixed: int, moving: int, smoothness: float) -> dict[str, str]:
+def evaluated(fixed: int, moving: int, smoothness: float) -> dict[str, str]:
     pair, start = images(fixed, moving), affine(fixed, moving)
     before = time.process_time(), time.perf_counter()
     result = replace(METHOD, smoothness=smoothness).register(pair, start)
@@ -97,7 +97,7 @@ def main():
     for fixed, moving in TEST if given.persons == "test" else TRAIN:
         key = {"fixed": fixed, "moving": moving, "smoothness": f"{given.smoothness:g}"}
         if not known(NAME, **key):
-            add(NAME, judged(fixed, moving, given.smoothness))
+            add(NAME, evaluated(fixed, moving, given.smoothness))
 
 
 if __name__ == "__main__":

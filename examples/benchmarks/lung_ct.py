@@ -1,11 +1,11 @@
-"""How well `lung-ct` aligns two breathing states of one person, beside what one would use instead.
+"""How well `lung-ct` aligns two breathing states of one person, compared with alternatives.
 
-Real pair: lung_ct_elastix, follow-up onto baseline, judged by the 51 checked points (they lie on
+Real pair: lung_ct_elastix, follow-up onto baseline, evaluated by the 51 checked points (they lie on
 voxels and half voxels of 1.4 x 1.4 x 2.5 mm, and one of them no method brings nearer than 13 mm), the
 overlap of the lung masks and the folds inside the lung. The preset was tuned on this very pair, the
 only one at hand, and on known deformations of other seeds.
 
-Known deformations: the baseline bent by up to 15 mm near the diaphragm and by up to 4 mm finer
+Known deformations: the baseline deformed by up to 15 mm near the diaphragm and by up to 4 mm finer
 elsewhere, turned, shifted by up to 30 mm, with 25 HU of noise and a density of the lung that follows
 its volume. Mean distance to the truth over the voxels of the lung whose true place the moving image
 shows.
@@ -52,7 +52,7 @@ from hybridreg.warping import jacobian_determinant, warp
 OUTSIDE_HU = -2048.0  # of the field of view
 NOISE_HU = 25.0
 TABLE = Path(__file__).with_suffix(".md")
-HEAD = "\n\n".join(["`lung-ct` beside what one would use instead", *__doc__.split("\n\n")[1:4]])
+HEAD = "\n\n".join(["`lung-ct` compared with alternatives", *__doc__.split("\n\n")[1:4]])
 ERRORS = ("mean mm", "median mm", "95 % mm", "max mm")
 MEASURES = (*ERRORS, "Dice of the lung", "folds in the lung %")
 
@@ -157,7 +157,7 @@ def score(arm: str, pair: ImagePair, transform: Transform, error_mm: Tensor) -> 
     return Row(arm, error_mm, float(np.mean(list(overlap.values()))), folded)
 
 
-def judged(pair: ImagePair, truth: Transform | tuple[LandmarkSet, LandmarkSet]):
+def evaluated(pair: ImagePair, truth: Transform | tuple[LandmarkSet, LandmarkSet]):
     """What tells the error of a transform, from corresponding points or from the truth."""
     if isinstance(truth, tuple):
         return lambda transform: target_registration_error(transform, *truth)
@@ -168,7 +168,7 @@ def judged(pair: ImagePair, truth: Transform | tuple[LandmarkSet, LandmarkSet]):
 
 def rows_of(pair: ImagePair, truth, arms: dict[str, Arm], affine_arm: Arm) -> Iterator[Row]:
     """Before, after the affine stage, and by every arm; each is printed at once."""
-    error = judged(pair, truth)
+    error = evaluated(pair, truth)
     affine, _ = affine_arm(pair, IDENTITY)
     for name, arm in {"before": None, "rigid and affine": None, **arms}.items():
         if arm is None:
@@ -205,7 +205,7 @@ def cells(row: Row) -> list[str]:
 
 
 def reached(real: list[Row], known: list[Row]) -> str:
-    """What was asked for, and what `lung-ct` with both masks reached."""
+    """The requirements, and the results of `lung-ct` with both masks."""
     ours = "lung-ct, whole preset"
     (row,) = [row for row in real if row.arm == ours]
     errors = [each.error_mm.mean().item() for each in known if each.arm == ours]
@@ -214,7 +214,7 @@ def reached(real: list[Row], known: list[Row]) -> str:
         ["known deformations within 1 mm (mean)", f"{min(errors):.2f} to {max(errors):.2f} mm"],
         ["Dice of the lungs at least .97", f"{row.dice:.3f}"],
     ]
-    return table(["asked for", "reached"], rows)
+    return table(["requirement", "result"], rows)
 
 
 def over_seeds(rows: list[Row]) -> list[list[str]]:
@@ -275,7 +275,7 @@ def main():
         for seed in range(1, options.seeds + 1):
             print(f"known deformation {seed}", flush=True)
             known += rows_of(*known_pair(pair, seed), arms, affine)
-    write_section(TABLE, "Asked for", reached(real, known), head=HEAD)
+    write_section(TABLE, "Requirements", reached(real, known), head=HEAD)
     found = table(["method", *MEASURES], map(cells, real))
     write_section(TABLE, "Follow-up onto baseline", found, head=HEAD)
     found = table([f"{options.seeds} deformations", *MEASURES], over_seeds(known))

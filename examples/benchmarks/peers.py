@@ -42,7 +42,7 @@ def elastix_default(kind: str, folder: Path, threads: int) -> Elastix:
 class AntsProcess:
     """ANTs in a process that has it loaded, in the Python that ANTS_PYTHON names or in this one.
 
-    code: lines that register ``fixed`` and ``moving`` from the folder ``f``, begun at ``start``,
+    code: lines that register ``fixed`` and ``moving`` from the folder ``f``, started at ``start``,
         and print an answer in JSON.
     version: empty where ANTs is not installed.
     """

@@ -1,4 +1,4 @@
-"""What many cases cost beyond themselves, and whether anything is lost when they are broken off.
+"""What many cases cost beyond themselves, and whether anything is lost when they are interrupted.
 
     HYBRIDREG_DATA=... python examples/benchmarks/scale.py PART ... [--scratch DIR] [--workers N]
 
@@ -267,7 +267,7 @@ def main():
     for part in [*options.parts, *(TIMED if options.times else ())]:
         more = {"count": options.pairs} if part == "patches" else {}
         PARTS[part](options.scratch.absolute(), options.workers, **more)
-    write_section(TABLE.with_suffix(".md"), "Reached", reached(), head=HEAD)
+    write_section(TABLE.with_suffix(".md"), "Results", reached(), head=HEAD)
 
 
 if __name__ == "__main__":

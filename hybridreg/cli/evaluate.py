@@ -91,7 +91,7 @@ def _evaluate_table(current: Session, table: Path, results: Path):
 
 def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
     from hybridreg.case_files import read_case
-    from hybridreg.evaluation import evaluate as judge
+    from hybridreg.evaluation import evaluate as scores_of
     from hybridreg.io.output import INVERSE, TRANSFORM
     from hybridreg.io.transforms import read_transform
     from hybridreg.transforms import IDENTITY
@@ -102,8 +102,8 @@ def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:
     transform = read_transform(what / TRANSFORM if folder else what)
     known = folder and (what / INVERSE).is_file()
     inverse = read_transform(what / INVERSE) if known else transform.inverse()
-    after = judge(case, transform, inverse=inverse)
-    return {"before": judge(case, IDENTITY).to_dict(), "after": after.to_dict()}
+    after = scores_of(case, transform, inverse=inverse)
+    return {"before": scores_of(case, IDENTITY).to_dict(), "after": after.to_dict()}
 
 
 def _check_sides(what: Path, fixed: Path, moving: Path):

@@ -1,4 +1,4 @@
-"""``hybridreg project``: a CT as the radiograph that a C-arm would take of it."""
+"""``hybridreg project``: projects a CT to a digitally reconstructed radiograph of a C-arm."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def project(
 
 
 def _numbers(text: str, count: int) -> list[float] | None:
-    """So many numbers with commas between them; None where the text is something else."""
+    """``count`` numbers separated by commas; None for any other text."""
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:

@@ -1,1 +1,1 @@
-"""What is compared in place of intensities: a vector at every voxel, as channels of an image."""
+"""Descriptors to compare instead of intensities: a vector per voxel, as channels of an image."""

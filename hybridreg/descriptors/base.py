@@ -1,4 +1,4 @@
-"""What a descriptor is."""
+"""The protocol of a descriptor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hybridreg.images import Image
 class Descriptor(Protocol):
     """An image (C, *shape) -> an image of descriptor channels on the same grid.
 
-    Each channel of the image is described by itself; their descriptors follow each other.
+    Each channel of the image is described separately; their descriptors are concatenated.
     """
 
     def __call__(self, image: Image) -> Image: ...

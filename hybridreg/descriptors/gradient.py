@@ -1,4 +1,4 @@
-"""The normalized gradient: where edges lie and which way they face, not how strong they are."""
+"""The normalized gradient: position and direction of edges, independent of their strength."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hybridreg.images import Image
 class Gradient:
     """grad I / sqrt(|grad I|^2 + eps^2) along x, y (and z) of LPS (Haber and Modersitzki 2006).
 
-    The norm is near 1 on edges and near 0 where nothing but noise is. It does not change with
-    brightness and contrast, and its sign does where contrast is reversed.
+    The norm is near 1 on edges and near 0 in noise. It is invariant to
+    brightness and contrast; its sign changes with reversed contrast.
 
     noise: eps as a fraction of the mean gradient magnitude of the image; a larger one keeps only
         stronger edges.

@@ -1,4 +1,4 @@
-"""MIND-SSC: how alike the neighbors of a voxel are to each other, whatever their contrast."""
+"""MIND-SSC: self-similarity of the neighborhood of a voxel, independent of contrast."""
 
 from __future__ import annotations
 

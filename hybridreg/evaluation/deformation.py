@@ -121,11 +121,11 @@ def _corners(values: Tensor) -> dict[tuple[int, ...], Tensor]:
     return {c: values[(slice(None), *(ends[n] for n in reversed(c)))] for c in corners}
 
 
-def _inside(mask: LabelMap, judged: Image | DisplacementField) -> Tensor:
-    if not mask.grid.matches(judged.grid):
+def _inside(mask: LabelMap, subject: Image | DisplacementField) -> Tensor:
+    if not mask.grid.matches(subject.grid):
         raise ValueError(
             f"the mask (size {mask.grid.size}, spacing {mask.grid.spacing}) does not lie on the grid "
-            f"of the transform (size {judged.grid.size}, spacing {judged.grid.spacing}): "
+            f"of the transform (size {subject.grid.size}, spacing {subject.grid.spacing}): "
             "resample the mask onto it"
         )
     return mask.data != 0

@@ -1,1 +1,1 @@
-"""The door: files in, files out; every foreign convention stops here."""
+"""Reading and writing files; other conventions are converted here."""

@@ -1,6 +1,6 @@
 """Network weights as NAME.safetensors with a readable card, NAME.json, beside them.
 
-The card says what the weights are for, what they were trained on and how well they did, and holds the
+The card describes the use of the weights, their training data and their scores, and holds the
 checksum of the weights that it describes: a card is never read with others. Nothing is ever unpickled.
 """
 
@@ -33,21 +33,21 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Card:
-    """What one must know of weights before using them.
+    """Model card: the use, input and training of network weights.
 
-    kind: what they are for, such as "fusion"; they are read only where this kind is asked for.
-    architecture: the network in words. arguments: those from which it is built again, for
-    ``Checkpoint.built``. training_grid: size of what it was shown.
+    kind: what they are for, such as "fusion"; they are read only if this kind is requested.
+    architecture: a description of the network. arguments: for building it again with
+    ``Checkpoint.built``. training_grid: size of the training patches.
     intensity_rule: how intensities are scaled: a rule of ``intensity.to_unit``, or "unit" for values
-    that are in [0, 1]. spacing_mm: of the voxels that it was shown, for networks that work in space.
+    that are in [0, 1]. spacing_mm: of the input voxels, for networks that work in physical space.
     kernel, shooting: for networks that predict a momentum, see ``geodesics.Kernel`` and
-    ``momentum.shot``. data_licence, weights_licence: "not stated" where nobody said. split: the names
-    of what was trained on, chosen by and tested on.
-    validation: scores that the weights were chosen by; test: scores taken once, at the end.
+    ``momentum.shot``. data_licence, weights_licence: "not stated" if unknown. split: the names
+    of the training, validation and test data.
+    validation: scores by which the weights were chosen; test: scores computed once, at the end.
     training: how they were trained; version: of hybridreg; schema: of the card itself.
     """
 
-    # Misspelled names are refused rather than lost.
+    # Unknown names are errors, so that misspelled ones are not ignored.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     kind: str
@@ -79,10 +79,10 @@ class Checkpoint:
     path: Path
 
     def built(self, network_of: Callable[..., Network]) -> Network:
-        """The network of the card's arguments with these weights, ready for use.
+        """The network built from the card's arguments, with these weights, ready for use.
 
-        network_of: a function, whose typed arguments they are. ValueError for arguments that it does
-        not take, and for weights that do not fit.
+        network_of: a function of these arguments, with type annotations. ValueError for arguments
+        that it does not take, and for weights that do not fit.
         """
         with errors_of(self.path), errors_of(card_path(self.path).name):
             try:
@@ -100,11 +100,11 @@ class Checkpoint:
             if found != value:
                 raise ValueError(
                     f"{self.path}: these weights were trained with {name} {found!r}, and {value!r} "
-                    "is asked for: leave it as it was in training, or train with it"
+                    "is requested: leave it as it was in training, or train with it"
                 )
 
     def fill(self, network: Network) -> Network:
-        """The same network with these weights, ready for use; ValueError if they do not fit it."""
+        """Loads these weights into a network, ready for use; ValueError if they do not fit it."""
         with errors_of(self.path):
             _check_fit(self.tensors, network.state_dict(), self.card.architecture)
         network.load_state_dict(dict(self.tensors))
@@ -112,9 +112,9 @@ class Checkpoint:
 
 
 def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], *, card: Card) -> Path:
-    """Writes weights (a network's ``state_dict()``) and their card; gives the path of the weights.
+    """Writes weights (a network's ``state_dict()``) and their card; returns their path.
 
-    Each file is whole or absent, and of a new and an old one together none is read.
+    Each file is complete or absent, and weights with the card of others are not read.
     """
     path = Path(path)
     with errors_of(path):
@@ -130,7 +130,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], *, card: C
 
 
 def read_checkpoint(name: str | Path, *, kind: str) -> Checkpoint:
-    """The weights of that kind in a file, or packaged ones by their name (``packaged_weights``)."""
+    """The weights of a kind in a file, or packaged weights by name (``packaged_weights``)."""
     path = checkpoint_path(name)
     with naming(path):
         content = path.read_bytes()
@@ -154,7 +154,7 @@ def read_checkpoint(name: str | Path, *, kind: str) -> Checkpoint:
 
 
 def checkpoint_path(name: str | Path) -> Path:
-    """The file that a path, or the name of packaged weights, means; it need not be there."""
+    """The file of a path or of a name of packaged weights; it need not exist."""
     path = Path(name)
     if path.suffix == ENDING:
         return path
@@ -173,7 +173,7 @@ def packaged_weights() -> dict[str, Path]:
 
 
 def card_path(path: Path) -> Path:
-    """Where the card of weights lies."""
+    """The path of the card of weights."""
     return path.with_suffix(".json")
 
 

@@ -1,4 +1,4 @@
-"""Numbers in files have a decimal point, whatever locale the calling program has set."""
+"""Decimal points in files, independent of the locale of the calling program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _process_locale = threading.RLock()
 
 @contextmanager
 def decimal_point() -> Iterator[None]:
-    """Lets ITK read and write numbers with a point; its NRRD (SimpleITK 2.5) follows LC_NUMERIC.
+    """Makes ITK read and write numbers with a decimal point; NRRD (SimpleITK 2.5) uses LC_NUMERIC.
 
     Only this thread is affected where the system allows that (Linux); elsewhere the whole process,
     one thread at a time.

@@ -1,9 +1,9 @@
 """DICOM series from folders, and enhanced multi-frame files, as images in LPS mm.
 
-Numbers are those of the modality (HU in CT). Pixels that the header marks as padding, such as the
-ring outside of a CT scan, become the smallest measured value (or 0, where all others are larger):
-an edge where the scanner stopped is not anatomy, and would attract a registration. What cannot be
-read soundly is refused in one ValueError that begins with the path as it was given.
+Values are those of the modality (HU in CT). Pixels that the header marks as padding, such as the
+ring outside of a CT scan, become the smallest measured value (or 0, if all others are larger):
+the edge of the field of view is not anatomy, and would attract a registration. What cannot be
+read reliably is refused with a ValueError that starts with the path as it was given.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 __all__ = ["Series", "is_dicom", "list_series", "read_dicom"]
 
 _INTEGERS = ("int16", "uint16", "int32")
-_EXACT = 1 << 24  # the largest whole number up to which float32 knows all
+_EXACT = 1 << 24  # float32 represents all integers up to it
 
 
 def read_dicom(
@@ -61,9 +61,9 @@ def read_dicom(
 ) -> Image:
     """The volume of a DICOM series in a folder (with its subfolders) or an enhanced DICOM file.
 
-    series: which one, where there are several: its number, its short id or the start of its UID.
-    frame: which volume to take of a series that holds several at the same place (echoes, time
-        points), from 0, in rising order of what they differ in.
+    series: which one, if there are several: its number, its short id or the start of its UID.
+    frame: which volume of a series with several at the same location (echoes, time points), from 0,
+        in ascending order of the header fields in which they differ.
     resample: interpolate a sheared or unevenly spaced stack onto a right-angled grid; without it
         such a stack is refused.
     """
@@ -74,7 +74,7 @@ def read_dicom(
         if len(found) > 1:
             log.info("%s: of %d series, %s was taken", path, len(found), taken)
         slices, left_out = _slices(taken)
-        for note in left_out:  # before what is left may be refused
+        for note in left_out:  # before the rest may be refused
             log.warning("%s: %s", path, note)
         with within(0.5, 0.8):
             volumes, copies = split(slices, _digests)
@@ -119,7 +119,7 @@ def _series_in(path: Path, *, parts: bool = False) -> list[Series]:
             "give the folder of a series"
         )
     if frames[0].index is None and not parts:
-        placed(frames[0])  # where it is no slice at all, that is the better thing to say
+        placed(frames[0])  # raises a more specific error if it is not a slice
         raise ValueError("it is a single slice: give the folder that holds its whole series")
     return grouped(frames)
 
@@ -178,7 +178,7 @@ def _slices(series: Series) -> tuple[list[Slice], list[str]]:
 
 
 def _image(volume: Volume, *, resample: bool) -> tuple[Image, list[str]]:
-    """A volume as an image, and what to know about it, in words."""
+    """A volume as an image, and notes about it."""
     stack = volume.stack()
     problem = stack.problem()
     if problem and not resample:
@@ -191,12 +191,12 @@ def _image(volume: Volume, *, resample: bool) -> tuple[Image, list[str]]:
     if not problem:
         return Image(torch.from_numpy(values), stack.grid(), dtype), notes
     values, grid = resampled(stack, values, outside=min(0.0, float(values.min())))
-    told = f"{problem}; it was interpolated onto a right-angled grid"
-    return Image(torch.from_numpy(values), grid, dtype), [*notes, told]
+    note = f"{problem}; it was interpolated onto a right-angled grid"
+    return Image(torch.from_numpy(values), grid, dtype), [*notes, note]
 
 
 def _digests(slices: Sequence[Slice]) -> list[bytes]:
-    """What is equal where all the numbers of two slices are."""
+    """Digests of slices, equal if all their values are."""
     found = [b""] * len(slices)
     for k, values in _numbers(slices, "comparing slices"):
         found[k] = hashlib.sha256(values.tobytes()).digest()
@@ -204,7 +204,7 @@ def _digests(slices: Sequence[Slice]) -> list[bytes]:
 
 
 def _measured(slices: Sequence[Slice]) -> tuple[np.ndarray, list[str]]:
-    """What was measured, float32 of shape (n, y, x), and what to know about it, in words."""
+    """The measured values, float32 of shape (n, y, x), and notes about them."""
     values = np.empty((len(slices), *slices[0].size[::-1]), dtype=np.float32)
     for k, numbers in _numbers(slices, "reading slices"):
         values[k] = numbers
@@ -226,7 +226,7 @@ def _measured(slices: Sequence[Slice]) -> tuple[np.ndarray, list[str]]:
 
 
 def _numbers(slices: Sequence[Slice], doing: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Each slice's number in the sequence and what it measured, float32 of shape (y, x)."""
+    """Each slice's number in the sequence and its measured values, float32 of shape (y, x)."""
     frames = [one.frame for one in slices]
     for done, (k, stored) in enumerate(stored_pixels(frames)):
         report(done / len(frames), doing)
@@ -237,7 +237,7 @@ def _numbers(slices: Sequence[Slice], doing: str) -> Iterator[tuple[int, np.ndar
 
 def _rescaled(frame: Frame, stored: np.ndarray) -> np.ndarray:
     """Stored pixels in units of the modality; NaN where they are padding."""
-    values = stored * frame.slope + frame.intercept + 0.0  # 0 has one sign only
+    values = stored * frame.slope + frame.intercept + 0.0  # no negative zero
     if "PixelPaddingValue" in frame.fields:
         first = _as_stored(frame.whole("PixelPaddingValue"), stored.dtype)
         last = _as_stored(frame.whole("PixelPaddingRangeLimit", first), stored.dtype)

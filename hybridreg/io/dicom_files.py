@@ -1,9 +1,9 @@
-"""DICOM files: which are there, what their headers say, and their pixels as they are stored.
+"""DICOM files: listing, header fields, and stored pixels.
 
-Nothing that names the patient is looked at or repeated: only the fields that are needed are read,
-and pydicom's own words, which may quote the header, are kept back. JPEG, JPEG-LS and JPEG 2000 are
-unpacked by ``dicom_unpacker``: GDCM knows more kinds of them than pydicom with its plugins (such as
-lossless JPEG, which clinical archives prefer) and refuses pixels that are cut short.
+Patient identifiers are neither read nor repeated: only the required fields are read,
+and pydicom's messages, which may quote the header, are suppressed. JPEG, JPEG-LS and JPEG 2000 are
+decoded by ``dicom_unpacker``: GDCM supports more kinds than pydicom with its plugins (such as
+lossless JPEG, which is common in clinical archives) and refuses truncated pixels.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _STUMBLES = (
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keeps pydicom's warnings back: they quote values, which may name the patient."""
+    """Suppresses pydicom's warnings: they quote values, which may identify the patient."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -98,7 +98,7 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Regular files in a folder and its subfolders, each once; none that a link leads out to."""
+    """Regular files in a folder and its subfolders, each once; no links out of the folder."""
     root, seen = folder.resolve(), set()
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -113,17 +113,17 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def is_packed_dicom(path: Path) -> bool:
-    """Whether by its name it is a compressed DICOM file, such as a.dcm.gz."""
+    """Whether its name is that of a compressed DICOM file, such as a.dcm.gz."""
     return ".dcm" in path.suffixes[:-1]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether by its name it is one that may hold DICOM files."""
+    """Whether its name is that of an archive, which may contain DICOM files."""
     return is_packed_dicom(path) or path.name.lower().endswith(_ARCHIVES)
 
 
 def starts_like_dicom(path: Path) -> bool:
-    """Whether it has DICOM's mark, or starts with an element of group 2 or 8 without preamble."""
+    """Whether it has the DICOM prefix, or starts with an element of group 2 or 8."""
     with path.open("rb") as file:
         start = file.read(132)
     groups = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -131,7 +131,7 @@ def starts_like_dicom(path: Path) -> bool:
 
 
 def frames_in(path: Path, name: str) -> list[Frame]:
-    """The frames of one file; none where it belongs to no series (DICOMDIR). ValueError if damaged.
+    """The frames of one file; none if it belongs to no series (DICOMDIR). ValueError if damaged.
 
     name: what the file is called in messages; "" where it needs no name.
     """
@@ -177,11 +177,11 @@ def stored_pixels(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _pixel_dataset(frame: Frame) -> Dataset:
-    """The pixels with what describes them, all there as far as can be told before unpacking."""
+    """The pixels with the fields that describe them, checked for completeness before decoding."""
     syntax, where = uid.UID(frame.syntax), frame.where
     if syntax not in (*_BY_PYDICOM, *_BY_GDCM):
         raise ValueError(
-            f"{where}its pixels are packed as {syntax.name or 'nobody says'}, which is not "
+            f"{where}its pixels are packed as {syntax.name or 'unknown'}, which is not "
             "unpacked here: convert it to an uncompressed file first (gdcmconv --raw, dcmdjpeg)"
         )
     dataset = _dataset(frame.path, where, _PIXEL_FIELDS)
@@ -203,7 +203,7 @@ def _pixel_dataset(frame: Frame) -> Dataset:
 
 
 def _bare_image(dataset: Dataset, index: int) -> Dataset:
-    """One packed frame as an image of its own, without rescaling: GDCM would apply it."""
+    """One compressed frame as a separate image, without rescaling, which GDCM would apply."""
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
@@ -225,7 +225,7 @@ def _bare_image(dataset: Dataset, index: int) -> Dataset:
 def _unpacked(
     packed: Sequence[tuple[int, Dataset]], frames: Sequence[Frame]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Packed frames by number and their pixels, from a child process that may fail at any."""
+    """Compressed frames by number and their pixels, from a child process that may fail."""
     with tempfile.TemporaryDirectory() as folder:
         for place, (k, bare) in enumerate(packed):
             with _damaged(frames[k].where):
@@ -242,7 +242,7 @@ def _unpacked(
 
 
 def _header(path: Path, where: str) -> tuple[Dataset, bool]:
-    """The fields that are looked at, and whether pixels follow them."""
+    """The fields that are used, and whether pixels follow them."""
     found: list[BaseTag] = []
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -272,7 +272,7 @@ def _refuse_large_deflated(path: Path, where: str):
 
 @contextmanager
 def _damaged(where: str) -> Iterator[None]:
-    """What pydicom stumbles over, in our words: its own may quote the header."""
+    """Replaces pydicom's errors by our messages: its own may quote the header."""
     try:
         yield
     except _STUMBLES as error:
@@ -287,7 +287,7 @@ def _syntax(dataset: Dataset) -> str:
 
 
 def _fields(dataset: Dataset) -> dict[str, Any]:
-    """Keyword -> value of the fields that are looked at and not empty."""
+    """Keyword -> value of the used fields that are not empty."""
     fields = {}
     for tag in dataset.keys():  # noqa: SIM118 - iterating over the dataset would convert them all
         keyword = keyword_for_tag(tag)
@@ -305,7 +305,7 @@ def _fields(dataset: Dataset) -> dict[str, Any]:
 
 
 def _raw_numbers(value: Any) -> str:
-    """The bytes of a field that pydicom cannot convert, or may not, if they are of numbers."""
+    """The bytes of a numeric field that pydicom cannot convert, as text."""
     text = value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
     return text if re.fullmatch(r"[-+0-9.,eE\\ ]+", text) else "not readable"
 

@@ -1,7 +1,7 @@
-"""One DICOM image by its header: what is looked at, its place in the patient or why it has none.
+"""One DICOM image by its header: the used fields, its position in the patient or why it has none.
 
 A frame is one slice: a whole file, or one frame of an enhanced multi-frame file. Only the header
-fields that are named here are ever looked at; none of them names the patient.
+fields that are named here are ever read; none of them identifies the patient.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from hybridreg.io.dicom_geometry import MAX_VOXELS
 _RIGHT_ANGLE = 1e-3  # of products of cosines that are rounded to 4 digits
 _FAR_MM = 1e5
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and of many frames: .1 to .4
-_PIXELS_PER_BYTE = 10_000  # more than any codec saves, even on an empty image
-
-# What may tell volumes at the same place from each other, and how to call it; the first that does
-# is taken, so that an addition at the end renumbers no volumes.
+_PIXELS_PER_BYTE = 10_000  # above the compression ratio of any codec, even of an empty image
+# Fields that can distinguish volumes at the same location, and their names in messages; the first
+# that does is used, so that an addition at the end renumbers no volumes.
 CRITERIA = {
     "EchoTime": "echo time",
     "EffectiveEchoTime": "echo time",
@@ -92,7 +91,7 @@ class Frame:
         return _clean(self.fields.get(keyword, ""))
 
     def numbers(self, keyword: str, count: int) -> np.ndarray:
-        """So many finite numbers, or ValueError; text is taken too, divided at backslashes."""
+        """``count`` finite numbers, or ValueError; also from text separated by backslashes."""
         value = self.fields.get(keyword, [])
         parts = value.split("\\") if isinstance(value, str) else value
         if isinstance(parts, list) and any("," in str(part) for part in parts):
@@ -149,7 +148,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A frame that has its place in the patient. axes: along a row, along a column, the normal."""
+    """A frame with a position in the patient. axes: along a row, along a column, the normal."""
 
     frame: Frame
     position: np.ndarray
@@ -160,7 +159,7 @@ class Slice:
 
 
 def placed(frame: Frame) -> Slice:
-    """The frame with its place; ValueError in words where it has none or cannot be read."""
+    """The frame with its position; ValueError if it has none or cannot be read."""
     try:
         if reason := _no_slice(frame) or _unreadable(frame):
             raise ValueError(reason)
@@ -199,11 +198,11 @@ def _axes(cosines: np.ndarray) -> np.ndarray:
 
 
 def why_no_slice(frame: Frame) -> str:
-    """Why an image or object is not a slice of a volume at all; "" where it may be one."""
+    """Why an image or object is not a slice of a volume; "" if it may be one."""
     try:
         return _no_slice(frame)
     except ValueError:
-        return ""  # a damaged header is a reason to refuse, not to look elsewhere
+        return ""  # a damaged header is refused later, not left out
 
 
 def _no_slice(frame: Frame) -> str:
@@ -237,7 +236,7 @@ def _no_slice(frame: Frame) -> str:
 
 
 def _unreadable(frame: Frame) -> str:
-    """Why the numbers of this slice cannot be had or trusted; "" where they can."""
+    """Why the values of this slice cannot be read reliably; "" if they can."""
     bits, stored = frame.whole("BitsAllocated"), frame.whole("BitsStored")
     if bits not in (8, 16, 32) or not 1 <= stored <= bits:
         return (
@@ -267,7 +266,7 @@ def _items(value: Any) -> list[str]:
 
 
 def _clean(value: Any) -> str:
-    """A short text that cannot play tricks on a terminal."""
+    """A short text without control characters."""
     return "".join(c for c in str(value) if c.isprintable()).strip()[:64]
 
 

@@ -1,8 +1,8 @@
-"""Stacks of DICOM slices: whether they are a right-angled grid, and how they become one.
+"""Stacks of DICOM slices: whether they form a regular grid, and resampling to one.
 
-The place of a slice is what ImagePositionPatient, ImageOrientationPatient and PixelSpacing say, in
-LPS mm; SliceThickness, SpacingBetweenSlices, GantryDetectorTilt and the numbering are not for
-geometry. Slices are ordered along the normal of their plane, so every grid is right-handed.
+The position of a slice is given by ImagePositionPatient, ImageOrientationPatient and PixelSpacing,
+in LPS mm; SliceThickness, SpacingBetweenSlices, GantryDetectorTilt and the numbering are not used
+for geometry. Slices are ordered along the normal of their plane, so every grid is right-handed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAME_GAP_MM = 0.01
 _SAME_GAP = 0.01  # relative
 _OFF_LINE = 0.02  # of a gap, summed over the stack
 _DRIFT = 0.1  # of a pixel, across the stack
-_WIDEST_GAP = 4.0  # times the usual one: beyond it, interpolation would invent anatomy
+_WIDEST_GAP = 4.0  # times the usual gap: larger ones are not interpolated
 MAX_VOXELS = 1 << 31  # 8 GiB of float32
 
 
@@ -54,11 +54,11 @@ class Stack:
         return self.positions @ self.axes[:2].T
 
     def problem(self) -> str:
-        """Why the slices do not lie on a right-angled grid, in words; "" where they do."""
+        """Why the slices do not lie on a regular grid; "" if they do."""
         return "; ".join(filter(None, (self._tilt(), self._unevenness())))
 
     def grid(self) -> Grid:
-        """The grid that the slices lie on, where there is no problem."""
+        """The grid of the slices, if there is no problem."""
         offset = self.offsets.mean(0)
         gap = (self.heights[-1] - self.heights[0]) / len(self.gaps)
         return self._grid(offset, self.heights[0], (len(self.positions), *self.size[::-1]), gap)
@@ -111,8 +111,8 @@ def resampled(stack: Stack, values: np.ndarray, outside: float) -> tuple[np.ndar
 
     Along the normal the spacing is the gap that a quarter of the gaps do not exceed, from the first
     slice on, so an evenly spaced stack keeps its planes; within the planes the field of view grows
-    to hold all slices. outside: the value where there is no slice. ValueError where too much would
-    be invented.
+    to contain all slices. outside: the value where there is no slice. ValueError if gaps are too
+    large to interpolate.
     """
     grid = _right_angled(stack)
     first = np.array(grid.origin) @ stack.axes[:2].T
@@ -151,7 +151,7 @@ def _right_angled(stack: Stack) -> Grid:
     gap = float(np.quantile(gaps, 0.25, method="lower"))
     steps = round(height / gap)
     if abs(height / gap - steps) < 0.1:
-        gap = height / steps  # one gap alone carries the rounding of two positions
+        gap = height / steps  # a single gap has the rounding errors of two positions
     first, last = stack.offsets.min(0), stack.offsets.max(0)
     growth = np.ceil((last - first) / stack.spacing - _DRIFT)
     if (np.abs(np.diff(stack.offsets, axis=0)) >= np.multiply(stack.size, stack.spacing)).any():
@@ -163,7 +163,7 @@ def _right_angled(stack: Stack) -> Grid:
 
 
 def _covered(index: np.ndarray, count: int) -> np.ndarray:
-    """Which indices lie in pixels, whose faces reach half a pixel beyond the outer centers."""
+    """Which indices lie within pixels, that is up to half a pixel beyond the outer centers."""
     return (index >= -0.5 - 1e-6) & (index <= count - 0.5 + 1e-6)
 
 

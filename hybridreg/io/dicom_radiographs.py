@@ -1,8 +1,8 @@
-"""Radiographs from DICOM: XA, RF and DX files, with the geometry of the C-arm that their header tells.
+"""Radiographs from DICOM: XA, RF and DX files, with the geometry of the C-arm from their header.
 
-The header speaks of the C-arm alone: distances from the source, the angles of the positioner and the
-pixels of the detector, whose middle the ray through the isocenter is taken to meet. PixelSpacing, which
-may be calibrated to anywhere in the patient, is not looked at.
+The header gives the distances from the source, the angles of the positioner and the pixels of the
+detector; the ray through the isocenter is assumed to meet its center. PixelSpacing, which
+may be calibrated to any depth in the patient, is not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hybridreg.io.dicom_frames import Frame
 from hybridreg.io.files import naming
 from hybridreg.radiographs import Detector, Radiograph
 
-_NEEDED = {  # keyword -> tag, as the header of a C-arm has it
+_NEEDED = {  # keyword -> tag in the header of a C-arm
     "ImagerPixelSpacing": "(0018,1164)",
     "DistanceSourceToDetector": "(0018,1110)",
     "DistanceSourceToPatient": "(0018,1111)",
@@ -58,7 +58,7 @@ def read_dicom_radiograph(
 
 
 def _header(path: Path) -> Frame:
-    """The fields of the geometry, beside those that all images have."""
+    """The header with the fields of the geometry."""
     (first, *_) = frames_in(path, name="") or [None]
     if first is None:
         raise ValueError("it is DICOM without an image: give a radiograph")
@@ -114,7 +114,7 @@ def _absorption(values: np.ndarray, header: Frame) -> np.ndarray:
 
 
 def _rises_with_rays(header: Frame) -> bool:
-    """Whether larger numbers mean more X-rays; told, or as such images are always shown."""
+    """Whether larger values mean more X-rays, by the header or the usual display."""
     if "PixelIntensityRelationshipSign" in header.fields:
         return header.whole("PixelIntensityRelationshipSign") > 0
     dark_bone = header.text("Modality") in _FLUOROSCOPY

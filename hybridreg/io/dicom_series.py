@@ -1,4 +1,4 @@
-"""DICOM series: which frames belong together, and which series is meant."""
+"""DICOM series: grouping of frames, and selection of a series."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hybridreg.io.dicom_volumes import as_file
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One series of a folder, without anything that names the patient.
+    """One series of a folder, without patient identifiers.
 
-    id: short, to choose it by. size, spacing: (x, y, z), mm; None where it is no volume.
-    problem: why it cannot be read as it is, and what to do; "" where it can be read.
-    volumes: what tells several volumes at one place apart, in the order of their frame numbers.
-    notes: what is odd about it, such as images that are left out.
+    id: a short identifier for selection. size, spacing: (x, y, z), mm; None if it is not a volume.
+    problem: why it cannot be read as it is, and what to do; "" if it can be read.
+    volumes: labels of several volumes at one location, in the order of their frame numbers.
+    notes: irregularities, such as images that are left out.
     """
 
     uid: str
@@ -50,9 +50,9 @@ class Series:
 
 
 def grouped(frames: Iterable[Frame]) -> list[Series]:
-    """The series that frames belong to, by number; localizers apart from the rest of a series.
+    """Groups frames into series, by number; localizers are separated from the rest of a series.
 
-    Frames without SeriesInstanceUID belong together where their SeriesNumber is the same.
+    Frames without SeriesInstanceUID belong together if their SeriesNumber is the same.
     """
     groups: dict[tuple[str, int | None, bool], list[Frame]] = {}
     for frame in frames:
@@ -74,9 +74,9 @@ def grouped(frames: Iterable[Frame]) -> list[Series]:
 
 
 def chosen(found: Sequence[Series], wanted: str | None) -> Series:
-    """The series asked for by number, id or start of its UID; unasked, the only one with slices.
+    """The series with a number, id or start of its UID; by default the only one with slices.
 
-    Localizers and objects without slices are never meant where there is a series of slices.
+    Localizers and objects without slices are not selected if there is a series of slices.
     """
     if wanted is None:
         candidates = [s for s in found if _may_be_meant(s)] or found
@@ -85,7 +85,7 @@ def chosen(found: Sequence[Series], wanted: str | None) -> Series:
         raise ValueError(f"it holds {len(candidates)} series: choose one by {_ways(found)}")
     exact = [s for s in found if wanted in (str(s.number), s.id, s.uid)]
     matches = exact or [s for s in found if "." in wanted and s.uid.startswith(wanted)]
-    # Localizers that share the number or UID of a series are not meant either.
+    # Localizers with the number or UID of a series are not selected either.
     matches = [s for s in matches if not s.is_localizer] or matches
     if len(matches) != 1:
         count = f"{len(matches)} series match" if matches else "no series matches"

@@ -1,4 +1,4 @@
-"""The volumes in one DICOM series: which images are its slices, and which slices make a volume."""
+"""The volumes in one DICOM series: which images are slices, and which slices form a volume."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hybridreg.io.dicom_geometry import MAX_VOXELS, Stack
 
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 2e-4  # of cosines that are rounded to 4 digits
-_MAX_KINDS = 8  # of images in a series of which single ones are left out
-_MAX_CRITERIA = 3  # that together tell volumes apart
+_MAX_KINDS = 8  # of images in a series, for leaving out single images
+_MAX_CRITERIA = 3  # header fields that together distinguish volumes
 _APART = "put the slices of one volume into a folder of their own, or convert it with dcm2niix"
 
 Digests = Callable[[Sequence[Slice]], Sequence[bytes]]  # equal where the pixels are
@@ -26,14 +26,14 @@ Digests = Callable[[Sequence[Slice]], Sequence[bytes]]  # equal where the pixels
 class Volume:
     """The slices of one volume, in order along their normal.
 
-    traits: what tells it from the other volumes at its place, as (what, value); empty if alone.
+    traits: what distinguishes it from the other volumes there, as (what, value); empty if alone.
     """
 
     slices: list[Slice]
     traits: tuple[tuple[str, str], ...] = ()
 
     def stack(self) -> Stack:
-        """Where the slices lie; ValueError where they are too few or too many."""
+        """The positions of the slices; ValueError if they are too few or too many."""
         count, first = len(self.slices), self.slices[0]
         if count < 2:
             raise ValueError("it has only one slice: a volume needs at least two")
@@ -49,10 +49,10 @@ class Volume:
 
 
 def slices_of(frames: Sequence[Frame]) -> tuple[list[Slice], list[str]]:
-    """The slices of a series along their normal, and which images were left out, in words.
+    """The slices of a series along their normal, and notes on the images that were left out.
 
-    Left out are objects that are no slices (screenshots, reports), and single images that are
-    unlike all the others in size, spacing, orientation or frame of reference.
+    Objects that are not slices (screenshots, reports) are left out, and single images that
+    differ from all others in size, spacing, orientation or frame of reference.
     """
     odd: list[str] = []
     for why in (why_no_slice, _why_capture):
@@ -65,10 +65,10 @@ def slices_of(frames: Sequence[Frame]) -> tuple[list[Slice], list[str]]:
 
 
 def split(slices: Sequence[Slice], digests: Digests) -> tuple[list[Volume], list[str]]:
-    """The volumes that lie at the same places, in rising order of what tells them apart.
+    """Splits slices into volumes at the same location, in ascending order of their differences.
 
-    slices: in order along their normal. Pixels are compared only where header fields do not tell
-    slices at one place apart. Also gives what was odd about the slices, in words.
+    slices: in order along their normal. Pixels are compared only if header fields do not
+    distinguish slices at one position. Also returns notes on irregularities.
     """
     place = _places(slices)
     count = place[slices[-1]] + 1
@@ -97,13 +97,13 @@ def split(slices: Sequence[Slice], digests: Digests) -> tuple[list[Volume], list
 
 
 def labels(volumes: Sequence[Volume]) -> tuple[str, ...]:
-    """What tells several volumes apart, in words; none where there is one."""
+    """Labels that distinguish several volumes; none if there is only one."""
     texts = (", ".join(f"{what} {value}" for what, value in one.traits) for one in volumes)
     return tuple(filter(None, texts))
 
 
 def several(volumes: Sequence[Volume]) -> str:
-    """How to choose among volumes, in words; "" where there is one."""
+    """A message on how to choose among volumes; "" if there is only one."""
     if len(volumes) == 1:
         return ""
     shown = []
@@ -119,7 +119,7 @@ def several(volumes: Sequence[Volume]) -> str:
 
 
 def chosen_volume(volumes: Sequence[Volume], frame: int | None) -> Volume:
-    """The volume asked for by its number, from 0; unasked, the only one."""
+    """The volume with a number, from 0; by default the only one."""
     if frame is None and len(volumes) > 1:
         listed = "".join(f"\n  frame {k}: {text}" for k, text in enumerate(labels(volumes[:12])))
         raise ValueError(several(volumes) + listed + ("\n  ..." if volumes[12:] else ""))
@@ -149,7 +149,7 @@ def _left_out(images: list[str]) -> list[str]:
 
 
 def _of_one_kind(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
-    """The slices without single ones that are unlike most others, and how these are unlike."""
+    """The slices without single ones that differ from most others, and how they differ."""
     kinds: list[list[Slice]] = []
     for one in slices:
         kind = next((kind for kind in kinds if not _unlike(one, kind[0])), None)
@@ -167,7 +167,7 @@ def _of_one_kind(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
 
 
 def _unlike(one: Slice, other: Slice) -> str:
-    """What tells an image from another kind of image, in words; "" where nothing does."""
+    """How an image differs from another kind of image; "" if it does not."""
     if one.size != other.size:
         x, y = one.size
         return f"it has {x} x {y} pixels, the others {other.size[0]} x {other.size[1]}"
@@ -233,7 +233,7 @@ def _first_of(slices: Sequence[Slice], key: Callable[[Slice], Hashable]) -> list
 
 
 def _by_fields(slices: Sequence[Slice], place: dict[Slice, int]) -> list[Volume]:
-    """The volumes by the fewest header fields that tell them apart; none where nothing does."""
+    """The volumes by the fewest header fields that distinguish them; none if no field does."""
     count = len(set(place.values()))
     if len(slices) % count or len(slices) == count:
         return [Volume(list(slices))] if len(slices) == count else []
@@ -285,7 +285,7 @@ def _rank(value: Hashable) -> tuple[float, str]:
 
 
 def _by_number(slices: Sequence[Slice], place: dict[Slice, int]) -> list[Volume]:
-    """The volumes where images are numbered through one whole volume after the other."""
+    """The volumes of images that are numbered consecutively, one volume after the other."""
     count = len(set(place.values()))
     try:
         numbers = {one: one.frame.whole("InstanceNumber") for one in slices}

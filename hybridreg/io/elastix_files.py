@@ -33,7 +33,7 @@ _ORDER = "BSplineTransformSplineOrder"
 
 
 def read_parameter_map(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """A parameter file, .txt or .toml, as elastix itself understands it: name -> texts."""
+    """Reads a parameter file, .txt or .toml, as elastix does: name -> texts."""
     path = Path(path)
     with errors_of(path):
         text = read_text(path)
@@ -62,8 +62,8 @@ def transform_from_maps(
 ) -> Transform:
     """The transform of elastix's transform parameter maps, fixed -> moving.
 
-    maps: in order of application, as a ParameterObject holds them: the first acts first.
-    initial: dimension of, and a transform that acts before all of them.
+    maps: in order of application, as in a ParameterObject: the first is applied first.
+    initial: dimension of, and a transform that is applied before all of them.
     """
     if not maps:
         raise ValueError("there are no transform parameters: elastix gives one map for each stage")
@@ -76,9 +76,9 @@ def transform_from_maps(
 
 
 def read_transform_parameters(path: str | Path) -> Transform:
-    """The transform of a TransformParameters file (.txt or .toml) and of all it starts from.
+    """The transform of a TransformParameters file (.txt or .toml) and of its initial transforms.
 
-    An initial transform, elastix's or ITK's own (.tfm, .h5), is looked for in the same folder, by
+    An initial transform, of elastix or ITK (.tfm, .h5), is searched for in the same folder, by
     its file name alone.
     """
     chain = []
@@ -112,7 +112,7 @@ def _initial(parameters: ParameterMap, path: Path) -> Path | None:
 def _from_text(text: str) -> dict[str, tuple[str, ...]]:
     parameters: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        line = line.partition("//")[0].strip()  # elastix takes no notice of quotes here
+        line = line.partition("//")[0].strip()  # elastix ignores quotes here
         if not line:
             continue
         if not (line.startswith("(") and line.endswith(")")):

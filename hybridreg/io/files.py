@@ -1,7 +1,7 @@
-"""Files by their name: in front of what went wrong, as text, and written whole or not at all.
+"""File helpers: error messages prefixed with the path, text, hashes and atomic writes.
 
-What cannot be read is wrong input (ValueError, FileNotFoundError); what the disk does not take while
-something is written is an OSError that names the file.
+Unreadable files are invalid input (ValueError, FileNotFoundError); errors while writing are an
+OSError that names the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hybridreg.io.working_folder import HIDDEN, working_folder
 
 @contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Puts the path, as it was given, before what any reader has to say."""
+    """Prefixes the errors of a reader with the path as it was given."""
     try:
         yield
     except FileNotFoundError:
@@ -45,10 +45,10 @@ def read_text(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Of the bytes of a file and of the files that it names beside it, or of a folder's files.
+    """Hash of a file together with the files that it refers to, or of a folder's files.
 
-    Beside it lie the voxels of a header (MetaImage, NRRD, NIfTI pairs) and the transforms that
-    those of elastix start from. A folder's files, in subfolders too, are taken in order.
+    It may refer to the voxels of a header (MetaImage, NRRD, NIfTI pairs) and to the initial
+    transforms of elastix. A folder's files, including subfolders, are taken in order.
     """
     digest = hashlib.sha256()
     parts = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else _parts(path)
@@ -60,9 +60,9 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_all(paths: Iterable[Path]) -> dict[Path, str]:
-    """``sha256_of`` of many files; each is read once, several at a time."""
+    """``sha256_of`` of many files; each is read once, several in parallel."""
     different = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor() as threads:  # hashlib lets other threads run
+    with ThreadPoolExecutor() as threads:  # hashlib releases the GIL
         return dict(zip(different, threads.map(sha256_of, different), strict=True))
 
 
@@ -75,7 +75,7 @@ _HEADERS, _TEXTS, _PAIR = (".mha", ".mhd", ".nrrd", ".nhdr"), (".txt", ".toml"),
 
 
 def _parts(path: Path) -> list[Path]:
-    """The file, and what it names beside it, and what that names."""
+    """The file, the files that it refers to, and so on."""
     if path.suffix.lower() in _PAIR:
         pair = [path.with_suffix(suffix) for suffix in _PAIR]
         return [path, *(part for part in pair if part != path and part.is_file())]
@@ -95,7 +95,7 @@ def _parts(path: Path) -> list[Path]:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Begins every ValueError of the block with the path."""
+    """Prefixes every ValueError of the block with the path."""
     try:
         yield
     except ValueError as error:
@@ -104,7 +104,7 @@ def errors_of(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file, which takes its own name only when the block ends well."""
+    """A temporary path that is renamed to ``path`` only when the block succeeds."""
     if not os.path.isdir(path.parent):
         raise ValueError(f"there is no folder {path.parent}: make it first")
     if os.path.isdir(path):
@@ -117,9 +117,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_as(path: Path, stand_in: Path | None = None) -> Iterator[None]:
-    """Lets what the disk refuses name the file that was asked for, not what stands for it.
+    """Makes an OSError name the target path instead of its temporary path.
 
-    stand_in: the folder that is filled while ``path`` is not there yet.
+    stand_in: the temporary folder that is filled before ``path`` exists.
     """
     try:
         yield
@@ -131,7 +131,7 @@ def written_as(path: Path, stand_in: Path | None = None) -> Iterator[None]:
 
 
 def name_for_itk(path: Path) -> str:
-    """The name as SimpleITK takes it; other bytes than UTF-8 would end the process (2.5)."""
+    """The name for SimpleITK; a name that is not UTF-8 would end the process (2.5)."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -141,7 +141,7 @@ def name_for_itk(path: Path) -> str:
 
 @contextmanager
 def lower_ending(path: Path) -> Iterator[Path]:
-    """The file, or a copy where its name ends in capitals, which some readers do not know."""
+    """The file, or a copy if its ending has capitals, which some readers do not support."""
     if path.suffix == path.suffix.lower():
         yield path
         return
@@ -150,9 +150,9 @@ def lower_ending(path: Path) -> Iterator[Path]:
 
 
 def reserve(path: Path, count: int):
-    """Fills a new file with so many bytes: OSError where the disk has no place for them.
+    """Allocates a file of ``count`` bytes: OSError if the disk is full.
 
-    For libraries that take no notice of a full disk, or crash on it, to write over.
+    For libraries that ignore a full disk, or crash on it, and then overwrite the file.
     """
     with path.open("wb") as file:
         for start in range(0, count, 1 << 20):

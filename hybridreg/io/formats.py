@@ -1,6 +1,6 @@
-"""The formats of image files: the endings they are known by, and what a file of each can hold.
+"""The formats of image files: their endings, and what a file of each can contain.
 
-Endings are compared without regard to upper and lower case.
+Endings are case-insensitive.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Format(NamedTuple):
     """One format of image files.
 
     endings, written: of all files that are read, and of those that are written.
-    reader: SimpleITK's name of what reads it; None where the bytes are read here.
-    types: the number types that are written. channels: how many a file may hold; None: any number.
-    is_picture: it has 2 axes (and pages), and no place in the patient.
+    reader: the name of SimpleITK's reader; None if the bytes are read here.
+    types: the number types that are written. channels: the possible numbers; None: any number.
+    is_picture: it has 2 axes (and pages), and no position in the patient.
     """
 
     name: str
@@ -55,7 +55,7 @@ _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
 
 
 def ending_of(path: str | os.PathLike) -> str:
-    """The ending of an image file's name in lower case, such as ".nii.gz"; else empty."""
+    """The ending of an image file's name in lower case, such as ".nii.gz"; empty for others."""
     name = os.fspath(path).lower()
     return max((ending for ending in _BY_ENDING if name.endswith(ending)), key=len, default="")
 
@@ -67,7 +67,7 @@ def beside(path: str | os.PathLike, ending: str) -> Path:
 
 
 def format_of(path: str | os.PathLike) -> Format:
-    """The format that a file's name tells (ValueError where it is none of those known)."""
+    """The format of a file by its name (ValueError for an unknown one)."""
     if not (ending := ending_of(path)):
         raise ValueError(
             f"its name does not end like an image read here ({' '.join(_BY_ENDING)}) and it is no "
@@ -77,7 +77,7 @@ def format_of(path: str | os.PathLike) -> Format:
 
 
 def is_dicom_file(path: str | os.PathLike) -> bool:
-    """Whether a file says by its first bytes or by its name that it is DICOM."""
+    """Whether a file is DICOM, by its first bytes or its name."""
     if not os.path.isfile(path):
         return False
     with open(path, "rb") as file:

@@ -2,8 +2,8 @@
 
 Run by ``limited_script``, with the path of one; writes the transforms in it to standard output as
 .npz: ``types`` (ITK's names), and the numbers of each as parameters_0, fixed_0, parameters_1, ... On
-damaged files HDF5 (1.12) prints pages of errors, crashes, waits forever or asks for all memory, so
-it is kept out of the process that uses the transform. This imports nothing else of the package.
+damaged files HDF5 (1.12) prints pages of errors, crashes, hangs or exhausts memory, so
+it runs outside the process that uses the transform. This imports nothing else of the package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 
 def main(path: str):
-    """Writes the transforms of a file to standard output, as the module says."""
+    """Writes the transforms of a file to standard output."""
     transform = sitk.ReadTransform(path)
     entries = [(_type(transform), *_numbers(transform))]
     if isinstance(transform, sitk.CompositeTransform):

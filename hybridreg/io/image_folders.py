@@ -1,4 +1,4 @@
-"""The images in a folder, and what else lies there."""
+"""The images in a folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LISTED = 8
 
 
 def images_of(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by name without ending; what is left out is told in a warning.
+    """The image files of a folder by name without ending; other files are listed in a warning.
 
-    A header with its voxels in another file is one image. ValueError where a file has no bytes, a
-    link leads nowhere, or two images differ by their ending or by capitals only.
+    A header with its voxels in another file is one image. ValueError if a file is empty, a
+    link is broken, or two names differ by their ending or by capitals only.
     """
     if not folder.is_dir():
         raise ValueError("there is no such folder")

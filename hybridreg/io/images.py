@@ -1,9 +1,9 @@
-"""Images and label maps from files and to files; SimpleITK images in and out.
+"""Reading and writing of images and label maps; conversion from and to SimpleITK.
 
 Read: NIfTI, MetaImage, NRRD, FreeSurfer MGH, and 2D pictures (PNG, JPEG, TIFF, BMP), which have no
-place in the patient: 1 mm per pixel, whatever resolution they claim. Written: NIfTI, MetaImage and
-NRRD as single files, and 2D as PNG or TIFF (``formats`` has the table). Every refusal begins with
-the path as it was given.
+position in the patient and 1 mm per pixel, whatever resolution they claim. Written: NIfTI,
+MetaImage and NRRD as single files, and 2D as PNG or TIFF (``formats`` has the table). Error
+messages start with the path as it was given.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hybridreg.io.pictures import as_shown, read_gray_alpha, without_orientation
 log = logging.getLogger(__name__)
 
 _LABEL_TYPES = ("uint8", "int16", "int32")  # of volumes
-_LABEL_ROUNDING = 1e-3  # how far labels may be from whole numbers, after a header rescales them
+_LABEL_ROUNDING = 1e-3  # tolerance for whole numbers after rescaling by the header
 _NO_SIZE = "a picture has no size in mm; 1 mm per pixel was taken"
 _COMPRESSION = 1  # of 9: a brain scan then takes 0.1 s and is 4 % larger than at 6
 
@@ -40,20 +40,20 @@ _COMPRESSION = 1  # of 9: a brain scan then takes 0.1 s and is 4 % larger than a
 def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool = False) -> Image:
     """The image in a file, in LPS mm; ``image.dtype`` is its number type in the file.
 
-    Numbers of 64 bits, and numbers that the header rescales, become float32. frame: which one to
-    take of a file that holds several (a time series, a TIFF of many pages), from 0. color: keep the
-    red, green and blue of a color picture as channels; by default such a picture is refused. One
-    whose three colors are equal is gray either way. A DICOM file, or a folder that holds one DICOM
-    series, is read by ``read_dicom``.
+    Values of 64 bits, and values rescaled by the header, become float32. frame: which frame of a
+    file with several (a time series, a multi-page TIFF), from 0. color: keep the red, green and
+    blue of a color picture as channels; by default such a picture is refused. One whose three
+    colors are equal is gray in either case. A DICOM file, or a folder with one DICOM series, is
+    read by ``read_dicom``.
     """
     if os.path.isdir(path) or is_dicom_file(path):
         _check_folder(Path(path))
-        from hybridreg.io.dicom import read_dicom  # only who has DICOM pays for its libraries
+        from hybridreg.io.dicom import read_dicom  # its libraries are slow to import
 
         return read_dicom(path, frame=frame)
     with naming(path):
         contents = _contents(Path(path), color=color)
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        with np.errstate(over="ignore"):  # overflow is refused later as infinite
             values = np.array(_frame(contents, frame), dtype=np.float32, order="C")
         rescaled = (contents.slope, contents.intercept) != (1, 0)
         dtype = "float32" if rescaled else _image_type(contents.values.dtype)
@@ -61,9 +61,9 @@ def read_image(path: str | os.PathLike, *, frame: int | None = None, color: bool
 
 
 def read_labels(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
-    """The label map in a file: whole numbers, of whatever type they are stored in.
+    """The label map in a file: whole numbers of any stored type.
 
-    What is within 0.001 of a whole number is rounded, with a warning.
+    Values within 0.001 of a whole number are rounded, with a warning.
     """
     with naming(path):
         contents, values = _one_channel(Path(path), frame, "a label map")
@@ -99,12 +99,13 @@ def read_mask(path: str | os.PathLike, *, frame: int | None = None) -> LabelMap:
 
 
 def write_image(path: str | os.PathLike, image: Image | LabelMap):
-    """Writes the format that the name's ending tells; the file is whole or absent.
+    """Writes an image in the format of the file ending; the file is complete or absent.
 
-    An image is rounded and clamped to ``image.dtype``; a label map takes the smallest number type
-    that holds it. Several channels become a vector image; in PNG, three are red, green and blue.
-    PNG and TIFF do not keep the grid.
-    OSError where the disk does not take it.
+    An image is rounded and clamped to ``image.dtype``; a label map gets the smallest sufficient
+    number type. Several channels become a vector image; in PNG, three are red, green and blue. PNG
+    and TIFF do not store the grid.
+
+    OSError if it cannot be written.
     """
     path = Path(path)
     with errors_of(path):
@@ -122,11 +123,11 @@ def write_image(path: str | os.PathLike, image: Image | LabelMap):
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
-    """What a file holds, ready for JSON.
+    """A description of an image file, ready for JSON.
 
     size, spacing_mm, origin_mm are in (x, y, z) order and LPS; direction has one row for each of
-    L, P, S. axes_point_to: where each voxel axis points to, such as "LPS"; None where the file
-    does not say, and in 2D. range: the least and the greatest finite value, of all frames.
+    L, P, S. axes_point_to: the direction of each voxel axis, such as "LPS"; None if unknown,
+    and in 2D. range: the smallest and the largest finite value, of all frames.
     """
     with naming(path):
         contents = _contents(Path(path))
@@ -160,7 +161,7 @@ def from_sitk(image: sitk.Image) -> Image:
 
 
 def to_sitk(image: Image | LabelMap) -> sitk.Image:
-    """The same numbers on the same grid: float32, or int32 for labels; channels as components."""
+    """The same values on the same grid: float32, or int32 for labels; channels as components."""
     data = image.data if isinstance(image, Image) else image.data[None]
     return _sitk_image(data.detach().cpu().numpy(), image.grid)
 
@@ -203,13 +204,13 @@ def _contents(path: Path, *, color: bool = False) -> Contents:
 
 
 def _check_folder(path: Path):
-    """A folder of DICOM slices may have any name, but some tools unpack a.nii.gz into such one."""
+    """Refuses a folder with an image file name, into which some tools unpack a.nii.gz."""
     if path.is_dir() and ending_of(path) and any(ending_of(f) for f in os.listdir(path)):
         raise ValueError(f"{path}: this is a folder: choose a file in it")
 
 
 def _one_channel(path: Path, frame: int | None, what: str) -> tuple[Contents, np.ndarray]:
-    """What is in a file, and the values (*grid.shape) of the one frame."""
+    """The contents of a file, and the values (*grid.shape) of one frame."""
     contents = _contents(path)
     values = _frame(contents, frame)
     if len(values) != 1:
@@ -222,7 +223,7 @@ def _not_finite(values: np.ndarray) -> str:
 
 
 def _beside_whole(values: np.ndarray) -> float | None:
-    """The value furthest from a whole number, where it is too far to be rounded."""
+    """The value furthest from a whole number, if it is outside the rounding tolerance."""
     apart = np.abs(values - np.rint(values)) if values.dtype.kind == "f" else np.zeros(1)
     return float(values.flat[apart.argmax()]) if apart.max() > _LABEL_ROUNDING else None
 
@@ -246,7 +247,7 @@ def _label_map(path: str | os.PathLike, values: np.ndarray, contents: Contents) 
 
 
 def _frame(contents: Contents, frame: int | None) -> np.ndarray:
-    """One frame as it is meant: shape (C, *grid.shape)."""
+    """One frame in rescaled values: shape (C, *grid.shape)."""
     count = len(contents.values)
     if frame is None and count > 1:
         raise ValueError(
@@ -308,7 +309,7 @@ def _sitk_file(path: Path, reader: str) -> sitk.Image:
 
 
 def _cause(error: Exception) -> str:
-    """The last line of SimpleITK's report, without where in its source it happened."""
+    """The last line of SimpleITK's message, without the source location."""
     if "determinant is 0" in str(error):
         return "its axes do not span the space"
     line = [line for line in str(error).splitlines() if line.strip()][-1]
@@ -336,7 +337,7 @@ def _stored(image: Image | LabelMap, format: Format) -> np.ndarray:
 
 
 def _fitted(labels: np.ndarray, types: tuple[str, ...], format: str) -> np.ndarray:
-    """Labels in the first, smallest type that holds them."""
+    """Labels in the smallest sufficient type."""
     low, high = labels.min(), labels.max()
     for name in types:
         if name != "float32" and np.iinfo(name).min <= low and high <= np.iinfo(name).max:
@@ -348,13 +349,13 @@ def _clamped(values: np.ndarray, dtype: str) -> np.ndarray:
     if np.isnan(values).any():
         raise ValueError(f"the image has NaN, which {dtype} cannot hold: give it dtype float32")
     limits = np.iinfo(dtype)
-    wide = values.astype(np.float64)  # float32 cannot tell the greatest int32 from the next number
+    wide = values.astype(np.float64)  # float32 cannot represent the largest int32
     return np.clip(np.rint(wide), limits.min, limits.max).astype(dtype)
 
 
 def _write(path: Path, values: np.ndarray, grid: Grid):
-    """NIfTI by our own hand and the rest read again: on a full disk SimpleITK (2.5) leaves NIfTI
-    and TIFF cut short without a word."""
+    """Writes NIfTI directly and reads other formats back: on a full disk SimpleITK (2.5) silently
+    truncates NIfTI and TIFF."""
     if format_of(path).name == "NIfTI":
         content = nifti_bytes(values, grid)
         if ending_of(path).endswith(".gz"):
@@ -367,7 +368,7 @@ def _write(path: Path, values: np.ndarray, grid: Grid):
             sitk.WriteImage(_sitk_image(values, grid), itk_name, True, _COMPRESSION)
         _read(path, format_of(path))
     except (RuntimeError, ValueError) as error:
-        reserve(path, values.nbytes)  # says what is wrong with the disk, where that is the reason
+        reserve(path, values.nbytes)  # raises the disk's own error, if that is the reason
         raise OSError(errno.EIO, f"it could not be written whole ({_cause(error)})") from error
 
 

@@ -1,4 +1,4 @@
-"""Whether finished cases were made from the files that they name now."""
+"""Checks whether the input files of finished cases have changed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from hybridreg import progress
 from hybridreg.io.files import sha256_of_all
 
 log = logging.getLogger(__name__)
-_TOLD = 10  # cases, in the warning
+_NAMED = 10  # cases, in the warning
 
 
 def changed_inputs(
     now: Mapping[str, Mapping[str, Path]], then: Mapping[str, Mapping[str, str]]
 ) -> dict[str, tuple[str, ...]]:
-    """The finished cases that were made from other files, each with the inputs that differ.
+    """The finished cases whose input files have changed, each with the inputs that differ.
 
-    now: case -> input -> file. then: case -> input -> SHA-256 of what the case was made from. A
-    warning names the cases. Hashes alone are trusted: a copy may keep its size and its time.
+    now: case -> input -> file. then: case -> input -> SHA-256 of the file that the case was made
+    from. A warning names the cases. Only hashes are compared: a changed copy may keep its size and
+    time.
     """
     if now:
         progress.report(0.0, "comparing inputs")
@@ -32,9 +33,9 @@ def changed_inputs(
             changed[case] = tuple(sorted({name for name, _ in different}))
     if changed:
         cases = [f"{case}: {', '.join(names)}" for case, names in changed.items()]
-        more = ["..."] if len(cases) > _TOLD else []
+        more = ["..."] if len(cases) > _NAMED else []
         log.warning(
             "the inputs of %d finished case(s) have changed (%s): they are made again",
-            *(len(cases), "; ".join(cases[:_TOLD] + more)),
+            *(len(cases), "; ".join(cases[:_NAMED] + more)),
         )
     return changed

@@ -1,8 +1,8 @@
-"""Whether a MetaImage, NRRD or picture file is whole, asked before SimpleITK reads it.
+"""Integrity checks of MetaImage, NRRD and picture files before SimpleITK reads them.
 
-SimpleITK reads some damaged files without a word (MetaImage with broken compression, cut JPEG, BMP
-and many-page TIFF) and follows any path that a header names. Here a header may only name a file in
-its own folder. Every refusal is a ValueError that says what to do.
+SimpleITK silently reads some damaged files (MetaImage with broken compression, truncated JPEG, BMP
+and multi-page TIFF) and follows any path in a header. Here a header may only name a file in
+its own folder. Every error is a ValueError that says what to do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_metaimage(path: Path):
         voxels, start = _beside(path, fields["ElementDataFile"]), 0
     size = _metaimage_size(fields)
     if fields.get("BinaryData", "True").lower() == "false":
-        return  # numbers written as text: SimpleITK counts them
+        return  # values as text: SimpleITK counts them
     try:
         expected = math.prod(size) * max(1, int(fields.get("ElementNumberOfChannels", 1)))
         expected *= _META_BYTES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")]
@@ -53,8 +53,8 @@ def check_metaimage(path: Path):
 
 
 def _metaimage_size(fields: dict[str, str]) -> list[int]:
-    """The numbers of voxels, where all that places them fits: MetaIO overruns its own arrays
-    beyond ten axes (SimpleITK 2.5), and takes 0 for what is no number."""
+    """The size in voxels, with checked geometry fields: MetaIO overruns its own arrays
+    beyond ten axes (SimpleITK 2.5), and reads invalid numbers as 0."""
     axes, size = fields.get("NDims", ""), fields.get("DimSize", "").split()
     if not (axes.isdecimal() and 1 <= int(axes) <= 9 and len(size) == int(axes)):
         raise ValueError(f"its header is damaged: {axes or 'no'} axes of size {' x '.join(size)}")
@@ -93,7 +93,7 @@ def check_nrrd(path: Path):
     units = set(re.findall(r'"(.*?)"', fields.get("space units", ""))) - {"", "mm", "millimeter"}
     if units:
         raise ValueError(f"its lengths are in {', '.join(sorted(units))}: give them in mm")
-    for name in ("space origin", "space directions"):  # SimpleITK takes 0 for what is no number
+    for name in ("space origin", "space directions"):  # SimpleITK reads invalid numbers as 0
         if "nan" in fields.get(name, "").lower():
             raise ValueError(f"its header is damaged: the {name} is {fields[name]}")
     name = fields.get("data file") or fields.get("datafile")
@@ -114,10 +114,10 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of voxels that a header names, which must lie in the header's own folder."""
+    """The voxel file named by a header, which must be in the same folder."""
     if name.upper().split()[:1] == ["LIST"] or "%" in name:
         raise ValueError("its voxels are spread over many files: convert it to a single one")
-    plain = PureWindowsPath(name).name  # knows both kinds of slash
+    plain = PureWindowsPath(name).name  # handles both kinds of slash
     if not plain or str(PureWindowsPath(name)) != plain:
         raise ValueError(
             f"its header looks for the voxels in {name!r}; only a file in the same folder is read: "
@@ -130,7 +130,7 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def _unpacked(path: Path, start: int) -> bytes:
-    """The bytes from ``start`` on, unpacked from zlib or gzip with their checksum compared."""
+    """The bytes from ``start`` on, decompressed from zlib or gzip with their checksum verified."""
     packed = path.read_bytes()[start:]
     try:
         if packed[:2] == b"\x1f\x8b":
@@ -143,7 +143,7 @@ def _unpacked(path: Path, start: int) -> bytes:
 
 
 def check_png(path: Path):
-    """Only that it is a PNG: libpng compares the checksums of all its parts."""
+    """Raises ValueError unless it is a PNG; libpng verifies the checksums of all its parts."""
     _check_start(path.read_bytes(), "PNG", b"\x89PNG\r\n\x1a\n")
 
 
@@ -169,7 +169,7 @@ def check_bmp(path: Path):
 
 
 def check_tiff(path: Path):
-    """That all its pages are there: where the chain breaks, libtiff reads what comes before."""
+    """Raises ValueError if pages are missing: libtiff would silently read only those before."""
     raw = path.read_bytes()
     _check_start(raw, "TIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     order, big = "<>"[raw[0] == ord("M")], b"+" in raw[2:4]

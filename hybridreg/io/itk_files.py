@@ -1,8 +1,8 @@
 """ITK's transform files, text (.tfm, .txt), HDF5 (.h5) and MATLAB (.mat), as transforms.
 
-Every encoding delivers the same entries, a type and its numbers, and one table says what each type
-needs. ITK's own readers take truncated text for the identity or for a shorter transform, ignore
-surplus numbers, and can end the process where numbers are missing.
+Every encoding gives the same entries, a type and its numbers, and one table specifies what each
+type needs. ITK's own readers read truncated text as the identity or as a shorter transform, ignore
+surplus numbers, and can end the process if numbers are missing.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _COMPOSITE = "CompositeTransform"
 _TAGS = {"Parameters": "parameters", "FixedParameters": "fixed"}
 _FAR_MM = 1e7
 _CHILD = Path(__file__).with_name("hdf5_transforms.py")
-_CPU_S = 20  # of the child, and a second for each 8 MB; it may wait for them on a busy machine
+_CPU_S = 20  # CPU seconds of the child, plus one for each 8 MB
 _WAIT_S = 100
 
 
@@ -89,13 +89,13 @@ def _is_text(path: Path) -> bool:
 
 
 def is_itk(path: Path) -> bool:
-    """By the ending; what ends in .txt may be elastix's too, which begins otherwise."""
+    """Whether it is ITK's, by the ending; a .txt may be elastix's too, with another first line."""
     ending = path.suffix.lower()
     return ending in _ENTRIES and (ending != ".txt" or _is_text(path))
 
 
 def read_itk(path: Path) -> tuple[int, Transform]:
-    """The dimension and the transform in a file of ITK; its ending tells the encoding."""
+    """The dimension and the transform in a file of ITK; its ending determines the encoding."""
     with errors_of(path):
         first, *rest = _ENTRIES[path.suffix.lower()](path)
         name, dimension, _ = _typed(first)
@@ -114,7 +114,7 @@ def read_itk(path: Path) -> tuple[int, Transform]:
 
 
 def from_itk(itk: sitk.Transform) -> Transform:
-    """A transform of SimpleITK as one of ours; both map fixed to moving, in LPS mm."""
+    """A SimpleITK transform as a hybridreg transform; both map fixed to moving, in LPS mm."""
     if itk.IsLinear():
         return _affine_of(itk)
     itk = itk.Downcast()

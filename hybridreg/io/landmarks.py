@@ -1,4 +1,4 @@
-"""Files of landmarks and points, in the dialects that people have them in."""
+"""Files of landmarks and points in all supported formats."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_landmarks(
 ) -> LandmarkSet:
     """The points of a landmark file in LPS mm.
 
-    Known are CSV with a header x,y[,z][,name] in LPS mm (r,a,s columns are converted; ANTs' own
+    Supported are CSV with a header x,y[,z][,name] in LPS mm (r,a,s columns are converted; ANTs' own
     x,y,z,t,label and Slicer's table too), elastix point files, transformix's outputpoints.txt (of
     which OutputPoint is read), Slicer's .fcsv and .mrk.json, and bare columns of LPS mm. Points
     that Slicer says are not placed are left out, with a warning. dimension: of the images; a third
@@ -71,7 +71,7 @@ def read_landmarks(
 
 
 def landmark_writer(path: str | Path) -> Callable[[LandmarkSet], str]:
-    """What makes the text of a landmark file with this ending (ValueError for an unknown one)."""
+    """The function that formats a landmark file of this ending (ValueError if unknown)."""
     name = Path(path).name.lower()
     for ending, writer in _WRITERS.items():
         if name.endswith(ending):
@@ -80,11 +80,11 @@ def landmark_writer(path: str | Path) -> Callable[[LandmarkSet], str]:
 
 
 def write_landmarks(path: str | Path, landmarks: LandmarkSet):
-    """Writes points in LPS mm and in full precision, as the ending of the path says.
+    """Writes points in LPS mm and in full precision, in the format of the path's ending.
 
     .csv has the columns name,x,y[,z], .txt is an elastix point file (without names), and .fcsv and
     .mrk.json are Slicer's. A name that a spreadsheet would run as a formula gets a leading
-    apostrophe in .csv, which ``read_landmarks`` takes away again.
+    apostrophe in .csv, which ``read_landmarks`` removes.
     """
     text = landmark_writer(path)(landmarks)
     with whole_file(Path(path)) as partial:
@@ -145,7 +145,7 @@ def _named_columns(text: str) -> LandmarkSet:
 
 
 def _placed(signs: Signs, points: Sequence[ControlPoint]) -> LandmarkSet:
-    """The points that have a position; without names they keep the numbers that they had."""
+    """The points that have a position; unnamed ones keep their original numbers."""
     undefined = [str(i) for i, point in enumerate(points, 1) if not point.defined]
     if undefined:
         log.warning(

@@ -1,6 +1,6 @@
-"""A script in a child process of limited memory, for files that may be damaged.
+"""Runs a script in a child process of limited memory, for files that may be damaged.
 
-Libraries that read them can crash, ask for all memory or wait forever. Run as a file, this is the
+Libraries that read them can crash, exhaust memory or hang. Run as a file, this is the
 child: it sets the limits and becomes the script. It imports nothing else of the package.
 """
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MEMORY_BYTES = 8 << 30  # of address space, of which SimpleITK itself takes one or two GiB
+MEMORY_BYTES = 8 << 30  # of address space; SimpleITK itself takes one or two GiB
 
 
 def run_limited(
@@ -21,9 +21,9 @@ def run_limited(
     cpu_s: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs a script with what it may use, and gives how it ended and what it wrote.
+    """Runs a script with limits; returns the completed process with its output.
 
-    ``subprocess.TimeoutExpired`` where it takes longer than ``wait_s``. On Windows that is the only
+    ``subprocess.TimeoutExpired`` if it takes longer than ``wait_s``. On Windows that is the only
     limit.
     """
     limits = str(memory_bytes), str(cpu_s or "")

@@ -1,11 +1,11 @@
-"""NIfTI and FreeSurfer volumes: their voxels, and where their headers say these lie.
+"""NIfTI and FreeSurfer volumes: their voxels and their geometry.
 
-A NIfTI header may place the image twice, by qform and by sform. Which one counts is ITK's rule, so
-that transforms written here fit in ITK's tools (elastix, ANTs, Slicer): the sform where its code is
-1 (scanner), where it equals the qform but for rounding, or where no qform is coded; otherwise the
-qform. A placement that cannot be right (sheared, singular, another voxel size than pixdim) gives
-way to the other one. Whatever is not plain becomes a note in words. nibabel reads the header
-fields; the bytes are counted here, since neither nibabel nor ITK notices every damaged file.
+A NIfTI header may give the geometry twice, by qform and by sform. The choice follows ITK, so
+that transforms written here fit in ITK's tools (elastix, ANTs, Slicer): the sform if its code is
+1 (scanner), if it equals the qform up to rounding, or if no qform is coded; otherwise the
+qform. If one of them is invalid (sheared, singular, another voxel size than pixdim), the other
+is used. Irregularities become notes. nibabel reads the header
+fields; the bytes are counted here, since neither nibabel nor ITK detects every damaged file.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _SAME_PLACE_VOXELS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What an image file holds, before it is read as intensities or as labels.
+    """The contents of an image file, before it is read as intensities or as labels.
 
-    values: the stored numbers, shape (frames, C, *grid.shape); what they mean is
+    values: the stored values, shape (frames, C, *grid.shape); the rescaled values are
         slope * value + intercept.
-    placed: False where the file does not say how the image lies in the patient.
-    notes: what was odd and how it was understood, in words.
+    placed: False if the file does not define the position in the patient.
+    notes: irregularities and how they were resolved.
     """
 
     values: np.ndarray
@@ -55,7 +55,7 @@ class Contents:
 
 
 def check_number_type(dtype: np.dtype):
-    """Refuses, in words, voxels that are not plain numbers of at most 64 bits (ValueError)."""
+    """Raises ValueError for voxels that are not real numbers of at most 64 bits."""
     if dtype.kind == "c":
         raise ValueError(
             "its voxels are complex numbers: give the magnitude (or the phase) as an image of its own"
@@ -90,7 +90,7 @@ def read_nifti(path: Path) -> Contents:
 
 
 def nibabel_contents(image: SpatialImage) -> Contents:
-    """What a nibabel image holds, its header understood as that of the file it would make."""
+    """The contents of a nibabel image, with its header read like that of a file."""
     if isinstance(image, nibabel.Nifti1Pair):
         copy = type(image)(image.dataobj, image.affine, image.header)
     elif isinstance(image, nibabel.MGHImage):
@@ -112,7 +112,7 @@ def nibabel_contents(image: SpatialImage) -> Contents:
 def nifti_bytes(values: np.ndarray, grid: Grid) -> bytes:
     """A NIfTI-1 file of values (C, *grid.shape), in their own number type.
 
-    qform and sform say the same, with code 1. Channels lie along the fifth axis, as in ITK.
+    qform and sform are equal, with code 1. Channels are along the fifth axis, as in ITK.
     """
     size = grid.size if len(values) == 1 else (*grid.size, 1, 1)[:3] + (1, len(values))
     if max(size) > 32767:
@@ -159,7 +159,7 @@ def read_mgh(path: Path) -> Contents:
 
 
 def _half(path: Path, stem: str, ending: str) -> Path:
-    """The header (.hdr) or the voxels (.img) of a pair, packed or not, in capitals or not."""
+    """The header (.hdr) or the voxels (.img) of a pair, compressed or not, in any case."""
     if ending_of(path).startswith(ending):
         return path
     for other in (ending, f"{ending}.gz"):
@@ -170,7 +170,7 @@ def _half(path: Path, stem: str, ending: str) -> Path:
 
 
 def _bytes(path: Path) -> bytes:
-    """The whole file, unpacked where it is gzip, which its content tells better than its name."""
+    """The whole file, decompressed if its content (not its name) is gzip."""
     raw = path.read_bytes()
     if raw[:2] != b"\x1f\x8b":
         return raw
@@ -198,7 +198,7 @@ def _voxels(raw: bytes, dtype: np.dtype, shape: tuple[int, ...], offset: int) ->
 
 
 def _nifti_header(raw: bytes, paired: bool) -> nibabel.Nifti1Header:
-    """The header as it stands in the file: nibabel's own checks would mend it in silence."""
+    """The header as stored in the file: nibabel's own checks would silently repair it."""
     for kind, length in ((nibabel.Nifti1Header, 348), (nibabel.Nifti2Header, 540)):
         for order, sign in (("little", "<"), ("big", ">")):
             if int.from_bytes(raw[:4], order) == length and len(raw) >= length:
@@ -245,7 +245,7 @@ def _nifti_dtype(header: nibabel.Nifti1Header) -> np.dtype:
 
 
 def _nifti_scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
-    """slope and intercept; a slope of 0 or NaN means that the numbers stand for themselves."""
+    """slope and intercept; a slope of 0 or NaN means no rescaling."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not math.isfinite(slope):
         return 1.0, 0.0
@@ -253,7 +253,7 @@ def _nifti_scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
 
 
 def _complete_third_axis(header: nibabel.Nifti1Header):
-    """Gives the unused third axis of a 2D image 1 mm at right angles, whatever it held."""
+    """Sets the unused third axis of a 2D image to 1 mm at a right angle."""
     rows = [header[f"srow_{row}"] for row in "xyz"]
     third = np.cross([row[0] for row in rows], [row[1] for row in rows])
     for row, value in zip(rows, third / (np.linalg.norm(third) or 1), strict=True):
@@ -262,7 +262,7 @@ def _complete_third_axis(header: nibabel.Nifti1Header):
 
 
 def _nifti_grid(header, shape: tuple[int, ...]) -> tuple[Grid, bool, tuple[str, ...]]:
-    """The grid in mm, whether the header places it in the patient, and notes."""
+    """The grid in mm, whether the header defines its position in the patient, and notes."""
     notes: list[str] = []
     space = (1, *shape)[-3:]
     spacing = np.asarray(header["pixdim"][1:4], dtype=float)
@@ -286,7 +286,7 @@ def _nifti_grid(header, shape: tuple[int, ...]) -> tuple[Grid, bool, tuple[str, 
 
 
 def _resolved(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list[str]) -> Grid:
-    """The one placement that counts, of the one or two that are coded."""
+    """The geometry that is used, of the one or two that are coded."""
     forms, problems = {}, []
     for name, read in (("sform", _sform_grid), ("qform", _qform_grid)):
         if header[f"{name}_code"] > 0:
@@ -310,7 +310,7 @@ def _resolved(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list[s
 
 
 def _disagreement(header, forms: dict[str, Grid], taken: str) -> list[str]:
-    """One note, or none where both forms say the same."""
+    """One note, or none if both forms agree."""
     apart = (forms["sform"].corners() - forms["qform"].corners()).norm(dim=-1).max().item()
     apart /= min(forms["qform"].spacing)
     if apart <= _SAME_PLACE_VOXELS:
@@ -331,7 +331,7 @@ def _qform_grid(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list
     rest = 1 - (b * b + c * c + d * d)
     if not rest > -1e-3 or not np.isfinite(origin).all():
         raise ValueError("is not a rotation and a position: correct the header")
-    # As niftilib: near a half turn the real part drowns in the rounding of the others.
+    # As in niftilib: near a half turn the real part is dominated by rounding errors of the others.
     real = math.sqrt(rest) if rest >= 1e-7 else 0.0
     axes = nibabel.quaternions.quat2mat([real, b, c, d])
     axes[:, 2] *= -1 if header["pixdim"][0] < 0 else 1
@@ -377,7 +377,7 @@ def _check_spacing(spacing: np.ndarray):
 
 
 def _in_plane(grid: Grid, notes: list[str]) -> Grid:
-    """The 2D grid of a 2D image: the x and y of its place, if the picture lies in that plane."""
+    """The 2D grid of a 2D image: its x and y geometry, if it lies in an axial plane."""
     flat = {"shape": grid.shape[1:], "spacing": grid.spacing[:2]}
     axes = np.asarray(grid.direction)[:2, :2]
     if np.abs(axes.T @ axes - np.eye(2)).max() > 1e-3:

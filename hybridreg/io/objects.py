@@ -1,6 +1,6 @@
-"""Images, points and transforms from whatever holds them: files, our own values, other libraries.
+"""Images, points and transforms from files, hybridreg values and other libraries.
 
-Images of SimpleITK and nibabel bring their place in space along. A bare array has none and is
+Images of SimpleITK and nibabel include their geometry. A bare array has none and is
 refused.
 """
 
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 
 
 def as_image(value: Any, *, frame: int | None = None, name: str = "an image") -> Image:
-    """An Image of ours as it is, that of a file, or a SimpleITK or nibabel image, in LPS mm.
+    """An Image from an Image, a file, or a SimpleITK or nibabel image, in LPS mm.
 
-    nibabel's RAS becomes LPS, and its header is understood as that of a file would be. frame: of a
-    file that holds several. name: of the value, for errors.
-    ValueError for anything else, arrays too: they do not say where they lie.
+    nibabel's RAS becomes LPS, and its header is read like that of a file. frame: of a
+    file with several. name: of the value, for errors.
+    ValueError for anything else, also arrays, which have no geometry.
     """
     if isinstance(value, (str, os.PathLike)):
         return read_image(value, frame=frame)
     if frame is not None:
-        raise ValueError(f"frame {frame} was asked for of {name}, which is no file: it has but one")
+        raise ValueError(f"frame {frame} requested of {name}, which is no file and has only one")
     if isinstance(value, Image):
         return value
     with _named(name):
@@ -47,10 +47,10 @@ def as_image(value: Any, *, frame: int | None = None, name: str = "an image") ->
 
 
 def image_of(values: np.ndarray, grid: Grid) -> Image:
-    """An image of numbers of any type, shape (C, *grid.shape)."""
+    """An image of values of any number type, shape (C, *grid.shape)."""
     whole = values.dtype.kind in "iu" and values.dtype.itemsize <= 4
     dtype = values.dtype.name if whole else "float32"
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+    with np.errstate(over="ignore"):  # overflow is refused later as infinite
         return Image(torch.from_numpy(np.array(values, dtype=np.float32, order="C")), grid, dtype)
 
 
@@ -85,9 +85,9 @@ def labels_of(values: np.ndarray, grid: Grid) -> LabelMap:
 
 
 def as_landmarks(value: Any, *, grid: Grid | None = None, name: str = "points") -> LandmarkSet:
-    """A LandmarkSet as it is, that of a file, or an array or list of shape (N, D) in LPS mm.
+    """A LandmarkSet from a LandmarkSet, a file, or an array or list of shape (N, D) in LPS mm.
 
-    grid: of the image, which files of voxel indices need.
+    grid: of the image, for files of voxel indices.
     """
     if isinstance(value, (str, os.PathLike)):
         return read_landmarks(value, grid=grid)
@@ -105,7 +105,7 @@ def as_landmarks(value: Any, *, grid: Grid | None = None, name: str = "points") 
 
 
 def as_transform(value: Any, *, name: str = "a transform") -> Transform:
-    """A transform of ours, that of a file, or one of SimpleITK, which maps the same way."""
+    """A transform from a transform, a file, or a SimpleITK transform, of the same direction."""
     if isinstance(value, (str, os.PathLike)):
         return read_transform(value)
     if isinstance(value, sitk.Transform):
@@ -114,14 +114,14 @@ def as_transform(value: Any, *, name: str = "a transform") -> Transform:
     if callable(value) and hasattr(value, "inverse"):
         return value
     raise ValueError(
-        f"{name}: a transform is a file, a transform of ours or of SimpleITK; found "
+        f"{name}: a transform is a file, a transform of hybridreg or of SimpleITK; found "
         f"{kind_of(value)}. For a matrix: hybridreg.AffineTransform(matrix), fixed to moving in LPS mm"
     )
 
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Puts what the value is in front of what is wrong with it."""
+    """Prefixes errors with the name of the value."""
     try:
         yield
     except ValueError as error:
@@ -129,7 +129,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _values(value: Any) -> tuple[np.ndarray, Grid]:
-    """The numbers, shape (C, *grid.shape), in their own type, and where they lie."""
+    """The values, shape (C, *grid.shape), in their own number type, and their grid."""
     if isinstance(value, sitk.Image):
         array = sitk.GetArrayFromImage(value)
         check_number_type(array.dtype)

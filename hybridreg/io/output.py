@@ -1,4 +1,4 @@
-"""The output folder of a case: every file name in one place, whole or absent."""
+"""The output folder of a case: its file names, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPORT = "report.html"
 
 
 def check_output(path: str | Path, *, overwrite: bool = False):
-    """Refuses, before any work, a place that results cannot go to (ValueError)."""
+    """Raises ValueError, before any work, if results cannot be written to a folder."""
     given, path = path, _real(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{given} is a file; the output is a folder: choose another name")
@@ -38,8 +38,8 @@ def check_output(path: str | Path, *, overwrite: bool = False):
             raise ValueError(f"{path} exists already: choose another folder or give --overwrite")
         if not (path / RESULT).is_file():
             raise ValueError(
-                f"{path} has files but no {RESULT}, so it is no output of ours and is not "
-                "overwritten: choose another folder"
+                f"{path} has files but no {RESULT}, so it was not written by hybridreg and is "
+                "not overwritten: choose another folder"
             )
     parent = _existing(path.parent)
     if not parent.is_dir():
@@ -54,11 +54,11 @@ def check_output(path: str | Path, *, overwrite: bool = False):
 
 @contextmanager
 def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which takes its name only when the block ends well.
+    """A temporary folder that is renamed to ``path`` only when the block succeeds.
 
-    Until then it lies beside its final place under a hidden temporary name; after an error nothing
-    is left of it, and what was there before is untouched; what a killed process left is removed by
-    the next that writes to that place. An OSError names the place meant.
+    Until then it is beside its final path under a hidden temporary name; after an error it is
+    removed, and existing output is untouched; the remains of a killed process are removed by
+    the next one that writes to that path. An OSError names the target path.
     """
     check_output(path, overwrite=overwrite)
     path = _real(path)
@@ -81,8 +81,8 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 def registered_side(transform: str | Path, image: str | Path) -> str | None:
     """Which image of a registration this file is, "fixed" or "moving", by its hash.
 
-    transform: its output folder, or its ``transform.h5`` there. None for another image, and where
-    nothing tells: a transform elsewhere, images that were no files, twice the same file.
+    transform: its output folder, or its ``transform.h5`` there. None for another image, and if it
+    cannot be determined: a transform elsewhere, images that were not files, twice the same file.
     """
     transform, image = Path(transform), Path(image)
     about = transform / RESULT if transform.is_dir() else transform.with_name(RESULT)
@@ -98,7 +98,7 @@ def registered_side(transform: str | Path, image: str | Path) -> str | None:
 def write_json(path: Path, values: Mapping[str, Any]):
     """Strict JSON: numbers that are not finite become null."""
     text = json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False)
-    # Names of files need not be text; what is not stands as \\udcXX, in JSON as everywhere.
+    # File names need not be valid text; other bytes are written as \\udcXX.
     path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
@@ -117,7 +117,7 @@ def _move_into_place(partial: Path, path: Path):
 
 
 def _real(path: str | Path) -> Path:
-    """The place that a path means, through links to it."""
+    """The path with links resolved."""
     real = Path(os.path.realpath(path))
     try:
         linked = real.is_symlink()
@@ -137,7 +137,7 @@ def _existing(path: Path) -> Path:
 
 
 def _make_parents(path: Path) -> list[Path]:
-    """Makes the folder and gives the ones that were made, the deepest first."""
+    """Makes the folder and returns the folders that were made, the deepest first."""
     missing = []
     while not path.exists():
         missing.append(path)
@@ -154,7 +154,7 @@ def _umask() -> int:
 
 
 def finite(value):
-    """The value as strict JSON can hold it: None for numbers that are not finite."""
+    """The value for strict JSON: None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

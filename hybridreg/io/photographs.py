@@ -1,4 +1,4 @@
-"""Photographs as gray pictures: what networks for natural images are trained on."""
+"""Photographs as gray pictures, the training data of fusion networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bit
 
 
 def read_photographs(paths: Iterable[str | Path]) -> dict[str, Tensor]:
-    """Gray photographs by name, each of shape (y, x), uint8; a folder stands for all in it.
+    """Gray photographs by name, each of shape (y, x), uint8; a folder means all files in it.
 
     Gray is 0.299 R + 0.587 G + 0.114 B.
     """
@@ -64,5 +64,5 @@ def _gray(path: Path) -> Tensor:
             raise ValueError("it is larger than any photograph: scale it down") from error
         except UnidentifiedImageError as error:
             raise ValueError("it is no picture, or a damaged one") from error
-        except SyntaxError as error:  # Pillow's word for a broken PNG
+        except SyntaxError as error:  # Pillow's error for a broken PNG
             raise ValueError(f"it is damaged: {error}") from error

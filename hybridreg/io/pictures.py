@@ -1,7 +1,7 @@
-"""What SimpleITK (2.5) leaves undone of 2D pictures: turning, white stored as 0, gray with alpha.
+"""Handling of 2D pictures missing in SimpleITK (2.5): orientation, white stored as 0, gray+alpha.
 
-It applies the orientation (EXIF) of no JPEG and no PNG; of TIFF it mirrors axes but does not
-exchange them, and cuts 16 bits down to 8 meanwhile. White stored as 0 (TIFF) it inverts below 8
+It ignores the orientation (EXIF) of JPEG and PNG; of TIFF it mirrors axes but does not
+exchange them, and reduces 16 bits to 8. White stored as 0 (TIFF) is inverted below 8
 bits only.
 """
 
@@ -27,7 +27,7 @@ _MIRRORED = (None, (), (-1,), (-2, -1), (-2,))  # the axes of (..., y, x) by ori
 
 @contextmanager
 def without_orientation(path: Path, format: str) -> Iterator[Path]:
-    """A file that SimpleITK reads as its pixels are stored: a copy where a TIFF is to be turned."""
+    """A file that SimpleITK reads without reorientation: a copy of a TIFF with an orientation."""
     raw = bytearray(path.read_bytes()) if format == "TIFF" else bytearray()
     turned = [tag for tag in _all_tags(bytes(raw)) if tag.name == _ORIENTATION and tag.value != 1]
     if not turned:
@@ -42,7 +42,7 @@ def without_orientation(path: Path, format: str) -> Iterator[Path]:
 
 
 def as_shown(path: Path, format: str, values: np.ndarray, notes: list[str]) -> np.ndarray:
-    """The pixels (..., y, x) as viewers show them; what was done to them is noted.
+    """The pixels (..., y, x) as displayed by viewers; changes are added to the notes.
 
     values: as they are stored.
     """
@@ -56,7 +56,7 @@ def as_shown(path: Path, format: str, values: np.ndarray, notes: list[str]) -> n
     orientation = tags.get(_ORIENTATION, 1)
     if not 1 < orientation <= 8:
         return values
-    notes.append(f"it was turned as its orientation ({orientation}, EXIF) tells")
+    notes.append(f"it was turned according to its orientation ({orientation}, EXIF)")
     turned = values.swapaxes(-2, -1) if orientation > 4 else values
     return np.ascontiguousarray(np.flip(turned, _MIRRORED[(orientation - 1) % 4 + 1]))
 
@@ -77,7 +77,7 @@ def read_gray_alpha(path: Path) -> np.ndarray | None:
 
 
 def _check_tiff(tags: Mapping[int, int]):
-    """Refuses what SimpleITK reads as other values without a word."""
+    """Raises ValueError for files that SimpleITK silently reads as other values."""
     if tags.get(_SAMPLES) == 2:
         raise ValueError("it has two values a pixel, gray and transparency: save it as gray only")
     if tags.get(_PHOTOMETRIC, 0) in _LAB:

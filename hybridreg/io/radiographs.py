@@ -1,7 +1,7 @@
-"""Radiographs from files and to files: pixels in an image or DICOM file, geometry in TOML beside it.
+"""Reading and writing of radiographs: pixels in an image or DICOM file, geometry in a TOML file.
 
-A geometry file says where detector and source are in the C-arm's frame (``hybridreg.radiographs``), either
-as a C-arm, which is what a person writes,
+A geometry file gives the position of detector and source in the C-arm's frame
+(``hybridreg.radiographs``), either by the parameters of a C-arm, for writing by hand,
 
     size = [256, 256]                # columns, rows
     spacing_mm = [1.0, 1.0]          # on the detector, along a row and along a column
@@ -42,7 +42,7 @@ _PLACED = {**_BOTH, "source_mm": 3, "origin_mm": 3, "row_axis": 3, "column_axis"
 
 
 def read_geometry(path: str | os.PathLike) -> Detector:
-    """The detector and source that a geometry file describes."""
+    """The detector and source of a geometry file."""
     with naming(path):
         try:
             found = tomllib.loads(read_text(Path(path)))
@@ -52,7 +52,7 @@ def read_geometry(path: str | os.PathLike) -> Detector:
 
 
 def write_geometry(path: str | os.PathLike, detector: Detector):
-    """Writes the place of a detector and its source; the file is whole or absent."""
+    """Writes the position of a detector and its source; the file is complete or absent."""
     grid, path = detector.grid, Path(path)
     axes = np.array(grid.direction).T.tolist()
     values = {
@@ -143,7 +143,7 @@ def _detector(found: Mapping[str, Any]) -> Detector:
 
 
 def _numbers(key: str, value: Any, count: int) -> list[float]:
-    """So many finite numbers, or ValueError."""
+    """``count`` finite numbers, or ValueError."""
     parts = value if isinstance(value, list) else [value]
     numbers = [part for part in parts if isinstance(part, (int, float)) and math.isfinite(part)]
     if len(numbers) != len(parts) or len(parts) != count or any(map(_is_truth, parts)):

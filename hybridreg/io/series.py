@@ -1,4 +1,4 @@
-"""Time series: NIfTI files of several frames, read whole and written with the time between them."""
+"""Time series: NIfTI files of several frames with their timing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 _READ = (".nii", ".nii.gz", ".hdr", ".img")
 _WRITTEN = (".nii", ".nii.gz")
-_TIME_UNITS = 0x38  # the bits of xyzt_units that say seconds, ms, us, Hz ...
+_TIME_UNITS = 0x38  # the bits of xyzt_units for the unit of time: seconds, ms, us, Hz ...
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How the frames of a series follow each other, as its NIfTI header says it.
+    """The timing of the frames of a series, from its NIfTI header.
 
     spacing and start are in the unit of time whose NIfTI code is ``unit``: 8 s, 16 ms, 24 us.
     """
@@ -39,13 +39,13 @@ class Timing:
 
 
 def timing_of(path: str | os.PathLike) -> Timing | None:
-    """Of a NIfTI file that holds several frames; None for every other file, sound or not."""
+    """The timing of a NIfTI file with several frames; None for every other file."""
     if not str(path).lower().endswith(_READ):
         return None
     try:
         header = nibabel.load(path).header
     except (ImageFileError, OSError, ValueError, EOFError):
-        return None  # what is wrong with it, its reader says
+        return None  # its reader will raise the error
     dims = [int(n) for n in header["dim"]]
     if dims[0] < 4 or dims[4] < 2:
         return None
@@ -70,13 +70,13 @@ def _measured(contents: Contents, values: np.ndarray) -> np.ndarray:
 
 
 def check_series_path(path: Path):
-    """Refuses a name that a time series is not written under (ValueError)."""
+    """Raises ValueError for a file ending that a time series cannot be written with."""
     if not path.name.lower().endswith(_WRITTEN):
         raise ValueError(f"{path}: a time series is written as {' or '.join(_WRITTEN)}")
 
 
 def write_series(path: Path, frames: Sequence[Image] | Sequence[LabelMap], timing: Timing):
-    """Writes images of one channel on one grid as one NIfTI file of four axes, whole or not at all.
+    """Writes images of one channel on one grid as one 4D NIfTI file, complete or not at all.
 
     Images are rounded and clamped to the number type of the first, labels have 32 bits.
     """

@@ -1,4 +1,4 @@
-"""What a folder was begun with, and the refusal to continue it with anything else."""
+"""Checks that an output folder is continued with the settings it was started with."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def as_in_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as they come back from a JSON file."""
+    """The values after a round trip through JSON."""
     return json.loads(json.dumps(values))
 
 
 def check_same_settings(found: Any, wanted: Mapping[str, Any]):
-    """Refuses other settings than those found in a folder (ValueError); both as in JSON.
+    """Raises ValueError for settings that differ from those found in a folder; both as in JSON.
 
-    One that is not there is None.
+    A missing setting counts as None.
     """
     if not isinstance(found, dict):
         raise ValueError("its settings are damaged: choose another folder")
@@ -29,7 +29,7 @@ def check_same_settings(found: Any, wanted: Mapping[str, Any]):
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """The first place where two values differ, in words."""
+    """The first place where two values differ, as text."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for name in {**wanted, **found}:
             if found.get(name) != wanted.get(name):

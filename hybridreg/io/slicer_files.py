@@ -25,9 +25,9 @@ _SCHEMA = (
 
 
 class ControlPoint(NamedTuple):
-    """A point as a file has it; where: its line or label, for error messages.
+    """A point of a file; where: its line or label, for error messages.
 
-    defined: whether it has been placed; the coordinates of other points mean nothing.
+    defined: whether it has been placed; other points have no valid coordinates.
     """
 
     label: str

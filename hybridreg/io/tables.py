@@ -1,4 +1,4 @@
-"""Tables of cases, and what all tables with a header have in common."""
+"""Tables of cases, and reading of tables with a header in general."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DECIMAL_COMMA = "decimals need a point, not a comma"
 class CaseRow:
     """One line of a case table: a name for the output, and the files of a registration problem.
 
-    subject: of the person, for statistics; empty where unknown. fixed, moving: image files, or
-    folders of DICOM slices. *_points guide the registration, *_landmarks and *_labels judge it.
-    more: what else its table says of it, by column; no method sees it, and records repeat it.
+    subject: of the person, for statistics; empty if unknown. fixed, moving: image files, or
+    folders of DICOM slices. *_points guide the registration, *_landmarks and *_labels evaluate it.
+    more: further columns of its table; methods do not use them, and records repeat them.
     """
 
     name: str
@@ -48,13 +48,13 @@ _PAIRED = ("labels", "landmarks", "points")
 
 
 def absolute(case: CaseRow) -> CaseRow:
-    """The same case with paths that mean the same in every process."""
+    """The same case with absolute paths."""
     values = {field.name: getattr(case, field.name) for field in fields(case)}
     return CaseRow(**{k: v.absolute() if isinstance(v, Path) else v for k, v in values.items()})
 
 
 def without_files(text: str, case: CaseRow) -> str:
-    """A text in which the files of a case, and what lies in its folders, go by their column's name."""
+    """A text with the file and folder names of a case replaced by the names of their columns."""
     files = {str(v): f.name for f in fields(case) if isinstance(v := getattr(case, f.name), Path)}
     for file in sorted(files, key=len, reverse=True):
         text = re.sub(re.escape(file) + r"[^\s:;,'\"]*", files[file], text)
@@ -64,7 +64,7 @@ def without_files(text: str, case: CaseRow) -> str:
 def pairs_of_folder(folder: str | Path) -> list[CaseRow]:
     """Every ordered pair of the images of a folder, named "fixed-moving" by their files.
 
-    ValueError where there are fewer than two, or a file that can be none (see ``images_of``).
+    ValueError if there are fewer than two, or for an invalid file (see ``images_of``).
     """
     folder = Path(folder)
     with errors_of(folder):
@@ -85,7 +85,7 @@ def read_case_table(path: str | Path) -> list[CaseRow]:
     """The cases of a CSV (or tab- or semicolon-separated) table with a header of CaseRow's fields.
 
     Further columns go into ``CaseRow.more``, unless their names look like a misspelled field.
-    Relative paths start from the folder of the table. All that is wrong with the rows is told at
+    Relative paths start from the folder of the table. All errors in the rows are reported at
     once, so that a batch does not stop at its hundredth case.
     """
     path = Path(path)

@@ -1,6 +1,6 @@
-"""Training targets on disk: a Zarr 3 store that is never half-written, whatever ends the writer.
+"""Training targets on disk: a Zarr 3 store with atomic writes.
 
-Schema 1. Anything that reads Zarr 3 reads it::
+Schema 1. Any Zarr 3 reader can read it::
 
     targets.zarr/
       zarr.json             attributes: {"hybridreg": {"schema": 1, "kind": ..., "settings": {...}}}
@@ -15,15 +15,15 @@ Schema 1. Anything that reads Zarr 3 reads it::
       affine                (D+1, D+1) rows; T(x) = affine(x + displacement(x)), fixed -> moving
       ...                   what the kind says: energy, residual_mm, verdict, seed, versions, inputs
 
-An image is there once, under the hash of its values and its grid. ``fixed_on_grid`` and
+An image is stored once, under the hash of its values and its grid. ``fixed_on_grid`` and
 ``moving_on_grid`` are the fixed image and the moving image through the affine, both sampled on the
-grid of the target: what a network is shown. Arrays are in chunks of 32 voxels within one file each,
-with checksums; a missing chunk reads as NaN, and so is found.
+grid of the target: the input of a network. Arrays are in chunks of 32 voxels within one file each,
+with checksums; a missing chunk reads as NaN, and so is detected.
 
-A case or an image is written under another name, in ``targets.zarr.partial`` beside the store, and
-renamed when it is complete: what has its own name is whole. The store holds no times, dates or
-names of machines, so that the same cases always make the same store, in whatever order and however
-often interrupted. Needs a file system with POSIX renames and locks.
+A case or an image is written under a temporary name, in ``targets.zarr.partial`` beside the store,
+and renamed when it is complete. The store contains no times, dates or host names, so that the same
+cases always make the same store, in any order and with any number of interruptions. Needs a file
+system with POSIX renames and locks.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ _DAMAGE = (KeyError, TypeError, ValueError, RuntimeError, OSError)
 
 @dataclass(frozen=True, eq=False)
 class StoredTarget:
-    """What a finished case says of itself.
+    """The metadata of a finished case.
 
-    images: role -> hash. affine: fixed -> moving, the part of the transform that the arrays leave
-    out. attributes: all that was written with it. array_names: what ``TargetStore.array`` gives.
+    images: role -> hash. affine: fixed -> moving, the part of the transform that is not in the
+    arrays. attributes: as written. array_names: the arrays for ``TargetStore.array``.
     """
 
     name: str
@@ -77,7 +77,7 @@ class StoredTarget:
 
 @dataclass(frozen=True)
 class TargetStore:
-    """A store of one kind of targets, all made with the same settings."""
+    """A store of targets of one kind, all made with the same settings."""
 
     path: Path
     kind: str
@@ -85,7 +85,7 @@ class TargetStore:
 
     @classmethod
     def open(cls, path: str | Path) -> TargetStore:
-        """The store at a path (ValueError where there is none, or none that this version reads)."""
+        """The store at a path (ValueError if there is none that this version can read)."""
         path = Path(path)
         with errors_of(path):
             if not path.exists():
@@ -100,7 +100,7 @@ class TargetStore:
 
     @classmethod
     def begin(cls, path: str | Path, kind: str, settings: Mapping[str, Any]) -> TargetStore:
-        """A new store, or the one at the path if it was begun with the same kind and settings."""
+        """A new store, or the one at the path if it was started with the same kind and settings."""
         path, settings = Path(path), as_in_json(settings)
         if path.exists():
             store = cls.open(path)
@@ -120,12 +120,12 @@ class TargetStore:
         return store
 
     @property
-    def _workshop(self) -> Path:
+    def _partial_folder(self) -> Path:
         return self.path.with_name(self.path.name + ".partial")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Only one run at a time fills a store; what a killed one left behind is cleared away."""
+        """Locks the store for one run; the remains of a killed run are removed."""
         with (self.path / "zarr.json").open("r+b") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,30 +135,30 @@ class TargetStore:
                 raise ValueError(
                     f"{self.path}: another run is filling this store: wait for it, or stop it"
                 ) from None
-            shutil.rmtree(self._workshop, ignore_errors=True)
+            shutil.rmtree(self._partial_folder, ignore_errors=True)
             try:
                 yield
             finally:
-                shutil.rmtree(self._workshop, ignore_errors=True)
+                shutil.rmtree(self._partial_folder, ignore_errors=True)
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:
-        """A new folder on the store's own disk, of which nothing is left if it stays there."""
-        with written_as(self.path, self._workshop):
-            self._workshop.mkdir(exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=self._workshop))
+        """A temporary folder on the store's own disk, removed afterwards unless it was moved."""
+        with written_as(self.path, self._partial_folder):
+            self._partial_folder.mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=self._partial_folder))
             try:
                 yield folder / "new"
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def finished(self) -> list[str]:
-        """The names of the cases that are there, sorted."""
+        """The names of the finished cases, sorted."""
         with errors_of(self.path), _damage("its folder of cases"):
             return sorted(entry.name for entry in os.scandir(self.path / "cases") if entry.is_dir())
 
     def remove(self, names: Iterable[str]):
-        """Takes cases away, and the images that no other case has."""
+        """Removes cases, and the images that no other case uses."""
         names = list(names)
         if not names:
             return
@@ -170,7 +170,7 @@ class TargetStore:
             self._take_away(self.path / "images" / image)
 
     def _take_away(self, place: Path):
-        with self._partial() as partial:  # what is half removed must not have its own name
+        with self._partial() as partial:  # renamed first, so that no case is half removed
             place.rename(partial)
             shutil.rmtree(partial)
 
@@ -188,9 +188,9 @@ class TargetStore:
         arrays: Mapping[str, Tensor],
         attributes: Mapping[str, Any],
     ):
-        """Adds a case: its images if they are new, then the case itself, whole or not at all.
+        """Adds a case: its images if they are new, then the case itself, completely or not at all.
 
-        arrays: shape (D or any, *grid.shape). attributes: what JSON holds; no times, no names.
+        arrays: shape (D or any, *grid.shape). attributes: values for JSON; no times, no host names.
         """
         for what, values in arrays.items():
             if tuple(values.shape[1:]) != grid.shape or not torch.isfinite(values).all():
@@ -216,7 +216,7 @@ class TargetStore:
         return name
 
     def read(self, name: str) -> StoredTarget:
-        """What a finished case says of itself; its arrays are read by ``array``."""
+        """The metadata of a finished case; its arrays are read by ``array``."""
         with self._errors_of_case(name):
             group = zarr.open_group(self.path / "cases" / name, mode="r")
             attributes = dict(group.attrs)
@@ -250,7 +250,7 @@ class TargetStore:
 
 
 def image_hash(image: Image) -> str:
-    """SHA-256 of the values and of where they lie."""
+    """SHA-256 of the values and the grid."""
     about = json.dumps({"grid": asdict(image.grid), "channels": image.channels}, sort_keys=True)
     digest = hashlib.sha256(about.encode())
     digest.update(np.ascontiguousarray(image.data.numpy(), dtype="<f4"))
@@ -258,7 +258,7 @@ def image_hash(image: Image) -> str:
 
 
 def _write_array(path: Path, values: Tensor, attributes: Mapping[str, Any] | None = None):
-    """In chunks within one file; constant chunks too, since missing ones are taken for damage."""
+    """Writes chunks within one file, constant ones too, since missing chunks mean damage."""
     chunks = (len(values), *[CHUNK] * (values.ndim - 1))
     whole = (len(values), *[-(-n // CHUNK) * CHUNK for n in values.shape[1:]])
     array = zarr.create_array(
@@ -287,7 +287,7 @@ def _read_array(path: Path) -> tuple[Tensor, dict[str, Any]]:
 
 
 def _move(partial: Path, place: Path):
-    """Gives a finished group its name; if another worker was faster, its group is the same."""
+    """Renames a finished group; if another worker was faster, its group is identical."""
     try:
         partial.rename(place)
     except OSError as error:
@@ -297,7 +297,7 @@ def _move(partial: Path, place: Path):
 
 @contextmanager
 def _damage(what: str) -> Iterator[None]:
-    """Says of anything that goes wrong while reading what it was, and what to do."""
+    """Turns errors while reading into a ValueError that says what is damaged and what to do."""
     try:
         yield
     except _DAMAGE as error:

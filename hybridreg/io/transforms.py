@@ -41,8 +41,8 @@ _READABLE = (*_ITK, ".mat", ".toml", *_FIELDS)
 def read_transform(path: str | Path) -> Transform:
     """The transform in a file, fixed LPS mm -> moving LPS mm.
 
-    Read are ITK's .h5, .tfm and .txt, ANTs' affine .mat, elastix's TransformParameters (.txt,
-    .toml) with all they start from, and displacement fields as .nii[.gz], .mha and .nrrd.
+    Supported are ITK's .h5, .tfm and .txt, ANTs' affine .mat, elastix's TransformParameters (.txt,
+    .toml) with their initial transforms, and displacement fields as .nii[.gz], .mha and .nrrd.
     Fields are float32 and interpolated linearly.
     """
     path = Path(path)
@@ -60,11 +60,11 @@ def read_transform(path: str | Path) -> Transform:
 
 
 def write_transform(path: str | Path, transform: Transform):
-    """Writes a transform so that ITK, ANTs, elastix and 3D Slicer map points alike.
+    """Writes a transform for ITK, ANTs, elastix and 3D Slicer.
 
-    .h5 (fast, compact), .tfm and .txt hold affines, B-splines, displacement fields and what is
-    composed of them, geodesics as their fields; .nii[.gz], .mha and .nrrd hold one displacement field in LPS mm (NIfTI with
-    the vector intent, 1007). The file is whole or absent.
+    .h5 (fast, compact), .tfm and .txt contain affines, B-splines, displacement fields and their
+    compositions, and geodesics as fields; .nii[.gz], .mha and .nrrd contain one displacement field
+    in LPS mm (NIfTI with the vector intent, 1007). The file is complete or absent.
     """
     path = Path(path)
     kind, total = _extension(path), as_fields(transform)
@@ -79,7 +79,7 @@ def write_transform(path: str | Path, transform: Transform):
         itk = _to_itk(total)
         name_for_itk(path)
         with whole_file(path) as partial:
-            plain = partial.with_suffix(kind)  # ITK (5.4) knows no ending in capitals
+            plain = partial.with_suffix(kind)  # ITK (5.4) supports no endings in capitals
             reserve(plain, _max_bytes(total))
             try:
                 sitk.WriteTransform(itk, str(plain))
@@ -89,7 +89,7 @@ def write_transform(path: str | Path, transform: Transform):
 
 
 def _max_bytes(transform: Transform) -> int:
-    """What a file of it may take: on a full disk ITK (5.4) cuts text short without a word, and its
+    """An upper bound of its file size: on a full disk ITK (5.4) silently truncates text, and its
     HDF5 crashes, at the latest when the process ends."""
     match transform:
         case CompositeTransform(parts=parts):
@@ -102,7 +102,7 @@ def _max_bytes(transform: Transform) -> int:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a transform file holds, ready for JSON; its parts stand in the order they act in."""
+    """A description of a transform file, ready for JSON; its parts are in order of application."""
     parts = parts_of(read_transform(path))
     described = [_described(part) for part in reversed(parts)]
     dimension = {part.pop("dimension") for part in described}.pop()

@@ -1,8 +1,8 @@
-"""Temporary folders that a killed process leaves behind only until the next one starts.
+"""Temporary folders whose remains after a kill are removed by the next process.
 
-Its owner holds a lock on a file in it. The system lets go of the lock when the process ends, however
-it ends, so a folder that can be locked by another has no owner any more. (Process numbers would not
-do: they are used again, and mean nothing to another container that shares the folder.)
+The owner of a folder holds a lock on a file in it. The system releases the lock when the process
+ends, in whatever way, so a folder that another process can lock has no owner any more. (Process
+numbers do not work: they are reused, and are not valid in another container with the same folder.)
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import TextIO
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there and nothing swept
+except ImportError:  # Windows: without locks and removal
     fcntl = None
 
-HIDDEN = ".hybridreg-"  # begins the names of folders beside what they are to become
+HIDDEN = ".hybridreg-"  # prefix of temporary folders beside their final path
 _LOCK = ".lock"
 
 
 @contextmanager
 def working_folder(prefix: str, place: Path | None = None) -> Iterator[Path]:
-    """A new folder, by default in the place for temporary files, gone when the block ends.
+    """A new temporary folder, by default among the system's, removed when the block ends.
 
     prefix: of its name. Folders of that prefix whose owners were killed are removed first.
     """
@@ -65,7 +65,7 @@ def sweep(place: Path, prefix: str):
 
 
 def _locked(file: TextIO) -> bool:
-    """Whether nobody else holds the file, and we do from now on until it is closed."""
+    """Locks the file until it is closed; False if another process holds the lock."""
     if fcntl is None:
         return False
     try:

@@ -25,18 +25,18 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0  # loading cached code takes less
-_SLAB_VOXELS = 1 << 15  # below that, handing work to a thread costs more than it gains
+_SLAB_VOXELS = 1 << 15  # smaller slabs cost more in thread overhead than they gain
 _off = False
 
 NO_WEIGHT = np.empty((0, 1, 1), np.float32)
-"""What loops that take weights are given where all voxels count alike."""
+"""The weight argument of loops if all voxels have equal weight."""
 
 
 def loops(name: str, *tensors: Tensor) -> ModuleType | None:
     """The module ``loops.name``; None where torch computes instead.
 
-    None for anything but float32 on the CPU, and, after one warning, where numba cannot compile or
-    keep what it compiled. The code is cached beside the package, or where that is read-only in the user's
+    None for anything but float32 on the CPU, and, after one warning, if numba cannot compile or
+    cache its code. The code is cached beside the package, or if that is read-only in the user's
     cache folder (numba's rules; NUMBA_CACHE_DIR names another).
     """
     if _off or any(t.device.type != "cpu" or t.dtype != torch.float32 for t in tensors):
@@ -63,7 +63,7 @@ def _loaded(name: str) -> ModuleType | None:
     timer.start()
     try:
         return import_module(f"hybridreg.kernels.loops.{name}")
-    except Exception as error:  # numba, LLVM and the cache raise what they like
+    except Exception as error:  # numba, LLVM and the cache may raise anything
         _warn_once(f"{type(error).__name__}: {error}".splitlines()[0])
         return None
     finally:
@@ -97,7 +97,7 @@ def over_slabs(
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    if hasattr(os, "register_at_fork"):  # threads do not live on in a forked child
+    if hasattr(os, "register_at_fork"):  # threads do not survive in a forked child
         os.register_at_fork(after_in_child=_pool.cache_clear)
     return ThreadPoolExecutor(threads, thread_name_prefix="hybridreg-kernel")
 
@@ -126,5 +126,5 @@ def flat_vectors(array: np.ndarray, dimension: int) -> Tensor:
 
 
 def along_axes(values: tuple[float, ...], absent: float = 1.0) -> tuple[float, float, float]:
-    """A number for each axis (x, y[, z]) as for the axes of the volume."""
+    """A number for each axis (x, y[, z]), extended to the axes of the volume."""
     return tuple(values) if len(values) == 3 else (values[0], absent, values[1])

@@ -11,7 +11,7 @@ from hybridreg.kernels.jacobians import slope
 from hybridreg.kernels.sampling import Placement, sample
 
 _ITERATIONS = 20
-_LEAST = 0.05  # determinant under which a step follows the error itself
+_MIN_DETERMINANT = 0.05  # determinant under which a step follows the error itself
 
 
 def inverted(
@@ -65,6 +65,6 @@ def _newton(slopes: Tensor, error: Tensor) -> Tensor:
     dimension = len(error)
     matrix = slopes.unflatten(0, (dimension, dimension)).movedim((1, 0), (-2, -1))
     matrix = matrix + torch.eye(dimension).to(matrix)
-    steep = torch.linalg.det(matrix) < _LEAST
+    steep = torch.linalg.det(matrix) < _MIN_DETERMINANT
     matrix = torch.where(steep[..., None, None], torch.eye(dimension).to(matrix), matrix)
     return torch.linalg.solve(matrix, error.movedim(0, -1)).movedim(-1, 0)

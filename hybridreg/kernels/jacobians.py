@@ -1,4 +1,4 @@
-"""How displacements (D, *shape), in mm along the axes of their lattice, deform it."""
+"""Jacobian determinants of displacements (D, *shape), in mm along the axes of their lattice."""
 
 from __future__ import annotations
 

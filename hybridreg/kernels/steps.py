@@ -45,7 +45,7 @@ def gathered(
 ) -> tuple[Tensor, float]:
     """kept momentum + vectors, and its typical length: the mean of squared over that of lengths.
 
-    Voxels where nothing happens do not count in that. The momentum is written over.
+    Voxels with zero vectors are left out of that. The momentum is overwritten.
     """
     if momentum is None:
         momentum = torch.zeros_like(vectors)

@@ -1,1 +1,1 @@
-"""Registration methods, one file or package each; their names stand in ``registry.METHODS``."""
+"""Registration methods, one file or package each; their names are in ``registry.METHODS``."""

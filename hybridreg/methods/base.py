@@ -1,4 +1,4 @@
-"""What a registration method is, what it gives, and how it says that it could not."""
+"""The protocol of a registration method, its result, and its error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hybridreg.transforms import IDENTITY, Transform, compose
 
 
 class TraceEntry(NamedTuple):
-    """One iteration of an optimization: where it was and its named loss terms."""
+    """One iteration of an optimization: its stage and level, and its named loss terms."""
 
     stage: str
     level: int
@@ -22,10 +22,10 @@ class TraceEntry(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RegistrationResult:
-    """What a method gives.
+    """The result of a registration method.
 
     transform: the total transform, fixed LPS mm -> moving LPS mm, the initial one included.
-    inverse: moving -> fixed, from methods that know it; None where it must be computed.
+    inverse: moving -> fixed, from methods that give it; None if it must be computed.
     uncertainty: standard deviation of the displacement in mm on the fixed grid, or None.
     """
 
@@ -54,7 +54,7 @@ class RegistrationMethod(Protocol):
 
 
 def check_accepts(method: RegistrationMethod, pair: object):
-    """Refuses a pair of a type that the method does not register (ValueError)."""
+    """Raises ValueError for a pair of a type that the method does not accept."""
     accepts = getattr(method, "accepts", ImagePair)
     if not isinstance(pair, accepts):
         raise ValueError(
@@ -64,7 +64,7 @@ def check_accepts(method: RegistrationMethod, pair: object):
 
 
 class RegistrationError(RuntimeError):
-    """A method could not register a sound pair: the cause, and what to do about it.
+    """A method failed to register a valid pair: the cause, and what to do about it.
 
     log: the end of the tool's own log, for the report; may be empty.
     """

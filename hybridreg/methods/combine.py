@@ -1,4 +1,4 @@
-"""Methods made of methods: stages in turn, and steps around a method."""
+"""Methods composed of methods: stages in sequence, and steps around a method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hybridreg.unfolding import unfolded
 
 @dataclass(frozen=True)
 class Chain:
-    """Runs stages in turn, each started from the last one's total transform.
+    """Runs stages in sequence, each initialized by the total transform of the one before.
 
     stages: such as rigid elastix, then a network, then a refinement. The result is the last
         stage's, with the traces of all.
@@ -45,10 +45,10 @@ class Chain:
 
 @dataclass(frozen=True)
 class Masked:
-    """Compares only inside the fixed image's foreground, where the pair has no fixed mask.
+    """Compares only inside the fixed image's foreground, if the pair has no fixed mask.
 
-    margin_mm: by which the foreground (``preprocessing.foreground``) is grown; a larger one lets
-        more of the air around count.
+    margin_mm: by which the foreground (``preprocessing.foreground``) is dilated; a larger one
+        includes more of the surrounding air.
     """
 
     method: RegistrationMethod
@@ -63,14 +63,15 @@ class Masked:
 
 @dataclass(frozen=True)
 class Clipped:
-    """Runs a method on clipped intensities of both images, each channel by itself.
+    """Runs a method on clipped intensities of both images, each channel separately.
 
-    percent: percentiles at which intensities are cut, such as (0.5, 99.5), over the whole image; a
-        narrower range cuts more. None changes outliers alone (``preprocessing.without_outliers``),
-        and no image without any. Mutual information counts in bins of equal width from the lowest
-        value to the highest, so one hot voxel or a bit of metal in CT leaves few for the tissues.
+    percent: percentiles at which intensities are clipped, such as (0.5, 99.5), over the whole
+        image; a narrower range clips more. None clips only outliers
+        (``preprocessing.without_outliers``), and does not change an image without any. Mutual
+        information uses bins of equal width from the lowest value to the highest, so a hot voxel or
+        metal in CT leaves few bins for the tissues.
 
-    The result is a transform, so what is moved by it is the original image.
+    The result is a transform, so the original image is resampled by it.
     """
 
     method: RegistrationMethod
@@ -97,7 +98,7 @@ class Clipped:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Runs a method on both images in [0, 1], each scaled by itself.
+    """Runs a method on both images scaled to [0, 1] separately.
 
     rule: of ``intensity.to_unit``, such as "percentiles" or "-160..240". ValueError for an image
         that it cannot scale, such as a constant one.
@@ -113,10 +114,10 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Unfolded:
-    """Frees the B-splines that a method found of their folds (``unfolding.unfolded``).
+    """Removes folds from the B-splines that a method found (``unfolding.unfolded``).
 
-    Those of the initial transform stay as they are. Where there are any others, an inverse that the
-    method knew is no longer one, so none is given.
+    Those of the initial transform are not changed. If there are any others, the method's
+    inverse is no longer valid, so none is returned.
     """
 
     method: RegistrationMethod
@@ -137,8 +138,9 @@ class OnFeatures:
     """Registers descriptors of both images in place of their intensities, as channels.
 
     Descriptors depend on orientation, so the moving image is described after it was resampled
-    through the initial transform. The method inside sees channels alone: what reads intensities,
-    such as masks, clipping and scaling, goes around it (``Masked(OnFeatures(...))``).
+    through the initial transform. The inner method gets descriptor channels only: wrappers that
+    read intensities, such as masks, clipping and scaling, go around it
+    (``Masked(OnFeatures(...))``).
     """
 
     descriptor: Descriptor
@@ -170,7 +172,7 @@ _READ_INTENSITIES = (Masked, Clipped, Scaled)
 
 
 def _of_both(pair: ImagePair, change: Callable[[Image], Image]) -> ImagePair:
-    """The pair with both images changed; a refusal says which of them it is about."""
+    """The pair with both images changed; errors name the image."""
     images = {}
     for side in ("fixed", "moving"):
         try:

@@ -1,8 +1,9 @@
-"""2D/3D registration: the pose of a CT that explains radiographs, by rendering and comparing.
+"""2D/3D registration: the pose of a CT relative to radiographs, by comparison with its projections.
 
-The pose is sought as six steps along the axes of the first detector, about the isocenter: in its plane, out of
-it and in depth, so that what one radiograph hardly shows is a parameter of its own. Mutual information and then
-gradient correlation, each by Powell's method, is a ``Chain`` of two of these (``CASCADE``).
+The pose has six parameters along the axes of the first detector, about the isocenter: in its plane,
+out of it and in depth, so that depth, which one radiograph hardly determines, is a separate
+parameter. Mutual information and then gradient correlation, each by Powell's method, is a ``Chain``
+of two of these (``CASCADE``).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from hybridreg.transforms import IDENTITY, AffineTransform, CompositeTransform, 
 
 @dataclass(frozen=True)
 class Projection:
-    """Descends a measure between radiographs and projections of the CT.
+    """Minimizes a measure of dissimilarity between radiographs and projections of the CT.
 
     optimizer: "powell" needs no derivatives and goes further (Powell 1964); "l-bfgs" follows the gradient through
         the renderer, in fewer steps, from near by.

@@ -250,13 +250,13 @@ def _outside(points: Points) -> Iterator[Structure]:
 def _brain(points: Points, cavity: Tensor) -> Iterator[Structure]:
     """Everything inside the cranial cavity except the fluid."""
     texture = waves(points, 45, 9)[0] / 3
-    room = torch.minimum(cavity - 1.2, -joined(PETROUS, points) - 2)
-    cerebellum = torch.minimum(merged(CEREBELLUM, points, 8), room)
-    cerebrum = torch.minimum(merged(CEREBRUM, points, 8), room)
+    free = torch.minimum(cavity - 1.2, -joined(PETROUS, points) - 2)
+    cerebellum = torch.minimum(merged(CEREBELLUM, points, 8), free)
+    cerebrum = torch.minimum(merged(CEREBRUM, points, 8), free)
     for structure in (
         *_cerebrum(points, torch.minimum(cerebrum, -cerebellum - 2.5)),
         *_cerebellum(points, cerebellum),
-        Structure("brainstem", "white", torch.minimum(merged(BRAINSTEM, points, 4), room)),
+        Structure("brainstem", "white", torch.minimum(merged(BRAINSTEM, points, 4), free)),
         *_deep(points),
     ):
         yield structure._replace(texture=texture)

@@ -1,6 +1,6 @@
-"""A metal implant in closed form, much like the stem of a hip: for 2D/3D registration.
+"""A metal implant in closed form, similar to a hip stem, for 2D/3D registration.
 
-It has no symmetry, so every pose shows a shadow of its own.
+It has no symmetry, so every pose has a different projection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LENGTH_MM = math.dist(_LOW, _HIGH)
 
 
 def implant(grid: Grid, *, transform: Transform = IDENTITY, hu: float = TITANIUM_HU) -> Image:
-    """The implant in air seen on a grid through a transform: value(x) = implant(transform(x)), in HU.
+    """The implant in air on a grid through a transform: value(x) = implant(transform(x)), in HU.
 
     Its middle lies near (10, 0, 0). At its surface values fall over one voxel.
     """

@@ -1,4 +1,4 @@
-"""How well two images fit under a transform, judged without labels: similarity and a verdict."""
+"""Assessment of a registration without labels: similarity and a verdict."""
 
 from hybridreg.quality.similarity import Similarity, similarity
 from hybridreg.quality.verdict import Intent, Verdict, judge

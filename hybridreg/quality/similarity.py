@@ -1,4 +1,4 @@
-"""How alike the fixed image and the moving one are, seen through a transform."""
+"""Similarity of the fixed image and the moving one through a transform."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hybridreg.preprocessing import half_of_otsu, pair_without_outliers
 from hybridreg.transforms import Transform, interpolate
 
 _POINTS = 100_000
-_FEWEST = 100  # points; fewer say nothing
+_FEWEST = 100  # points; fewer are not significant
 _BINS = 32
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Agreement of the fixed image with the moving one seen through a transform.
+    """Similarity of the fixed image and the moving one through a transform.
 
-    overlap: share of the fixed field of view (or mask) that the moving image covers, 0 to 1.
+    overlap: fraction of the fixed field of view (or mask) that the moving image covers, 0 to 1.
     mutual_information: in nats, of 32-bin histograms between robust limits; higher is better.
-    correlation: Pearson's, -1 to 1, where either image shows more than its background; meant for
-        images of the same contrast. (Over everything, air alone makes two brains correlate.)
+    correlation: Pearson's, -1 to 1, in the foreground of either image; intended for
+        images of the same contrast. (With air included, any two brains correlate.)
     The last two are None without overlap; of several channels they are the mean.
     """
 
@@ -46,7 +46,7 @@ class ComparedPoints:
 
     @classmethod
     def over(cls, pair: ImagePair, count: int) -> ComparedPoints:
-        """About so many points, but no closer than the voxels."""
+        """About ``count`` points, but not closer than the voxels."""
         grid = pair.fixed.grid
         step = max((math.prod(grid.extent) / count) ** (1 / grid.dimension), min(grid.spacing))
         points = grid.with_spacing([step] * grid.dimension).points().flatten(0, -2)
@@ -65,7 +65,7 @@ def moving_at(pair: ImagePair, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def similarity(pair: ImagePair, transform: Transform, *, points: int = _POINTS) -> Similarity:
-    """Compares at about so many points of a regular lattice over the fixed image (and its mask)."""
+    """Compares at about ``points`` points of a lattice over the fixed image (and its mask)."""
     pair = pair_without_outliers(pair)
     fixed = ComparedPoints.over(pair, points)
     moving, covered = moving_at(pair, transform(fixed.points))
@@ -82,20 +82,20 @@ def similarity(pair: ImagePair, transform: Transform, *, points: int = _POINTS) 
 
 
 def _within(mask: LabelMap, points: Tensor) -> Tensor:
-    share, inside = interpolate((mask.data != 0)[None].float(), mask.grid, points)
-    return inside & (share[0] > 0.5)
+    fraction, inside = interpolate((mask.data != 0)[None].float(), mask.grid, points)
+    return inside & (fraction[0] > 0.5)
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Values in histogram bins of one width between two limits; what lies outside, in the last."""
+    """Values in histogram bins of one width between two limits; outliers are in the last bins."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, values: np.ndarray) -> Bins:
-        """Between limits that a few stray values do not move."""
+        """Between limits that are robust to outliers."""
         return cls(*(float(limit) for limit in np.percentile(values, [0.1, 99.9])))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ class Bins:
 
 
 def mutual_information(fixed: np.ndarray, moving: np.ndarray) -> float:
-    """In nats, of the bins that values at the same points fall into."""
+    """In nats, from the bins of values at the same points."""
     joint = np.bincount(fixed * _BINS + moving, minlength=_BINS**2).reshape(_BINS, _BINS)
     joint = joint / max(joint.sum(), 1)
     expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)

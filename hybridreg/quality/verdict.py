@@ -1,4 +1,4 @@
-"""Whether a registration looks sound, and every reason to doubt it with what to try."""
+"""The verdict on a registration: whether it is plausible, and reasons with what to try."""
 
 from __future__ import annotations
 
@@ -18,24 +18,20 @@ from hybridreg.transforms import Transform, rigid
 
 Findings = Iterator[Finding]
 
-# Correlation in the foreground, measured on 3 mm T1 brains: after an affine registration of two
-# persons .70 to .80, of one person scanned twice .99. Spoiled before: header turned by 90 degrees
-# .11 to .42, the chest or head CT of somebody else -.56 to .35; and of one person with one spacing
-# wrong 1.3 times .62 to .70, left and right exchanged .87, another person .65 to .68.
+# Correlation in the foreground; measurements in examples/benchmarks/verdicts.md.
 _SAME_CONTRAST = 0.5
 _SAME_SCAN = 0.8
 
-# Scales of the affine part. Two adults' brains (22 pairs): largest to smallest at most 1.11 and all
-# within .87 to 1.11; with one spacing wrong 1.3 times: 1.28 to 1.41.
+# Ratio of the largest to the smallest scale of the affine part; two adults' brains reach 1.11.
 _UNEVEN = 1.2, 1.6  # doubt, fault
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What a preset is meant for; None where it says nothing.
+    """The intended use of a preset; None if not stated.
 
-    same_subject: one person, so nothing may shrink or grow. same_contrast: both images show tissue
-    alike, so they must correlate.
+    same_subject: one person, so sizes must not change. same_contrast: both images have the same
+    contrast, so they must correlate.
     """
 
     same_subject: bool | None = None
@@ -44,7 +40,7 @@ class Intent:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a result looks sound, and every reason to doubt it with what to try."""
+    """Whether a result is plausible, and all reasons for doubt with what to try."""
 
     status: Literal["pass", "warn", "fail"]
     reasons: tuple[str, ...] = ()
@@ -63,8 +59,8 @@ def judge(
     """The verdict on a registration, without labels.
 
     similarity: before and after. folding_percent: of the fixed foreground. affine: of the affine
-    nearest to the transform; start: the same of the initial transform, from which turns and scales
-    are measured.
+    nearest to the transform; start: the same of the initial transform, relative to which rotations
+    and scales are measured.
     """
     findings = [
         *_extents(pair),
@@ -84,7 +80,7 @@ def judge(
 
 
 def _outliers(pair: ImagePair) -> Findings:
-    """A possible cause of other findings; alone, it has done no harm."""
+    """Outliers, a possible cause of other findings; harmless alone."""
     for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
         if words := outliers(image):
             yield (
@@ -105,22 +101,22 @@ def _extents(pair: ImagePair) -> Findings:
 
 
 def _overlap(pair: ImagePair, after: Similarity) -> Findings:
-    """By the smaller field of view or mask: a few slices may lie well inside a whole head."""
+    """Relative to the smaller field of view or mask: a few slices may lie inside a whole head."""
     fixed, moving = compared_volumes(pair)
-    share = min(after.overlap * max(1.0, fixed / moving), 1.0)
+    fraction = min(after.overlap * max(1.0, fixed / moving), 1.0)
     if pair.moving_mask is None and after.overlap < 0.5:
         # A part of the fixed image covers no more wherever it starts from.
-        start = "" if share > 0.9 else "start from --initial centers, or "
+        start = "" if fraction > 0.9 else "start from --initial centers, or "
         yield (
-            "fail" if share < 0.2 else "warn",
+            "fail" if fraction < 0.2 else "warn",
             f"the moved image covers only {after.overlap:.0%} of the fixed one: {start}crop the "
             "fixed image to what both show",
         )
-    elif share < 0.5:
+    elif fraction < 0.5:
         yield (
-            "fail" if share < 0.2 else "warn",
-            f"the moved mask and what it is compared with share only {share:.0%} of the smaller of "
-            "them: start from --initial mass, or draw both masks around the same thing",
+            "fail" if fraction < 0.2 else "warn",
+            f"the moved mask and what it is compared with share only {fraction:.0%} of the "
+            "smaller of them: start from --initial mass, or draw both masks around the same thing",
         )
 
 
@@ -144,7 +140,7 @@ def _gain(before: Similarity, after: Similarity, intent: Intent) -> Findings:
         yield (
             "fail",
             f"images of the same contrast should correlate in the foreground, {correlate}: wrong "
-            "images, or lost on the way; try --initial centers or a method for two contrasts",
+            "images, or a wrong optimum; try --initial centers or a method for two contrasts",
         )
     elif intent.same_subject:
         yield (

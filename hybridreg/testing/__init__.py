@@ -1,4 +1,4 @@
-"""The contracts of the package as functions that run them: for our own parts and for plug-ins.
+"""The contracts of the package as functions that check them, also for plug-ins.
 
 >>> from hybridreg.testing import check_method
 >>> check_method(my_method)  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What a descriptor promises, as functions of the descriptor."""
+"""The contract of a descriptor, as functions of the descriptor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measure of dissimilarity promises, as functions of the measure."""
+"""The contract of a measure of dissimilarity, as functions of the measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a registration method promises, as functions of the method."""
+"""The contract of a registration method, as functions of the method."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def takes_two_channels(method: RegistrationMethod):
 
 
 def obeys_the_fixed_mask(method: RegistrationMethod):
-    """What lies outside the fixed mask does not pull: there the images show another shift."""
+    """Voxels outside the fixed mask have no influence: there the images show another shift."""
     case = blobs(dimension=2, translation_mm=_SHIFT_MM[:2])
     grid = case.pair.fixed.grid
     away = (grid.points() - grid.center).norm(dim=-1) > 0.3 * min(grid.extent)

@@ -1,4 +1,4 @@
-"""What the contracts share."""
+"""Common parts of the contracts."""
 
 from __future__ import annotations
 

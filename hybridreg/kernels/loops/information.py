@@ -34,18 +34,18 @@ def joint(start, stop, fixed, moved, weight, limits, bins):
             _places(fixed[z, y], limits[0], limits[1], bins, rows)
             _places(moved[z, y], limits[2], limits[3], bins, columns)
             for x in range(nx):
-                share = weight[z, y, x] if weighted else ONE
-                if share == ZERO:
+                part_weight = weight[z, y, x] if weighted else ONE
+                if part_weight == ZERO:
                     continue
                 left = int(columns[x])
                 t = columns[x] - np.float32(left)
                 s = ONE - t
                 out = sums[int(rows[x])]
-                share /= SIX
-                out[left] += share * (s * s * s)
-                out[left + 1] += share * (FOUR - SIX * t * t + THREE * t * t * t)
-                out[left + 2] += share * (FOUR - SIX * s * s + THREE * s * s * s)
-                out[left + 3] += share * (t * t * t)
+                part_weight /= SIX
+                out[left] += part_weight * (s * s * s)
+                out[left + 1] += part_weight * (FOUR - SIX * t * t + THREE * t * t * t)
+                out[left + 2] += part_weight * (FOUR - SIX * s * s + THREE * s * s * s)
+                out[left + 3] += part_weight * (t * t * t)
     return sums
 
 
@@ -63,9 +63,9 @@ def gradient(start, stop, fixed, moved, weight, limits, bins, slopes, out):
             _places(fixed[z, y], limits[0], limits[1], bins, rows)
             _places(moved[z, y], limits[2], limits[3], bins, columns)
             for x in range(nx):
-                share = weight[z, y, x] if weighted else ONE
+                part_weight = weight[z, y, x] if weighted else ONE
                 place = (moved[z, y, x] - limits[2]) * scale
-                if share == ZERO or not (place >= ZERO and place <= top):
+                if part_weight == ZERO or not (place >= ZERO and place <= top):
                     out[z, y, x] = ZERO
                     continue
                 left = int(columns[x])
@@ -75,4 +75,4 @@ def gradient(start, stop, fixed, moved, weight, limits, bins, slopes, out):
                 found = (table[left + 3] * (t * t) - table[left] * (s * s)) * HALF
                 found += table[left + 1] * (HALF * THREE * t * t - TWO * t)
                 found -= table[left + 2] * (HALF * THREE * s * s - TWO * s)
-                out[z, y, x] = share * scale * found
+                out[z, y, x] = part_weight * scale * found

@@ -6,7 +6,7 @@ from numba import njit
 from hybridreg.kernels.loops import compiled
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
-LEAST = np.float32(0.05)  # determinant under which a step follows the error itself
+MIN_DETERMINANT = np.float32(0.05)  # determinant under which a step follows the error itself
 
 
 @njit(nogil=True, error_model="numpy")
@@ -51,7 +51,7 @@ def _newton(slopes, error, step):
     g, h, i = slopes[2, 0], slopes[2, 1], ONE + slopes[2, 2]
     p, q, r = e * i - f * h, f * g - d * i, d * h - e * g
     determinant = a * p + b * q + c * r
-    if determinant < LEAST:
+    if determinant < MIN_DETERMINANT:
         step[:] = error
         return
     s, t, v = error[0], error[1], error[2]

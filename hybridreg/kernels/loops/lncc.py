@@ -134,17 +134,17 @@ def statistics(start, stop, fixed, moved, weight, factors, radius, noise):
             for x in range(nx):
                 mm[x] = ONE / (ff[x] * max(mm[x] * inverse[x] - m[x] * m[x], ZERO) + noise)
             if weighted:
-                share = weight[z, y]
+                voxel_weight = weight[z, y]
                 part = ZERO
                 for x in range(nx):
-                    part += share[x]
+                    part += voxel_weight[x]
                 weights += part
                 part = ZERO
                 for x in range(nx):
-                    part += share[x] * fm[x] * fm[x] * mm[x]
+                    part += voxel_weight[x] * fm[x] * fm[x] * mm[x]
                 total += part
                 for x in range(nx):
-                    inverse[x] *= share[x]
+                    inverse[x] *= voxel_weight[x]
             else:
                 weights += nx
                 part = ZERO

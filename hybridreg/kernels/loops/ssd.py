@@ -18,10 +18,10 @@ def squared_differences(start, stop, fixed, moved, weight):
                 row = weight[z, y]
                 for x in range(len(f)):
                     part += row[x] * (f[x] - m[x]) * (f[x] - m[x])
-                share = np.float32(0)
+                row_weight = np.float32(0)
                 for x in range(len(f)):
-                    share += row[x]
-                weights += share
+                    row_weight += row[x]
+                weights += row_weight
             else:
                 weights += len(f)
                 for x in range(len(f)):

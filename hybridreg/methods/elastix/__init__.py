@@ -1,4 +1,4 @@
-"""elastix, in a process of its own: any parameter files, masks, channels and guiding points."""
+"""elastix in a child process: any parameter files, masks, channels and guidance points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Elastix", "warm_up"]
 
 
 def __getattr__(name: str):
-    """Loads on first use, since the child process lives in this package too and needs no torch."""
+    """Loads on first use, since the child process is in this package too and needs no torch."""
     if name == "Elastix":
         from hybridreg.methods.elastix.method import Elastix
 

@@ -1,4 +1,4 @@
-"""A pair of images as the child is told of it: .npy files in a folder, and a description."""
+"""The job of the child process: a pair of images as .npy files in a folder, and a description."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hybridreg.transforms import (
 def write_job(
     folder: Path, pair: ImagePair, stages: Sequence[Parameters], initial: Transform
 ) -> dict[str, Any]:
-    """Writes the arrays of a registration into a folder and gives its description for JSON."""
+    """Writes the arrays of a registration into a folder; returns its description for JSON."""
     maps, channels = initial_maps(initial), pair.fixed.channels
     empty = [dummies(stage, channels) for stage in stages]
     points = None
@@ -53,9 +53,9 @@ def write_job(
 
 
 def initial_maps(transform: Transform) -> list[dict[str, list[str]]] | None:
-    """A transform as elastix's own transform parameter maps, the first acting first; exact.
+    """A transform as exact transform parameter maps of elastix, in order of application.
 
-    None where elastix has no such transform of its own: fields, and whatever else moves points.
+    None if elastix has no such transform, as for displacement fields.
     """
     parts = parts_of(transform)
     maps = []
@@ -107,7 +107,7 @@ def _map(kind: str, dimension: int, values: Sequence[float], **others: Sequence)
 
 
 def _channels(folder: Path, side: str, image: Image, empty: int) -> list[dict]:
-    """The channels, then empty images over the same voxels for metrics that look at none."""
+    """The channels, then empty images on the same grid for metrics that use no image."""
     described = [
         _write(folder / f"{side}{c}.npy", channel.numpy(force=True), image.grid)
         for c, channel in enumerate(image.data)
@@ -122,7 +122,7 @@ def _channels(folder: Path, side: str, image: Image, empty: int) -> list[dict]:
 
 
 def _mask(folder: Path, side: str, image: Image, mask: LabelMap | None) -> list[dict]:
-    """On the grid of its image: elastix refuses or misplaces masks whose headers differ a bit."""
+    """The mask on the grid of its image: elastix refuses or misplaces masks of another header."""
     if mask is None:
         return []
     inside = (mask.data != 0).numpy(force=True).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""elastix's log: how far it is, how the metric fell, and why it failed."""
+"""elastix's log: progress, convergence of the metric, and causes of failure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TAIL_LINES = 60
 
 
 class Journal:
-    """A log that is still being written, read as far as it goes.
+    """A log that is read while it is being written.
 
-    stages: the parameter maps of the registration, to know how much there is to do.
+    stages: the parameter maps of the registration, for the total number of iterations.
     """
 
     def __init__(self, path: Path, stages: Sequence[Parameters]):
@@ -36,7 +36,7 @@ class Journal:
         self._columns: list[tuple[int, str]] = []  # those with metrics: where, and what
 
     def read(self):
-        """Takes in what was written since the last time."""
+        """Reads the lines written since the last call."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
@@ -82,7 +82,7 @@ class Journal:
 
     @property
     def fraction(self) -> float:
-        """The share of all iterations that is done."""
+        """The fraction of all iterations done."""
         before = sum(map(sum, self._iterations[: self._stage]))
         before += sum(self._iterations[self._stage][: self._level])
         total = sum(map(sum, self._iterations))
@@ -113,7 +113,7 @@ def tail(text: str) -> str:
 
 
 def cause(text: str) -> str:
-    """What elastix says went wrong, in its own words; empty where it says nothing."""
+    """The error message of elastix; empty if there is none."""
     found = re.findall(r"(?m)^Description: (.*(?:\n(?!\s*\n|Error occurred).*)*)", text)
     found = found or re.findall(r"(?m)^(?:ERROR: |std::exception: |Error: )(.+)", text)
     if not found:
@@ -123,7 +123,7 @@ def cause(text: str) -> str:
 
 
 def advice(text: str) -> str:
-    """What to do about it, where that is known."""
+    """What to do about an error message, if known."""
     for pattern, what in _ADVICE.items():
         if re.search(pattern, text):
             return what
@@ -135,9 +135,9 @@ _ADVICE = {
         "free space in the folder for temporary files, or name another in TMPDIR"
     ),
     "Too many samples map outside moving image buffer": (
-        "the images overlap too little, or a moving mask leaves too little: start from a transform "
-        "that lays one over the other (initial='centers' or 'mass'), give a fixed mask of what both "
-        "show (fixed_mask='auto' for the patient), enlarge the moving mask, or choose a smaller "
+        "the images or masks overlap too little: start from a transform that aligns them "
+        "(initial='centers' or 'mass'), give a fixed mask of the common region "
+        "(fixed_mask='auto' for the patient), enlarge the moving mask, or choose a smaller "
         "MaximumStepLength or RequiredRatioOfValidSamples"
     ),
     "No valid voxels|Could not find enough image samples|bounding box lies entirely out": (
@@ -160,6 +160,6 @@ _ADVICE = {
         "all metrics, or one for each"
     ),
     "not finite|nan": (
-        "the optimization ran away: choose a smaller MaximumStepLength, or scale the intensities"
+        "the optimization diverged: choose a smaller MaximumStepLength, or scale the intensities"
     ),
 }

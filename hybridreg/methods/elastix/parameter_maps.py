@@ -1,6 +1,6 @@
-"""elastix parameter maps: found, made fit for a pair of images, and read for what they will do.
+"""elastix parameter maps: reading, adaptation to a pair of images, and queries.
 
-A map is a parameter file in memory: name -> texts. Every function gives a new map.
+A map is a parameter file in memory: name -> texts. Every function returns a new map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Parameters = Mapping[str, tuple[str, ...]]
 
 POINT_METRIC = "CorrespondingPointsEuclideanDistanceMetric"
 
-# The transforms that can leave elastix, and what a person calls them.
+# The supported transforms of elastix, and their plain names.
 TRANSFORMS = {
     "TranslationTransform": "translation",
     "EulerTransform": "rigid",
@@ -29,7 +29,7 @@ TRANSFORMS = {
     "RecursiveBSplineTransform": "B-spline",
 }
 
-# What a map needs one of for each metric, and what serves a metric that looks at no image.
+# Components needed for each metric, and the ones for a metric that uses no image.
 _COMPONENTS = {
     "FixedImagePyramid": "FixedSmoothingImagePyramid",
     "MovingImagePyramid": "MovingSmoothingImagePyramid",
@@ -38,7 +38,7 @@ _COMPONENTS = {
 }
 _NUMBERED = re.compile(rf"(Metric|{'|'.join(_COMPONENTS)})(\d+)(\D\w*)")
 
-# elastix is asked for the transform alone, so what a file says about its other output is no matter.
+# Only the transform is requested from elastix, so settings of its other output are ignored.
 _OUTPUT = re.compile(
     "Write.*|ResultImage.*|CompressResultImage|ITKTransformOutputFileNameExtension"
     "|OutputTransformParameterFileFormat|UseBinaryFormatForTransformationParameters"
@@ -67,7 +67,7 @@ def texts(value: str | float | bool | Sequence) -> tuple[str, ...]:
 
 
 def for_dimension(parameters: Parameters, dimension: int) -> Parameters:
-    """The map for images of 2 or 3 dimensions. ValueError where it was written for the other."""
+    """The map for images of 2 or 3 dimensions. ValueError if it was written for the other one."""
     for name in ("FixedImageDimension", "MovingImageDimension"):
         if parameters.get(name, (str(dimension),)) != (str(dimension),):
             raise ValueError(
@@ -99,7 +99,7 @@ def _is_schedule(name: str) -> bool:
 
 
 def settled(parameters: Parameters, *, seed: int, masked: bool) -> Parameters:
-    """The map with all that hybridreg decides itself: number type, geometry, output, seed."""
+    """The map with the settings of hybridreg: number type, geometry, output, seed."""
     wanted = {"UseDirectionCosines": ("true",), "HowToCombineTransforms": ("Compose",)}
     for name, value in wanted.items():
         if parameters.get(name, value) != value:
@@ -119,19 +119,19 @@ def settled(parameters: Parameters, *, seed: int, masked: bool) -> Parameters:
 
 
 def starting_there(parameters: Parameters) -> Parameters:
-    """The map for images that lie right already: elastix does not lay their centers together."""
+    """The map for images that are already aligned: elastix does not align their centers."""
     if "AutomaticTransformInitialization" not in parameters:
         return parameters
     return {**parameters, "AutomaticTransformInitialization": ("false",)}
 
 
 def levels(parameters: Parameters) -> int:
-    """How many resolutions a map has; elastix takes 3 where it does not say."""
+    """The number of resolutions of a map; elastix's default is 3."""
     return _whole_numbers(parameters, "NumberOfResolutions", "3")[0]
 
 
 def iterations(parameters: Parameters) -> list[int]:
-    """The largest number of iterations at each level; the first holds where none is given."""
+    """The maximum number of iterations at each level; the first applies if there are fewer."""
     given = _whole_numbers(parameters, "MaximumNumberOfIterations", "500")
     return [given[level if level < len(given) else 0] for level in range(levels(parameters))]
 
@@ -152,7 +152,7 @@ def with_schedule(
 
     fixed, moving: size in voxels and spacing in mm, (x, y, z) order. Level l of n aims at
     2**(n - 1 - l) times the finest spacing of the fixed image. A map with a schedule of its own
-    stays as it is; for isotropic images of one spacing, this is elastix's own schedule.
+    is not changed; for isotropic images of one spacing, this is elastix's own schedule.
     """
     pyramids = (parameters.get(f"{side}ImagePyramid", ("",))[0] for side in ("Fixed", "Moving"))
     if any("Generic" in pyramid for pyramid in pyramids):
@@ -169,7 +169,7 @@ def with_schedule(
 
 
 def _factors(targets_mm: Sequence[float], size: Sequence[int], spacing: Sequence[float]):
-    """Never so much that fewer than four voxels would be left along an axis."""
+    """Downsampling factors that leave at least four voxels along each axis."""
     return tuple(
         str(max(1, min(round(target / s), n // 4)))
         for target in targets_mm
@@ -201,10 +201,10 @@ def has_penalty(parameters: Parameters) -> bool:
 
 
 def dummies(parameters: Parameters, channels: int) -> int:
-    """How many empty images elastix needs besides the channels.
+    """The number of empty images that elastix needs besides the channels.
 
-    elastix counts one image for every metric as soon as there are several images, also for metrics
-    that look at none (elastix 5.3.1).
+    elastix requires one image for every metric as soon as there are several images, also for
+    metrics that use none (elastix 5.3.1).
     """
     if channels == 1:
         return 0
@@ -214,8 +214,8 @@ def dummies(parameters: Parameters, channels: int) -> int:
 def for_channels(parameters: Parameters, channels: int) -> Parameters:
     """The map for images of several channels, each with a metric of its own.
 
-    Metrics that look at images come first, then the others. One image metric serves all channels,
-    its weight divided among them; as many metrics as channels belong to one channel each.
+    Metrics of images come first, then the others. A single image metric is used for all channels,
+    its weight divided among them; otherwise there must be one metric per channel.
     """
     if channels == 1:
         return parameters
@@ -228,11 +228,11 @@ def for_channels(parameters: Parameters, channels: int) -> Parameters:
             "channels, or one for each"
         )
     order = seeing * (channels // len(seeing)) + [i for i in range(len(metrics)) if i not in seeing]
-    share = len(seeing) / channels
+    fraction = len(seeing) / channels
     expanded = {name: value for name, value in multi.items() if not _NUMBERED.fullmatch(name)}
     for name, value in multi.items():
         if numbered := _NUMBERED.fullmatch(name):
-            expanded |= _renumbered(numbered, value, order, share, seeing)
+            expanded |= _renumbered(numbered, value, order, fraction, seeing)
     expanded["Metric"] = tuple(metrics[i] for i in order)
     for name, blind in _COMPONENTS.items():
         given = multi.get(name, (blind,))
@@ -243,19 +243,19 @@ def for_channels(parameters: Parameters, channels: int) -> Parameters:
 
 
 def _renumbered(
-    numbered: re.Match, value: tuple[str, ...], order: list[int], share: float, seeing: list[int]
+    numbered: re.Match, value: tuple[str, ...], order: list[int], fraction: float, seeing: list[int]
 ) -> Parameters:
     """One numbered parameter, such as Metric0Weight, for all places its component has now."""
     component, number, rest = numbered[1], int(numbered[2]), numbered[3]
     if rest.endswith("Weight") and number in seeing:
-        value = tuple(repr(float(text) * share) for text in value)
+        value = tuple(repr(float(text) * fraction) for text in value)
     return {f"{component}{place}{rest}": value for place, i in enumerate(order) if i == number}
 
 
 def _multi_metric(parameters: Parameters) -> Parameters:
     """The same registration as one of several metrics with their weights written out.
 
-    elastix's MultiResolutionRegistration takes no notice of all images but the first.
+    elastix's MultiResolutionRegistration ignores all images but the first.
     """
     count = len(parameters.get("Metric", ()))
     if count == 0:
@@ -277,7 +277,7 @@ def stage_name(parameters: Parameters) -> str:
 
 
 def metric_names(parameters: Parameters) -> list[str]:
-    """The metrics in words, in order; numbered where one occurs more than once."""
+    """Plain names of the metrics, in order; numbered if one occurs more than once."""
     words = [_in_words(metric) for metric in parameters.get("Metric", ())]
     return [
         f"{word} {words[:i].count(word) + 1}" if words.count(word) > 1 else word

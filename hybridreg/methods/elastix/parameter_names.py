@@ -1,4 +1,4 @@
-"""The parameters that elastix 5 knows, to tell a typing mistake from one of no use here."""
+"""The parameters of elastix 5, to distinguish misspelled ones from unused ones."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _OF_METRICS = {"Weight", "RelativeWeight", "Use"}
 
 
 def is_known(name: str) -> bool:
-    """Whether elastix 5 has a parameter of this name, of use in this registration or not."""
+    """Whether elastix 5 has a parameter of this name, used in this registration or not."""
     numbered = _NUMBERED.fullmatch(name)
     if numbered is None:
         return name in KNOWN

@@ -1,7 +1,7 @@
-"""The parent's side of the child process: started, asked, watched, replaced, and ended.
+"""The parent's side of the child process: start, requests, replacement and end.
 
-elastix can kill the process it runs in, keeps every Python thread waiting, and takes seconds to
-import. So it lives in a child that stays for many registrations: one per thread count.
+elastix can kill the process it runs in, blocks all Python threads, and takes seconds to
+import. So it runs in a child that is reused for many registrations: one per thread count.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from collections.abc import Callable
 
 from hybridreg.child_process import ChildProcess, inherited
 
-CASES = 200  # then a fresh child takes over, so that nothing can pile up in the old one
+CASES = 200  # per child process: then a new one bounds memory leaks
 _POLL_S = 0.2
 _WORKER = "hybridreg.methods.elastix.worker"
 
 
 class ChildDied(Exception):
-    """The child ended in the middle of its work; says how."""
+    """The child ended during a registration; the text says how."""
 
 
 def _answer(
     child: ChildProcess, job: dict, *, timeout_s: float | None, meanwhile: Callable[[], None]
 ) -> dict:
-    """The answer to a job. TimeoutError and ChildDied where there is none."""
+    """The answer to a job. TimeoutError or ChildDied if there is none."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         child.ask(json.dumps(job).encode() + b"\n")
@@ -56,7 +56,7 @@ def _last_words(child: ChildProcess) -> str:
 
 
 class Worker:
-    """The place of one child, whichever it is at present; one question at a time."""
+    """Manages one child process, which is replaced when needed; one request at a time."""
 
     def __init__(self, threads: int | None):
         self._threads = threads
@@ -76,7 +76,7 @@ class Worker:
         timeout_s: float | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> dict:
-        """The child's answer. TimeoutError and ChildDied where there is none.
+        """The child's answer. TimeoutError or ChildDied if there is none.
 
         meanwhile: called a few times a second while the child works.
         """
@@ -85,7 +85,7 @@ class Worker:
             try:
                 self._cases += 1
                 answer = _answer(child, job, timeout_s=timeout_s, meanwhile=meanwhile)
-            except BaseException:  # also Ctrl-C: a child that still works is of no use any more
+            except BaseException:  # also Ctrl-C: a child that is still busy cannot be reused
                 self._drop()
                 raise
             if self._cases >= CASES:
@@ -115,7 +115,7 @@ class Worker:
         self._drop()
 
     def forget(self):
-        """Lets go of a child that belongs to the process this one was forked from."""
+        """Releases a child that belongs to the process this one was forked from."""
         child, self._child = self._child, None
         if child is not None:
             child.let_go()
@@ -138,7 +138,7 @@ def warm_up(threads: int | None = None):
 
 @atexit.register
 def close():
-    """Ends all children of this process; the next question starts new ones."""
+    """Ends all children of this process; the next request starts new ones."""
     for each in list(_workers.values()):
         each.close()
 

@@ -1,4 +1,4 @@
-"""One conversation with the child: images in, transforms out, failures explained."""
+"""One registration by the child process: images in, transforms out, failures explained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """What elastix gave: a transform parameter map for each stage, the trace, and its whole log."""
+    """The output of elastix: a transform parameter map for each stage, the trace, and its log."""
 
     maps: list[Mapping[str, Sequence[str]]]
     trace: tuple[TraceEntry, ...]
@@ -50,8 +50,8 @@ def run(
         try:
             answer = _asked(job, stages, threads=threads, timeout_s=timeout_s)
         except ChildDied as died:
-            # What crashes elastix depends on the moment (threads, memory): a second run often ends.
-            # A child that was already ending when it was asked had not begun: nothing to tell.
+            # Crashes of elastix depend on timing (threads, memory): a second run often succeeds.
+            # A child that was already ending had not started the job: nothing to report.
             level = logging.WARNING if (folder / LOG).is_file() else logging.INFO
             logger.log(level, "elastix crashed (%s) and was started once more", died)
             (folder / LOG).unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def run(
 def _asked(
     job: Mapping, stages: Sequence[Parameters], *, threads: int | None, timeout_s: float | None
 ) -> Mapping:
-    """The child's answer, or that it took too long. ChildDied where it crashes."""
+    """The child's answer, or that it timed out. ChildDied if it crashes."""
     journal = log.Journal(Path(job["folder"]) / LOG, stages)
 
     def watch():
@@ -100,7 +100,7 @@ _CRASHED = (
 
 
 def _failure(answer: Mapping, text: str) -> str | None:
-    """What went wrong and what to do; None where nothing did."""
+    """What went wrong and what to do; None if nothing did."""
     if "failure" in answer:
         return answer["failure"]
     if "error" in answer:

@@ -1,4 +1,4 @@
-"""Masks and moving images that fill little of what elastix takes its samples from."""
+"""Settings for masks and moving images that fill little of elastix's sampling region."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from hybridreg.methods.elastix.parameter_maps import Parameters
 
 logger = logging.getLogger(__name__)
 
-_SMALL = 0.2  # elastix gives up after ten tries a sample, so below 0.1 and, by chance, above
+_SMALL = 0.2  # elastix gives up after ten tries a sample, so below 0.1 and sometimes above
 _MEASUREMENTS = 1000  # elastix's own number, which it spreads over the whole box
 _SPREAD = {"Random", "RandomCoordinate"}
-_RATIO = 0.25  # elastix's own: it gives up where fewer of its samples lie inside the moving image
-_LEAST_RATIO = 0.02
+_RATIO = 0.25  # elastix's default: it fails if fewer of its samples lie inside the moving image
+_MIN_RATIO = 0.02
 
 
 def fitted_to_masks(parameters: Parameters, pair: ImagePair) -> Parameters:
-    """The map made fit for the pair's masks and extents; what the file itself sets stays."""
+    """The map adapted to the pair's masks and extents; settings of the file are kept."""
     if pair.fixed_mask is not None:
         parameters = _fitted_to_fixed(parameters, pair.fixed_mask)
     return _fitted_to_moving(parameters, pair)
 
 
 def _fitted_to_fixed(parameters: Parameters, mask: LabelMap) -> Parameters:
-    """The map with a sampler that finds its samples in this mask, however small.
+    """The map with a sampler that finds samples in this mask, however small.
 
     RandomSparseMask draws from the voxels inside. The optimizer's parameters are estimated at more
-    places of the box, so that as many as ever lie inside; a slab three voxels thick has none else.
-    (Measured on a head turned by 20 degrees: rods, plates, balls and slabs of 0.2 to 2 % all failed
-    before, and end 0.1 to 0.4 mm from the truth in the same time.)
+    points of the box, so that enough of them lie inside. How this was tested:
+    examples/benchmarks/brain_mr.md.
     """
-    share = share_of_box(mask)
+    fraction = fraction_of_box(mask)
     samplers = parameters.get("ImageSampler", ())
-    if share >= _SMALL or not _SPREAD.intersection(samplers):
+    if fraction >= _SMALL or not _SPREAD.intersection(samplers):
         return parameters
-    logger.info("the fixed mask fills %.2g %% of its box: sampled by RandomSparseMask", 100 * share)
-    measurements = (str(math.ceil(_MEASUREMENTS / share)),)
+    percent = 100 * fraction
+    logger.info("the fixed mask fills %.2g %% of its box: sampled by RandomSparseMask", percent)
+    measurements = (str(math.ceil(_MEASUREMENTS / fraction)),)
     return {
         "NumberOfJacobianMeasurements": measurements,
         **parameters,
@@ -50,21 +50,21 @@ def _fitted_to_fixed(parameters: Parameters, mask: LabelMap) -> Parameters:
 
 
 def _fitted_to_moving(parameters: Parameters, pair: ImagePair) -> Parameters:
-    """The map asking for a quarter of what can lie in the moving image or mask, not of all samples.
+    """The map with a required ratio relative to the largest possible overlap, not to all samples.
 
     Samples come from the whole fixed image (or its mask): a brain in the field of view of a head is
-    a fifth of it, and a moving image of half the length along every axis an eighth; even perfectly
-    aligned elastix would give up.
+    a fifth of it, and a moving image of half the length along every axis an eighth; elastix would
+    fail even if they were perfectly aligned.
     """
     fixed, moving = compared_volumes(pair)
     if moving >= fixed:
         return parameters
-    ratio = max(_LEAST_RATIO, _RATIO * moving / fixed)
+    ratio = max(_MIN_RATIO, _RATIO * moving / fixed)
     return {"RequiredRatioOfValidSamples": (f"{ratio:.4f}",), **parameters}
 
 
-def share_of_box(mask: LabelMap) -> float:
-    """How much of elastix's box around the mask lies inside.
+def fraction_of_box(mask: LabelMap) -> float:
+    """The fraction of elastix's box around the mask that lies inside the mask.
 
     elastix builds the box along the patient's axes: on an oblique grid it can be the whole image.
     """

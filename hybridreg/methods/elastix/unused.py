@@ -1,4 +1,4 @@
-"""Parameters that elastix does not use: mistakes in writing are found before the long work."""
+"""Detection of misspelled parameters, which elastix ignores, before the registration."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ _TRIAL_TIMEOUT_S = 30.0
 def check_before(
     sources: Sequence[str], stages: Sequence[Parameters], pair: ImagePair, threads: int | None
 ):
-    """ValueError for a name that is not in our list and that elastix does not ask for either.
+    """Raises ValueError for a name that is neither in the list nor requested by elastix.
 
-    sources: where each stage comes from, for the message.
-
-    Only names that are not in the list cost a trial on tiny images (some tenths of a second). Where
-    the trial fails for another reason, ``check_after`` follows the registration itself.
+    sources: the origin of each stage, for the message.
+    Only names that are not in the list require a trial on tiny images (some tenths of a second). If
+    the trial fails for another reason, ``check_after`` checks after the registration.
     """
     if all(is_known(name) for stage in stages for name in stage):
         return
@@ -54,7 +53,7 @@ def check_before(
 
 
 def check_after(sources: Sequence[str], stages: Sequence[Parameters], text: str):
-    """ValueError for a name that elastix, by its log, did not use and that is in no list."""
+    """Raises ValueError for a name that elastix, by its log, did not use and not in the list."""
     for source, stage, names in zip(sources, stages, log.unused(text), strict=False):
         for name in sorted(names):
             if is_known(name):
@@ -78,7 +77,7 @@ def _trial_log(
     points: bool,
     threads: int | None,
 ) -> str:
-    """elastix's log of one iteration of the same maps on tiny images; empty where that fails."""
+    """elastix's log of one iteration of the same maps on tiny images; empty if that fails."""
     shortened = [{**dict(stage), "MaximumNumberOfIterations": ("1",)} for stage in stages]
     grid = Grid((_TRIAL_VOXELS,) * dimension)
     image = Image(torch.rand(channels, *grid.shape, generator=torch.Generator()), grid)

@@ -1,8 +1,8 @@
 """The child process in which elastix runs: one registration per line of JSON on standard input.
 
 Run as ``python -m hybridreg.methods.elastix.worker`` by ``process``. It imports no torch. Every
-question names a folder with the images as .npy files; whatever C++ prints goes to ``elastix.log``
-in that folder, so that the answers have the pipe to themselves.
+request names a folder with the images as .npy files; output of C++ goes to ``elastix.log``
+in that folder, so that the pipe contains only answers.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ STAGE = "hybridreg: stage "
 
 
 def main():
-    """Answers until standard input ends, which it also does when the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent decides
+    """Answers requests until standard input closes, which it also does when the parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     itk = _load()
@@ -96,7 +96,7 @@ def _answer(itk: SimpleNamespace, job: dict) -> dict:
 
 @contextmanager
 def _printing_to(folder: Path) -> Iterator[None]:
-    """Works in the folder, with all that is printed, by C++ too, in its log."""
+    """Works in the folder, with all output, also of C++, redirected to its log."""
     before = os.dup(2)
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.chdir(folder)
@@ -114,10 +114,10 @@ def _printing_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _ending_with_the_parent() -> Iterator[None]:
-    """Lets the kernel end this process when the other end of standard input closes.
+    """Makes the kernel end this process when the other end of standard input closes.
 
-    Python sees that end only between two registrations, since elastix holds the interpreter.
-    A parent that was gone before sends no signal any more, and is asked for.
+    Python notices it only between two registrations, since elastix holds the interpreter.
+    A parent that has already ended sends no signal, so it is checked first.
     """
     if sys.platform != "linux":
         yield
@@ -127,10 +127,10 @@ def _ending_with_the_parent() -> Iterator[None]:
 
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    signal.signal(signal.SIGIO, signal.SIG_DFL)  # which is to end
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # the default is to end the process
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)
     parent = select.poll()
-    parent.register(0, 0)  # that the other end is closed is told unasked
+    parent.register(0, 0)  # a closed pipe is always reported
     if parent.poll(0):
         sys.exit()
     try:
@@ -143,8 +143,8 @@ def _ending_with_the_parent() -> Iterator[None]:
 def _register(itk: SimpleNamespace, job: dict) -> list[dict[str, list[str]]]:
     """The transform parameter maps of the stages, each started from all before it.
 
-    Stage by stage in place of one call, since elastix wants as many images as a stage has metrics.
-    The transforms are bit-equal to those of one call (itk-elastix 0.25.4).
+    Stage by stage instead of one call, since elastix requires as many images as a stage has
+    metrics. The transforms are bit-equal to those of one call (itk-elastix 0.25.4).
     """
     images = {
         role: [_image(itk, described) for described in job[role]]
@@ -197,7 +197,7 @@ def _parameter_object(itk: SimpleNamespace, maps: list[dict]):
 
 
 def _image(itk: SimpleNamespace, described: dict, *, vectors: bool = False):
-    """An ITK image that looks at the numbers of a .npy file, where the grid says it lies."""
+    """An ITK image over the values of a .npy file, with the geometry of the grid."""
     data = np.load(described["file"], mmap_mode="c", allow_pickle=False)
     dimension = data.ndim - vectors
     kinds = itk.vectors if vectors else itk.mask if data.dtype == np.uint8 else itk.image

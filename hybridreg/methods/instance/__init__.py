@@ -1,4 +1,4 @@
-"""Fast diffeomorphic registration of one pair: a flow of small steps, composed from coarse to fine."""
+"""Fast diffeomorphic registration of one pair: small steps, composed from coarse to fine."""
 
 from hybridreg.methods.instance.method import Instance
 

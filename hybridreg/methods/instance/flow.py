@@ -1,4 +1,4 @@
-"""Descent by small steps, each composed with the map so far (compositive updates).
+"""Gradient descent by small steps, each composed with the map so far (compositive updates).
 
 For u <- u o (id + v) + v the gradient at v = 0 is that of the measure by the moved image, times the
 gradient of the moved image itself: the moving image is sampled once an iteration.
@@ -19,20 +19,20 @@ from hybridreg.kernels.steps import force, gathered, limited
 from hybridreg.methods.instance.levels import Level
 from hybridreg.similarity import Measure
 
-_LEAST = 0.1  # determinant of a step: none folds
+_MIN_DETERMINANT = 0.1  # determinant of a step: none folds
 _SHORTER = 0.7
-_LOOK_BACK = 5  # iterations over which progress is judged
+_WINDOW = 5  # iterations over which convergence is measured
 
-Listener = Callable[[int, float], None]  # iteration and dissimilarity
+Callback = Callable[[int, float], None]  # iteration and dissimilarity
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The rule of a step; lengths in voxels of the level.
+    """The update rule; lengths in voxels of the level.
 
-    step: the longest. soft: typical lengths of the gradient at which a step is half as long as it can be
-    (about). momentum: of the last gradients. gradient_sigma, map_sigma: of the Gaussians that smooth
-    the gradient and the map, at every iteration.
+    step: maximum length. soft: gradient length, relative to its typical length, at which a step has
+    about half of it. momentum: of the last gradients. gradient_sigma, map_sigma: of the Gaussians
+    that smooth the gradient and the map, at every iteration.
     """
 
     step: float
@@ -49,12 +49,12 @@ class Flow:
         weight: Tensor | None,
         measure: Measure,
         iterations: int,
-        listen: Listener,
+        listen: Callback,
     ) -> Tensor:
-        """The displacement (D, *shape), in mm along the axes of the level, after so many iterations.
+        """The displacement (D, *shape), in mm along the axes of the level, after some iterations.
 
-        Fewer where one gains less than ``tolerance`` of all that was gained, over the last five. The best
-        where it got worse again: steps have a length even where the images agree.
+        Stops earlier when the mean decrease over the last five is less than ``tolerance`` of the
+        total decrease. Returns the best map found: steps have a length even if the images agree.
         """
         best = displacement
         spacing = level.fixed.grid.spacing
@@ -65,13 +65,13 @@ class Flow:
             if value <= min(values):
                 best = displacement
             listen(iteration, value)
-            if len(values) > _LOOK_BACK:
-                gained = (values[-1 - _LOOK_BACK] - values[-1]) / _LOOK_BACK
+            if len(values) > _WINDOW:
+                gained = (values[-1 - _WINDOW] - values[-1]) / _WINDOW
                 if gained < self.tolerance * (values[0] - values[-1]):
                     break
             gathering, length = gathered(gathering, gradient, self.momentum)
             step = limited(gathering, -self.step * level.size_mm, self.soft * length)
-            while determinants(step, spacing).min() < _LEAST:
+            while determinants(step, spacing).min() < _MIN_DETERMINANT:
                 step.mul_(_SHORTER)
             displacement = composed(displacement, step, spacing)
             displacement = smoothed(displacement, _in_voxels(self.map_sigma, level))

@@ -1,4 +1,4 @@
-"""Where ``Instance`` computes, from coarse to fine: both images at each voxel size."""
+"""The resolution levels of ``Instance``: both images at each voxel size."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hybridreg.kernels.smoothing import downsampled
 from hybridreg.transforms import AffineTransform
 
 _FEWEST = 4  # voxels along an axis, where the image has them
-_SHOWN = 0.02  # of the range of intensities: what differs by more from the border is shown
-_MARGIN = 8  # finest voxels around what the images show
-_LOOKED_AT_MM = 4.0  # voxels in which that is looked for
+_SHOWN = 0.02  # of the range of intensities: larger differences from the border are foreground
+_MARGIN = 8  # finest voxels around the foreground
+_LOOKED_AT_MM = 4.0  # spacing at which the foreground is determined
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Side:
 
     @classmethod
     def of(cls, image: Image, mask: LabelMap | None, device: str, *, ends: bool = False) -> Side:
-        """ends: give the outermost voxels no weight, since beyond them values repeat."""
+        """ends: give the outermost voxels no weight, since values repeat beyond them."""
         weight = None if mask is None else (mask.data != 0)[None].float()
         if ends:
             weight = torch.ones(1, *image.grid.shape) if weight is None else weight
@@ -55,9 +55,10 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """Both images in voxels of about so many mm, and where the affine places the fixed ones' in the moving.
+    """Both images at one spacing, and the affine placement of fixed voxels in the moving image.
 
-    Displacements are in mm along the axes of the fixed grid: a fixed voxel x is seen at A(x + u(x)).
+    Displacements are in mm along the axes of the fixed grid: a fixed voxel x corresponds to A(x +
+    u(x)).
     """
 
     fixed: Side
@@ -69,7 +70,7 @@ class Level:
         return sample(self.moving.data, displacement, self.placement)
 
     def weight(self, displacement: Tensor) -> Tensor | None:
-        """Of each fixed voxel (*shape): inside both masks, and seen by the moving image."""
+        """Of each fixed voxel (*shape): inside both masks and the moving field of view."""
         weight = None if self.fixed.weight is None else self.fixed.weight[0]
         if self.moving.weight is None:
             return weight
@@ -82,8 +83,8 @@ def levels(
 ) -> list[Level]:
     """From coarse to fine, each in voxels twice as large as the next one's.
 
-    finest_mm: size of the last level's voxels, but along no axis smaller than the fixed image's. Levels
-    that would be no coarser than the next are left out.
+    finest_mm: spacing of the last level, but along no axis finer than the fixed image's. Levels
+    that would not be coarser than the next are left out.
     """
     sees_all = bool(pair.moving.grid.contains(affine(pair.fixed.grid.corners())).all())
     fixed = Side.of(pair.fixed, pair.fixed_mask, device)
@@ -111,7 +112,7 @@ def _spacing(size: float, voxel: float, extent: float) -> float:
 
 
 def placed(at: Grid, of: Grid, affine: AffineTransform) -> Placement:
-    """Where A(x + u) lies in a grid, for the voxels x of another and u in mm along its axes."""
+    """The placement A(x + u) in a grid, for the voxels x of another and u in mm along its axes."""
     axes = torch.tensor(at.direction, dtype=torch.float64)
     linear = of.physical_to_voxel()[:-1, :-1] @ affine.linear @ axes
     total = of.physical_to_voxel() @ affine.matrix @ at.voxel_to_physical()
@@ -121,7 +122,7 @@ def placed(at: Grid, of: Grid, affine: AffineTransform) -> Placement:
 
 
 def between(at: Grid, of: Grid) -> Placement:
-    """Where the voxels of a grid lie in another with the same axes."""
+    """The placement of the voxels of a grid in another with the same axes."""
     identity = AffineTransform(torch.eye(at.dimension + 1))
     return placed(at, of, identity)
 
@@ -129,7 +130,7 @@ def between(at: Grid, of: Grid) -> Placement:
 def _box(
     fixed: Side, moving: Side, affine: AffineTransform, margin_mm: float
 ) -> tuple[list[int], list[int]]:
-    """The fixed voxels, from and to, that hold all that either image shows, and a margin."""
+    """The range of fixed voxels with the foreground of both images, and a margin."""
     spacing = [max(_LOOKED_AT_MM, s) for s in fixed.grid.spacing]
     grid = fixed.grid.with_spacing(spacing)
     shown = torch.zeros(grid.shape, dtype=torch.bool, device=fixed.data.device)

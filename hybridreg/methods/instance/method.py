@@ -1,4 +1,4 @@
-"""The method: levels from coarse to fine, a flow at each, and a map without folds at the end."""
+"""Registration by composed small steps, from coarse to fine, with a final map without folds."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Instance:
-    """Registers by a flow of small steps (compositive, as in Avants 2008), from an affine alignment on.
+    """Registers by composed small steps (as in Avants 2008), after an affine alignment.
 
-    smoothness: 1 as tuned on brains; more gives a smoother map that follows the images less closely.
+    smoothness: 1 as tuned on brains; larger gives a smoother map that fits the images less closely.
     similarity: a measure, such as LNCC(radius=2) with its radius in voxels of each level.
     spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level before has
         voxels twice as large.
-    iterations: at most, at each level, coarse to fine; a level ends before where an iteration gains no
-        more than ``tolerance`` of all that it gained.
-    step: the longest step of an iteration, in voxels of the level. soft: the larger, the more slowly
-        steps reach that length where the images pull harder. momentum: weight of the gradients before.
+    iterations: maximum at each level, coarse to fine; a level ends earlier when the decrease per
+        iteration is at most ``tolerance`` of its total decrease.
+    step: maximum step of an iteration, in voxels of the level. soft: with a larger value steps
+        reach that length only at larger gradients. momentum: weight of the gradients before.
     gradient_sigma, map_sigma: of the Gaussians that smooth the gradient and the map at every iteration,
         in voxels of the level, times the smoothness. map_sigma_factor: by which the latter is larger at
         each coarser level.
-    scaled: bring one-channel images to [0, 1] by percentiles of their foreground first; images of
-        several channels are always taken as they are.
+    scaled: scale one-channel images to [0, 1] by percentiles of their foreground first; images of
+        several channels are never scaled.
     """
 
     smoothness: float = 1.0
@@ -86,9 +86,9 @@ class Instance:
             raise ValueError(f"momentum lies from 0 to below 1, found {self.momentum}")
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        """The total transform x -> A(x + u(x)), A what it starts from, u without folds.
+        """The total transform x -> A(x + u(x)), A the initial transform, u without folds.
 
-        The inverse is known to .01 voxel where it ends inside the fixed image.
+        The inverse is accurate to .01 voxel where it maps into the fixed image.
         """
         check_pair(pair, initial)
         affine = _affine(initial, pair.dimension)
@@ -168,8 +168,8 @@ def _affine(initial: Transform, dimension: int) -> AffineTransform | None:
 def _checked(weight: Tensor | None) -> Tensor | None:
     if weight is not None and not weight.mean() > 1e-3:
         raise RegistrationError(
-            "less than a thousandth of the fixed image is seen by the moving one (and inside "
-            "both masks): begin with an affine registration, or give other masks"
+            "less than a thousandth of the fixed image overlaps the moving image (and both "
+            "masks): start with an affine registration, or give other masks"
         )
     return weight
 
@@ -179,7 +179,7 @@ def _onto(displacement: Tensor, of: Grid, at: Grid) -> Tensor:
 
 
 def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
-    """Neither alone nor after what it starts from, where that has none itself."""
+    """The displacement without folds, alone and after the initial transform, if that has none."""
 
     def alone(u: Tensor) -> Tensor:
         return determinants(u, grid.spacing)
@@ -189,13 +189,13 @@ def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
         found = jacobian_determinant(compose(initial, field), grid).data[0].to(u)
         return torch.minimum(alone(u), found)
 
-    judged = alone
+    determinants_of = alone
     if parts_of(initial):
         if jacobian_determinant(initial, grid).data.min() > 0:
-            judged = total
+            determinants_of = total
         else:
             log.warning("the initial transform folds, and so will the result")
-    along, folded = unfolded(along, judged)
+    along, folded = unfolded(along, determinants_of)
     if folded:
         log.info("%d folded voxels were smoothed", folded)
     return along

@@ -1,4 +1,4 @@
-"""Displacements freed of folds: smoothed where they fold, more and more, until none is left."""
+"""Removal of folds from displacements by increasing local smoothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybridreg.kernels.smoothing import smoothed
 
-_LEAST = 0.02  # determinant that is sound: rounding does not turn it negative
+_MIN_DETERMINANT = 0.02  # minimum determinant, which rounding does not make negative
 _ROUNDS = 12
 _SHRINKING = 0.9
 
@@ -19,12 +19,12 @@ Determinants = Callable[[Tensor], Tensor]
 def unfolded(displacement: Tensor, determinants: Determinants) -> tuple[Tensor, int]:
     """The displacement without folds, and how many voxels were folded, or nearly.
 
-    Around such voxels it is blended with its smoothed self, over a range that grows from round to
-    round. What no smoothing frees, the whole displacement made smaller does, since none is none.
+    Around such voxels it is blended with its smoothed version, over a range that grows from round
+    to round. If smoothing is not sufficient, the whole displacement is scaled down.
     """
     found = 0
     for number in range(_ROUNDS):
-        bad = determinants(displacement) < _LEAST
+        bad = determinants(displacement) < _MIN_DETERMINANT
         count = int(bad.sum())
         if count == 0:
             return displacement, found
@@ -33,6 +33,6 @@ def unfolded(displacement: Tensor, determinants: Determinants) -> tuple[Tensor, 
         around = smoothed(bad[None].to(displacement), sigma)
         around = (around * (1 / around.max())).mul_(8).clamp_(max=1)
         displacement = displacement + around * (smoothed(displacement, sigma) - displacement)
-    while (determinants(displacement) < _LEAST).any():
+    while (determinants(displacement) < _MIN_DETERMINANT).any():
         displacement = displacement * _SHRINKING
     return displacement, found

@@ -19,10 +19,10 @@ from hybridreg.methods.linear.optimizer import minimized
 from hybridreg.methods.linear.parameters import Family
 from hybridreg.similarity import Measure
 
-_LEAST_OVERLAP = 0.25  # of what the smaller of both shows, as elastix asks of the fixed image
+_MIN_OVERLAP = 0.25  # of the smaller image, as elastix requires of the fixed image
 _SCALE, _PENALTY = np.log(1.4), 10.0
 _ROUNDS = 3  # of weights; the second and third begin at the optimum, or nearly
-_CHANGED = 0.002  # of the weights, in the mean, that makes another round worth it
+_CHANGED = 0.002  # mean change of the weights that requires another round
 
 Report = Callable[[int, float], None]
 
@@ -44,12 +44,12 @@ class Dissimilarity:
         weight = seen if level.weight is None else seen * level.weight
         fixed, moving = self.volumes
         both = weight.sum().item() * math.prod(level.fixed_grid.spacing)
-        if both < _LEAST_OVERLAP * min(fixed, moving):
+        if both < _MIN_OVERLAP * min(fixed, moving):
             return None
         return Weighted(self, weight, both / fixed)
 
     def value(self, matrix: np.ndarray) -> float:
-        """The measure where both are seen; what is not seen counts as a moving image of one value."""
+        """The measure in the overlap; outside, the moving image counts as constant."""
         weighted = self.at(matrix)
         return np.inf if weighted is None else weighted.value(matrix)
 
@@ -146,9 +146,9 @@ def fitted(
     tolerance: float,
     report: Report | None = None,
 ) -> np.ndarray:
-    """The matrix of least dissimilarity, from a start, by BFGS over the family's parameters.
+    """The matrix of minimum dissimilarity, from a start, by BFGS over the family's parameters.
 
-    since: the matrix from which scales are counted; beyond 1.4 times they are penalized. tolerance: in
+    since: the reference matrix for scales; beyond a factor of 1.4 they are penalized. tolerance: in
     voxels of the level. Weights are those of the start, and again of what was found from there.
     """
     tolerance_mm = tolerance * min(dissimilarity.level.fixed_grid.spacing)
@@ -156,9 +156,9 @@ def fitted(
     parameters, weighted = np.zeros(family.count), dissimilarity.at(start)
     if weighted is None:
         raise RegistrationError(
-            f"under the transform to start from, both images show less than "
-            f"{_LEAST_OVERLAP:.0%} of what the smaller one does (inside the masks, if any): they do not "
-            "overlap enough; give another initial transform, search=\"always\" or other masks"
+            f"under the initial transform the overlap is less than {_MIN_OVERLAP:.0%} of the "
+            "foreground of the smaller image (inside the masks, if any): they do not overlap "
+            "enough; give another initial transform, search=\"always\" or other masks"
         )
     done = 0
 

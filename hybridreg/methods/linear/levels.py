@@ -1,4 +1,4 @@
-"""The images of a pair at several resolutions, as a linear registration compares them."""
+"""The images of a pair at the resolution levels of a linear registration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hybridreg.preprocessing import foreground
 from hybridreg.transforms import DisplacementField, Transform
 
 _LOOK_MM = 4.0  # voxels at which the intensities and the foreground are looked at
-_LEAST_VOXELS = 64  # along the longest side at the finest level
+_MIN_VOXELS = 64  # along the longest side at the finest level
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def levels(
 
 def _spacings(pair: ImagePair, levels_mm: tuple[float, ...]) -> list[float]:
     """Of the levels; all smaller by one factor for fields of view of few voxels at the finest."""
-    factor = min(1.0, max(pair.fixed.grid.extent) / (_LEAST_VOXELS * levels_mm[-1]))
+    factor = min(1.0, max(pair.fixed.grid.extent) / (_MIN_VOXELS * levels_mm[-1]))
     return [factor * spacing for spacing in levels_mm]
 
 
@@ -91,11 +91,11 @@ def _level(
 ) -> Level:
     weight = None
     if fixed_mask is not None:
-        weight = _shares(fixed_mask, fixed.grid, threads)
+        weight = _fractions(fixed_mask, fixed.grid, threads)
     if moving_mask is None:
         inside = torch.ones(moving.grid.shape)
     else:
-        inside = _shares(moving_mask, moving.grid, threads)
+        inside = _fractions(moving_mask, moving.grid, threads)
     displacement = None
     if before is not None:
         displacement = DisplacementField.sampled(before, fixed.grid).vectors
@@ -111,11 +111,11 @@ def _level(
     )
 
 
-def _shares(mask: LabelMap, onto: Grid, threads: int | None) -> Tensor:
+def _fractions(mask: LabelMap, onto: Grid, threads: int | None) -> Tensor:
     """How much of each voxel of a grid with the same axes lies in the mask, shape (*shape)."""
-    shares = Image((mask.data != 0).float(), mask.grid)
+    fractions = Image((mask.data != 0).float(), mask.grid)
     factors = [new / old for new, old in zip(onto.spacing, mask.grid.spacing, strict=True)]
-    smooth = smoothed(shares.data, antialiasing(factors), threads=threads)
+    smooth = smoothed(fractions.data, antialiasing(factors), threads=threads)
     matrix = (mask.grid.physical_to_voxel() @ onto.voxel_to_physical()).tolist()
     return sample(smooth, None, placement(matrix), onto.shape, threads=threads)[0]
 

@@ -42,7 +42,7 @@ class Linear:
     similarity: LNCC or NCC for one contrast, MI for any two.
     levels_mm: voxels at each level, coarse to fine; never finer than the images'. Where the longest side
         of the fixed image has fewer than 64 voxels of the finest, all are smaller by that factor.
-    iterations: at most, at each level. tolerance: a level ends where a step is shorter, in voxels.
+    iterations: maximum at each level. tolerance: a level ends when a step is shorter, in voxels.
     search: at the coarsest level, rotations up to ``search_deg`` about centers of mass, of the fields of
         view and as the headers say. "auto": where the initial transform is none or a mere shift; a turned
         one is a start to trust.
@@ -125,7 +125,7 @@ class Linear:
                     since=start,
                     iterations=self.iterations,
                     tolerance=self.tolerance,
-                    report=_Noted(kind, number, len(found), self.iterations, trace),
+                    report=_Recorder(kind, number, len(found), self.iterations, trace),
                 )
         return matrix, tuple(trace)
 
@@ -159,7 +159,7 @@ class _Middle:
 
 
 @dataclass(frozen=True)
-class _Noted:
+class _Recorder:
     """Notes every iteration, and reports how far the whole is."""
 
     kind: str

@@ -1,4 +1,4 @@
-"""Where a linear registration starts when nobody says: turns about centers that are laid over each other."""
+"""Search of the initial alignment of a linear registration: rotations about aligned centers."""
 
 from __future__ import annotations
 
