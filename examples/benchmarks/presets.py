@@ -196,6 +196,10 @@ def write(out: Path, folder: Path | None, chosen: list[str] | None):
             print(f"{preset}, {problem.name}: {seconds:.1f} s", flush=True)
 
 
+def preset_of(stem: str) -> str:
+    return stem.partition(" - ")[0]
+
+
 def row(name: str, a: np.lib.npyio.NpzFile, b: np.lib.npyio.NpzFile) -> tuple[str, ...]:
     preset, _, pair = name.partition(" - ")
     if not np.array_equal(a["points"], b["points"]):
@@ -212,14 +216,15 @@ def compare(a: Path, b: Path, title: str):
     names = [f"{each['version']} at {each['commit']}" for each in about]
     order = list(KINDS)
     files = [{path.stem: path for path in folder.glob("*.npz")} for folder in (a, b)]
-    both = sorted(files[0].keys() & files[1].keys(), key=lambda n: order.index(n.split(" - ")[0]))
+    common = sorted(files[0].keys() & files[1].keys())
+    both = sorted(common, key=lambda name: order.index(preset_of(name)))
     rows = [row(name, np.load(files[0][name]), np.load(files[1][name])) for name in both]
     notes = [f"A is {names[0]}, B is {names[1]}; seconds of A, B.", table(COLUMNS, rows)]
     for here, there, label in ((0, 1, "A"), (1, 0, "B")):
         if only := sorted(set(about[here]["presets"]) - set(about[there]["presets"])):
             notes.append(f"Presets only in {label}: {', '.join(f'`{name}`' for name in only)}.")
-        if alone := sorted(files[here].keys() - files[there].keys()):
-            notes.append(f"Registered only in {label}: {'; '.join(alone)}.")
+        if alone := sorted(set(map(preset_of, files[here].keys() - files[there].keys()))):
+            notes.append(f"Registered, or with more pairs, only in {label}: {', '.join(alone)}.")
     write_section(TABLE, title, "\n\n".join(notes), head=HEAD)
     print("\n\n".join(notes))
 
