@@ -168,8 +168,8 @@ def _affine(initial: Transform, dimension: int) -> AffineTransform | None:
 def _checked(weight: Tensor | None) -> Tensor | None:
     if weight is not None and not weight.mean() > 1e-3:
         raise RegistrationError(
-            "less than a thousandth of the fixed image overlaps the moving image (and both "
-            "masks): start with an affine registration, or give other masks"
+            "less than a thousandth of the fixed image overlaps the moving image "
+            "(inside both masks, if any): start with an affine registration, or give other masks"
         )
     return weight
 

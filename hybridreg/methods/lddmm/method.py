@@ -185,8 +185,8 @@ class Lddmm:
         term = ImageTerm.with_masks(level, self.similarity, start_map)
         if not term.volume > 1e-3 * math.prod(level.at.shape) * math.prod(level.at.spacing):
             raise RegistrationError(
-                "less than a thousandth of the fixed image overlaps the moving image (and both "
-                "masks): start with an affine registration, or give other masks"
+                "less than a thousandth of the fixed image overlaps the moving image "
+                "(inside both masks, if any): start with an affine registration, or give other masks"
             )
         return Energy(shooter, term, sigma, self.unfolding, self.band)
 
