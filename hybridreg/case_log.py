@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from hybridreg.io.files import named_by_role
 
 
 class CaseLog(logging.Handler):
     """The log lines of this package while it listens, the warnings among them, and wall seconds.
+
+    roles: what files are called instead of their paths, which may name patients; {path: role}.
 
     >>> log = CaseLog()
     >>> with log.listening(), log.timing("read"):
@@ -18,17 +22,18 @@ class CaseLog(logging.Handler):
     (['the sform is sheared'], ['read'])
     """
 
-    def __init__(self):
+    def __init__(self, roles: Mapping[str, str] | None = None):
         super().__init__(logging.INFO)
+        self.roles = roles or {}
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.lines: list[str] = []
         self.warnings: list[str] = []
         self.times_s: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord):
-        self.lines.append(self.format(record))
+        self.lines.append(named_by_role(self.format(record), self.roles))
         if record.levelno >= logging.WARNING:
-            self.warnings.append(record.getMessage())
+            self.warnings.append(named_by_role(record.getMessage(), self.roles))
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -75,12 +75,14 @@ def register(
     if isinstance(method, (str, Path, Mapping)):
         method, intent = load_method(method), load_intent(method)
     method = with_settings(method, threads=threads, seed=seed, device=device)
-    record = CaseLog()
+    sources = {"fixed": fixed, "moving": moving, "initial": initial, **more}
+    files = {k: Path(v) for k, v in sources.items() if isinstance(v, (str, Path))}
+    roles = {str(path): role for role, path in files.items() if path.exists()}
+    record = CaseLog({} if keep_identifiers else roles)
     with record.listening(), record.timing("read"):
         frames = {"fixed_frame": fixed_frame, "moving_frame": moving_frame}
         case = read_case(fixed, moving, **frames, **more)
         start = start_of(initial, case.pair)
-        sources = {"fixed": fixed, "moving": moving, "initial": initial, **more}
         inputs = {
             name: describe_input(
                 source,

@@ -134,7 +134,7 @@ def write_records(folder: Path, records: Sequence[Record], *, name: str = "recor
     table.writeheader()
     table.writerows(rows)
     with whole_file(folder / f"{name}.csv") as partial:
-        partial.write_text(out.getvalue(), encoding="utf-8")
+        partial.write_text(out.getvalue(), encoding="utf-8", errors="backslashreplace")
     with whole_file(folder / f"{name}.json") as partial:
         write_json(partial, finite({"records": rows}))
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +147,14 @@ def lower_ending(path: Path) -> Iterator[Path]:
         return
     with working_folder("hybridreg-copy-") as folder:
         yield Path(shutil.copyfile(path, folder / f"copy{path.suffix.lower()}"))
+
+
+def named_by_role(text: str, roles: Mapping[str, str]) -> str:
+    """A text with paths, and what lies below them, replaced by their roles, such as "fixed"."""
+    for path in sorted(roles, key=len, reverse=True):
+        whole = rf"(?<![\w./-]){re.escape(path)}(?![\w-])"
+        text = re.sub(whole + r"[^\s:;,'\"]*", roles[path], text)
+    return text
 
 
 def reserve(path: Path, count: int):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-from hybridreg.io.files import errors_of, read_text
+from hybridreg.io.files import errors_of, named_by_role, read_text
 from hybridreg.io.image_folders import images_of
 
 DECIMAL_COMMA = "decimals need a point, not a comma"
@@ -56,9 +56,7 @@ def absolute(case: CaseRow) -> CaseRow:
 def without_files(text: str, case: CaseRow) -> str:
     """A text with the file and folder names of a case replaced by the names of their columns."""
     files = {str(v): f.name for f in fields(case) if isinstance(v := getattr(case, f.name), Path)}
-    for file in sorted(files, key=len, reverse=True):
-        text = re.sub(re.escape(file) + r"[^\s:;,'\"]*", files[file], text)
-    return text
+    return named_by_role(text, files)
 
 
 def pairs_of_folder(folder: str | Path) -> list[CaseRow]:

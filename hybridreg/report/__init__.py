@@ -41,7 +41,7 @@ def write_report(folder: str | Path) -> Path:
     result = _read_result(folder / output.RESULT)
     views = load_views(folder / output.VIEWS) if (folder / output.VIEWS).is_file() else None
     path = folder / output.REPORT
-    path.write_text(_page(result, views), encoding="utf-8")
+    path.write_text(_page(result, views), encoding="utf-8", errors="backslashreplace")
     return path
 
 
