@@ -79,7 +79,7 @@ _COMPOSITE = "CompositeTransform"
 _TAGS = {"Parameters": "parameters", "FixedParameters": "fixed"}
 _FAR_MM = 1e7
 _CHILD = Path(__file__).with_name("hdf5_transforms.py")
-_CPU_S = 20  # CPU seconds of the child, plus one for each 8 MB
+_CPU_S = 8  # CPU seconds of the child, plus one for each 8 MB
 _WAIT_S = 100
 
 
