@@ -22,7 +22,7 @@ class Stays:
         return RegistrationResult(initial)
 
 
-@pytest.mark.parametrize("name", ["smith_john", os.fsdecode(b"sm\xffith")])
+@pytest.mark.parametrize("name", ["smith_john", os.fsdecode(b"sm\xffith")], ids=["text", "bytes"])
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_warning_of_a_file_calls_it_by_its_role(tmp_path, name, keep):
     """The mask is labels, so reading it warns; a name may hold bytes that are no text."""
