@@ -1,6 +1,7 @@
 """File names, which may be those of patients, reach results only where they are asked for."""
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ class Stays:
 
 @pytest.mark.parametrize("name", ["smith_john", os.fsdecode(b"sm\xffith")], ids=["text", "bytes"])
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_warning_of_a_file_calls_it_by_its_role(tmp_path, name, keep):
+def test_a_warning_of_a_file_calls_it_by_its_role(tmp_path, monkeypatch, name, keep):
     """The mask is labels, so reading it warns; a name may hold bytes that are no text."""
+    # Log lines that are no text cannot be sent between the processes of the tests.
+    monkeypatch.setattr(logging.getLogger("hybridreg"), "propagate", False)
     case = blobs(dimension=3)
     paths = {}
     for side in ("fixed", "moving"):
