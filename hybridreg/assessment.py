@@ -10,13 +10,13 @@ from typing import Any
 from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case, ImagePair
 from hybridreg.decomposition import Decomposition, decompose, fitted_affine
-from hybridreg.evaluation import Scores, evaluate
+from hybridreg.evaluation import Scores, evaluate, evaluated_region
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.preprocessing import without_outliers
 from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
-from hybridreg.transforms import DisplacementField, Transform
+from hybridreg.transforms import DisplacementField, Transform, affine_of
 from hybridreg.warping import Inverse, invert, jacobian_determinant, lowest, measured, warp
 
 OPTIONAL = ("inverse", "verdict")  # can be left out in a comparison of many methods
@@ -85,17 +85,20 @@ def _(
         labels = case.moving_labels
         moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
     with log.timing("jacobian"):
-        jacobian = jacobian_determinant(displacement, onto)
+        whole = affine_of(transform, onto.dimension) or displacement
+        jacobian = jacobian_determinant(whole, onto)
     inverse = None
     if "inverse" not in without:
         with log.timing("invert"):
             inverse = _inverse(result, pair.moving.grid)
     with log.timing("evaluate"):
+        region = evaluated_region(pair.fixed, pair.fixed_mask)
         scores = (
-            evaluate(case, initial),
+            evaluate(case, initial, region=region),
             evaluate(
                 case,
                 transform,
+                region=region,
                 inverse=inverse and inverse.transform,
                 jacobian=jacobian,
                 moved_labels=moved_labels,

@@ -113,20 +113,21 @@ def _check_thickness(side: str, grid: Grid):
 
 
 def _check_image(side: str, image: Image):
-    bad = int((~torch.isfinite(image.data)).sum())
-    if bad:
+    low, high = (end.item() for end in image.data.aminmax())
+    if not math.isfinite(low + high):
+        bad = int((~torch.isfinite(image.data)).sum())
         raise ValueError(
             f"the {side} image has {bad} voxels that are NaN or infinite: "
             "replace them (by the background value, say) and try again"
         )
-    largest = image.data.abs().max().item()
+    largest = max(-low, high)
     if largest > _LARGEST:
         raise ValueError(
             f"the {side} image has values up to {largest:.3g}, too large to compute with: "
             "scale them down, or correct the slope in its header"
         )
     for channel, data in enumerate(image.data):
-        if data.min() == data.max():
+        if (ends := data.aminmax()).min == ends.max:
             which = f" (channel {channel})" if image.channels > 1 else ""
             raise ValueError(
                 f"the {side} image{which} is constant ({data.min().item():g} everywhere): "

@@ -33,20 +33,22 @@ def center_of_mass(image: Image, mask: LabelMap | None = None) -> Tensor:
 
     Intensities are clipped at the 99th percentile, to limit the influence of metal and vessels.
     """
-    data = without_outliers(image).data.mean(0)
+    channels = without_outliers(image).data
+    data = channels.mean(0) if len(channels) > 1 else channels[0]
     sample = data.flatten()[:: max(1, data.numel() // 100_000)]
     low, high = torch.quantile(sample, torch.tensor([0.01, 0.99])).tolist()
-    weights = (data - low).clamp(0, max(high - low, 1e-12))
-    if mask is not None:
-        weights = weights * (mask.data != 0)
-    total = weights.sum(dtype=torch.float64)
+    rows, columns = [], 0  # the weights summed along x, and along all other axes
+    for number, part in enumerate(data):  # slice by slice, for little memory
+        weights = (part.double() - low).clamp_(0, max(high - low, 1e-12))
+        if mask is not None:
+            weights *= mask.data[number] != 0
+        rows.append(weights.sum(-1))
+        columns = columns + (weights if weights.ndim == 1 else weights.sum(0))
+    rows = torch.stack(rows)
+    total = rows.sum()
     if total == 0:
         return image.grid.center
+    profiles = [columns] + ([rows] if rows.ndim == 1 else [rows.sum(0), rows.sum(1)])  # x, y, z
+    index = [(p * torch.arange(len(p), dtype=torch.float64)).sum() / total for p in profiles]
     matrix = image.grid.voxel_to_physical()
-    index = []
-    for axis in range(data.ndim - 1, -1, -1):  # (x, y, z) order
-        others = [a for a in range(data.ndim) if a != axis]
-        profile = weights.sum(others, dtype=torch.float64)
-        steps = torch.arange(len(profile), dtype=torch.float64)
-        index.append((profile * steps).sum() / total)
     return matrix[:-1, :-1] @ torch.stack(index) + matrix[:-1, -1]

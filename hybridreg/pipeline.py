@@ -132,9 +132,10 @@ def run(
     if unknown := set(without) - set(OPTIONAL):
         raise ValueError(f"{sorted(unknown)} cannot be left out; {', '.join(OPTIONAL)} can")
     check_accepts(method, case.pair)
-    check_pair(case.pair, initial)
     check_interpolation(interpolation)
-    network = None if fuse is None else _fusion_network(case.pair, fuse)
+    with record.timing("check"):
+        check_pair(case.pair, initial)
+        network = None if fuse is None else _fusion_network(case.pair, fuse)
     with record.listening():
         for hint in hints(case.pair):
             log.warning("%s", hint)

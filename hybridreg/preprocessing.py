@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ _VALUES = 1_000_000  # sampled for percentiles
 
 # Ranges beyond the percentiles; real images stay within 3.7 (examples/benchmarks/verdicts.md).
 _FAR = 5.0
+_ORDINARY: WeakKeyDictionary[Image, tuple[int, Image | None]] = WeakKeyDictionary()
 _FEW_LEVELS = 16  # fewer are labels, which may be any numbers
 
 
@@ -72,12 +74,22 @@ def without_outliers(image: Image) -> Image:
     Outliers are values further beyond the 1st or 99th percentile than five times the range between
     the two and zero, such as a hot voxel or a padding of -32768. Percentiles are taken without the
     lowest value, which is usually background; values above -3072 are never too low, since CT uses
-    them as padding. An image without outliers is returned unchanged.
+    them as padding. An image without outliers is returned unchanged. What was found for an image is
+    kept as long as the image.
     """
+    version, found = _ORDINARY.get(image, (None, None))
+    if version != image.data._version:  # new, or changed in place
+        version, found = image.data._version, _clamped(image)
+        _ORDINARY[image] = version, found
+    return image if found is None else found
+
+
+def _clamped(image: Image) -> Image | None:
+    """The image within its limits; None if it has no outliers."""
     limits = [_ordinary(channel) for channel in image.data]
     ends = [tuple(end.item() for end in channel.aminmax()) for channel in image.data]
     if limits == ends:
-        return image
+        return None
     low, high = torch.tensor(limits).T
     across = (-1, *[1] * image.grid.dimension)
     return replace(image, data=image.data.clamp(low.reshape(across), high.reshape(across)))
@@ -151,7 +163,8 @@ def _ordinary(channel: Tensor) -> tuple[float, float]:
     if low <= ends[0] and ends[1] <= high:
         return ends
     within = channel[(channel >= low) & (channel <= high)]
-    if len(torch.unique(within)) < _FEW_LEVELS:
+    levels = len(np.unique(shown[(shown >= low) & (shown <= high)]))
+    if levels < _FEW_LEVELS and len(torch.unique(within)) < _FEW_LEVELS:
         return ends
     return tuple(end.item() for end in within.aminmax())
 

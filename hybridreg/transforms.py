@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hybridreg.bsplines import BSpline
 from hybridreg.geometry import Grid, apply_matrix
+from hybridreg.kernels.interpolation import at_points
 
 
 def of_points(call: Callable) -> Callable:
@@ -191,7 +192,12 @@ class DisplacementField:
     def sampled(cls, transform: Transform, grid: Grid) -> DisplacementField:
         """Any transform as its displacements (float32) on a grid."""
         vectors = torch.empty(grid.dimension, *grid.shape)
+        affine = affine_of(transform, grid.dimension)
         for rows, slab in grid.slabs():
+            if affine is not None:
+                matrix = affine.matrix - torch.eye(len(affine.matrix))
+                _linear_function(matrix, slab, out=vectors[:, rows])
+                continue
             points = slab.points()
             vectors[:, rows] = (transform(points) - points).movedim(-1, 0)
         return cls(vectors, grid)
@@ -243,6 +249,14 @@ def parts_of(transform: Transform) -> tuple[Transform, ...]:
     """The parts of a transform after ``compose``, the last applied first; () for the identity."""
     total = compose(transform)
     return total.parts if isinstance(total, CompositeTransform) else (total,)
+
+
+def affine_of(transform: Transform, dimension: int) -> AffineTransform | None:
+    """The transform as one affine, the identity included; None if it is none."""
+    parts = parts_of(transform)
+    if not parts:
+        return AffineTransform(torch.eye(dimension + 1))
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], AffineTransform) else None
 
 
 def _opened(transforms: Iterable[Transform]) -> Iterable[Transform]:
@@ -317,6 +331,9 @@ def interpolate(data: Tensor, grid: Grid, points: Tensor) -> tuple[Tensor, Tenso
     The arithmetic is float64: float32 coordinates would cost 1e-4 of a voxel on large grids.
     """
     flat = _flat(points, grid)
+    if found := at_points(data, grid.physical_to_voxel(), flat):
+        values, inside = found
+        return values.reshape(len(data), *points.shape[:-1]), inside.reshape(points.shape[:-1])
     normalized = apply_matrix(grid.to_normalized(), flat)
     values = F.grid_sample(
         data[None].to(torch.float64),
@@ -327,6 +344,18 @@ def interpolate(data: Tensor, grid: Grid, points: Tensor) -> tuple[Tensor, Tenso
     )
     inside = (normalized.abs() <= 1).all(-1)
     return values.reshape(len(data), *points.shape[:-1]), inside.reshape(points.shape[:-1])
+
+
+def _linear_function(matrix: Tensor, grid: Grid, *, out: Tensor):
+    """M x + t at every voxel x of a grid, (D, *shape); computed in float64, without the points."""
+    by_voxel = matrix @ grid.voxel_to_physical()
+    values = by_voxel[:-1, -1].reshape(-1, *[1] * grid.dimension)
+    for axis, count in reversed(list(enumerate(grid.size))):
+        steps = by_voxel[:-1, axis, None] * torch.arange(count, dtype=torch.float64)
+        where = [1] * grid.dimension
+        where[grid.dimension - 1 - axis] = count
+        steps = steps.reshape(-1, *where)
+        values = torch.add(values, steps, out=out) if axis == 0 else values + steps
 
 
 def _flat(points: Tensor, grid: Grid) -> Tensor:
@@ -342,5 +371,5 @@ def _check_vectors(vectors: Tensor, grid: Grid):
             f"displacements of shape {tuple(vectors.shape)} do not fit a grid of shape "
             f"{grid.shape}: expected {(grid.dimension, *grid.shape)}"
         )
-    if not torch.isfinite(vectors).all():
+    if not torch.isfinite(torch.stack(vectors.aminmax())).all():
         raise ValueError("displacements have numbers that are not finite")

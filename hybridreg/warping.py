@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.images import Image, LabelMap, check_kind
+from hybridreg.kernels.interpolation import resampled
+from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.matrices import determinant
 from hybridreg.transforms import (
     AffineTransform,
@@ -20,6 +22,7 @@ from hybridreg.transforms import (
     DisplacementField,
     NumericalInverse,
     Transform,
+    affine_of,
     compose,
     interpolate,
     parts_of,
@@ -53,14 +56,36 @@ def warp(
         )
     labels = isinstance(moving, LabelMap)
     data = moving.data[None] if labels else moving.data
-    sample = _SAMPLERS["nearest" if labels else interpolation](data, moving.grid)
+    kind = "nearest" if labels else interpolation
     outside = lowest(moving) if default is None else torch.as_tensor(default, dtype=torch.float64)
+    out = _by_loops(data, moving.grid, transform, onto, kind, outside.reshape(-1))
+    if out is not None:
+        return replace(moving, data=out[0] if labels else out, grid=onto)
+    sample = _SAMPLERS[kind](data, moving.grid)
     outside = outside.reshape(-1, *[1] * onto.dimension)  # (C or 1, z, y, x)
     out = torch.empty(len(data), *onto.shape, dtype=data.dtype)
     for rows, slab in onto.slabs():
         values, inside = sample(_mapped(transform, slab, onto, rows))
         out[:, rows] = torch.where(inside, values, outside).to(out.dtype)
     return replace(moving, data=out[0] if labels else out, grid=onto)
+
+
+def _by_loops(
+    data: Tensor, grid: Grid, transform: Transform, onto: Grid, kind: str, outside: Tensor
+) -> Tensor | None:
+    """The values at all voxels in one pass, for affines and for fields on the grid itself."""
+    if kind == "cubic":
+        return None
+    to_voxel = grid.physical_to_voxel()
+    how = {"outside": outside, "nearest": kind == "nearest"}
+    if (affine := affine_of(transform, onto.dimension)) is not None:
+        matrix = to_voxel @ affine.matrix @ onto.voxel_to_physical()
+        return resampled(data, matrix, onto.shape, **how)
+    if isinstance(transform, DisplacementField) and transform.grid == onto:
+        matrix = to_voxel @ onto.voxel_to_physical()
+        how |= {"displacement": transform.vectors, "scales": to_voxel[:-1, :-1]}
+        return resampled(data, matrix, onto.shape, **how)
+    return None
 
 
 def lowest(image: Warpable) -> Tensor:
@@ -71,6 +96,9 @@ def lowest(image: Warpable) -> Tensor:
     if isinstance(image, LabelMap):
         return torch.zeros(1, dtype=torch.float64)
     channels = image.data.flatten(1)
+    least = channels.amin(1).to(torch.float64)
+    if least.isfinite().all():
+        return least
     least = torch.where(channels.isfinite(), channels, torch.inf).amin(1).to(torch.float64)
     return torch.where(least.isfinite(), least, 0.0)
 
@@ -140,11 +168,18 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Image:
 
     By central differences between neighboring voxels (one-sided at the border) of the
     displacement in mm, so it detects exactly the folds of the warped image. An axis of one
-    voxel counts as undeformed.
+    voxel counts as undeformed. Of an affine it is one number, without memory for every voxel.
     """
+    affine = affine_of(transform, grid.dimension)
+    if affine is not None and min(grid.shape) > 1:
+        return Image(torch.linalg.det(affine.linear).float().expand(1, *grid.shape), grid)
     field = transform
     if not (isinstance(field, DisplacementField) and field.grid == grid):
         field = DisplacementField.sampled(transform, grid)
+    if field.vectors.dtype == torch.float32:
+        axes = torch.tensor(grid.direction, dtype=torch.float32)
+        along = torch.einsum("ca,c...->a...", axes, field.vectors)
+        return Image(determinants(along, grid.spacing), grid)
     # d(index)/dx: rows are voxel axes (x, y, z), columns LPS.
     index_by_mm = torch.linalg.inv(grid.voxel_to_physical()[:-1, :-1]).to(field.vectors.dtype)
     out = torch.empty(grid.shape)

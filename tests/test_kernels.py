@@ -314,15 +314,15 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_and_speed(loaded_anew, m
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     assert half_mean_square() == half_mean_square() == 0.5
-    (record,) = loaded_anew.records
+    # On a slow machine there is a note on compilation as well.
+    (record,) = (r for r in loaded_anew.records if "computing with torch" in r.message)
     assert "No space left" in record.message and "NUMBA_CACHE_DIR" in record.message
 
 
 def test_without_any_folder_for_the_cache_torch_computes(loaded_anew, monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     assert half_mean_square() == 0.5
-    (record,) = loaded_anew.records
-    assert "computing with torch" in record.message
+    assert sum("computing with torch" in r.message for r in loaded_anew.records) == 1
 
 
 def test_without_numba_torch_computes(loaded_anew, monkeypatch):

@@ -38,17 +38,19 @@ def jacobian_statistics(determinant: Image, *, mask: LabelMap | None = None) -> 
     The determinants are neither offset nor clipped.
     """
     values = determinant.data[0]
-    if mask is not None:
-        values = values[_inside(mask, determinant)]
-    values = values.flatten().double().numpy()
-    if values.size == 0:
+    inside = None if mask is None else _inside(mask, determinant)
+    voxels = values.numel() if inside is None else int(inside.sum())
+    if voxels == 0:
         raise ValueError("the mask is empty: give one with voxels inside, or none")
+    if (ends := values.aminmax()).min == ends.max:  # of an affine
+        values, inside = ends.min, None
+    values = (values if inside is None else values[inside]).flatten().numpy()
     positive = values[values > 0]
     p1, p99 = np.percentile(values, [1, 99])
     return JacobianStatistics(
-        voxels=values.size,
+        voxels=voxels,
         folding_percent=100 * (values.size - positive.size) / values.size,
-        log_sd=float(np.log(positive).std()) if positive.size else None,
+        log_sd=float(np.log(positive).std(dtype=np.float64)) if positive.size else None,
         minimum=float(values.min()),
         p1=float(p1),
         p99=float(p99),

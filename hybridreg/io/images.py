@@ -349,8 +349,9 @@ def _clamped(values: np.ndarray, dtype: str) -> np.ndarray:
     if np.isnan(values).any():
         raise ValueError(f"the image has NaN, which {dtype} cannot hold: give it dtype float32")
     limits = np.iinfo(dtype)
-    wide = values.astype(np.float64)  # float32 cannot represent the largest int32
-    return np.clip(np.rint(wide), limits.min, limits.max).astype(dtype)
+    # float32 cannot represent the largest int32
+    whole = np.rint(values, dtype=np.float32 if limits.bits <= 16 else np.float64)
+    return np.clip(whole, limits.min, limits.max, out=whole).astype(dtype)
 
 
 def _write(path: Path, values: np.ndarray, grid: Grid):

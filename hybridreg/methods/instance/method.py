@@ -27,6 +27,7 @@ from hybridreg.transforms import (
     AffineTransform,
     DisplacementField,
     Transform,
+    affine_of,
     compose,
     parts_of,
 )
@@ -91,7 +92,7 @@ class Instance:
         The inverse is accurate to .01 voxel where it maps into the fixed image.
         """
         check_pair(pair, initial)
-        affine = _affine(initial, pair.dimension)
+        affine = affine_of(initial, pair.dimension)
         if affine is None:
             pair = warp_pair(with_field_of_view(pair, initial), initial)
         pair = self._prepared(pair)
@@ -156,13 +157,6 @@ def _to_unit(image: Image) -> Image:
     _, scaling = to_unit(sampled, "percentiles")
     scaled = (image.data - scaling.low).mul_(1 / (scaling.high - scaling.low)).clamp_(0, 1)
     return replace(image, data=scaled)
-
-
-def _affine(initial: Transform, dimension: int) -> AffineTransform | None:
-    parts = parts_of(compose(initial))
-    if not parts:
-        return AffineTransform(torch.eye(dimension + 1))
-    return parts[0] if len(parts) == 1 and isinstance(parts[0], AffineTransform) else None
 
 
 def _checked(weight: Tensor | None) -> Tensor | None:
