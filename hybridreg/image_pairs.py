@@ -9,10 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from hybridreg.case_files import read_case, start_of
+from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.io.files import errors_of
 from hybridreg.io.tables import CaseRow
 from hybridreg.network_inputs import NetworkInputs
+from hybridreg.training_domain import TrainingDomain
 
 Pair = tuple[Tensor, Tensor]
 """Fixed and moving, each of shape (C, *shape)."""
@@ -37,7 +39,9 @@ class ImagePairs:
         if not self.cases:
             raise ValueError("there are no cases to draw pairs from")
         if min(self.size) < 1:
-            raise ValueError(f"the size must be at least 1 voxel along each axis, found {self.size}")
+            raise ValueError(
+                f"the size must be at least 1 voxel along each axis, found {self.size}"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,6 +72,15 @@ class ImagePairs:
                 pairs.append([image[(slice(None), *cut)] for image in pair])
             yield _batch(pairs)
 
+    def domain(self, most: int = 100) -> TrainingDomain:
+        """What the images are like, from ``most`` cases at most, evenly over the table."""
+        step = -(-len(self.cases) // most)
+        images = []
+        for row in self.cases[::step]:
+            pair, seen = self._images(row)
+            images += [(pair.fixed, seen.fixed), (pair.moving, seen.moving)]
+        return TrainingDomain.of(images)
+
     def _pair(self, number: int) -> Pair:
         found = self._cache.pop(number, None) or self._read(self.cases[number])
         self._cache[number] = found  # most recently used last
@@ -76,6 +89,11 @@ class ImagePairs:
         return found
 
     def _read(self, row: CaseRow) -> Pair:
+        seen = self._images(row)[1]
+        return seen.fixed.data, seen.moving.data
+
+    def _images(self, row: CaseRow) -> tuple[ImagePair, ImagePair]:
+        """A case's pair, as it is and as the network sees it."""
         with errors_of(row.name):
             pair = read_case(row.fixed, row.moving).pair
             if pair.dimension != len(self.size):
@@ -84,8 +102,7 @@ class ImagePairs:
                     f"{len(self.size)} axes: give as many"
                 )
             start = start_of(row.initial, pair)
-            shown = self.inputs(pair, start, self._grid(pair.fixed.grid))
-            return shown.fixed.data, shown.moving.data
+            return pair, self.inputs(pair, start, self._grid(pair.fixed.grid))
 
     def _grid(self, fixed: Grid) -> Grid:
         """All of the fixed image in the network's voxels, extended evenly to the size."""

@@ -19,7 +19,9 @@ from hybridreg.lattice import Lattice, sample
 from hybridreg.methods.dirnet.affine import AffineRegressor, affine_displacement
 from hybridreg.methods.dirnet.splines import dense
 
-_LIMIT = 0.4  # of the spacing: cubic B-splines with smaller displacements are one-to-one (Choi 2000)
+_LIMIT = (
+    0.4  # of the spacing: cubic B-splines with smaller displacements are one-to-one (Choi 2000)
+)
 
 
 @dataclass(frozen=True)

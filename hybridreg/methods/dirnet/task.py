@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -208,6 +208,7 @@ class DirnetTask:
             training={**how, "similarity": repr(given.similarity), **history},
             arguments={"dimension": self.dimension, "channels": self.channels, "stages": stages},
             spacing_mm=given.spacing_mm,
+            domain=self.pairs.domain().for_card(),
         )
 
 
@@ -215,7 +216,9 @@ def check_persons_apart(cases: Sequence[CaseRow], validation: Sequence[CaseRow])
     """Refuses cases of which a person or an image is used for both training and validation."""
     for what, known in (("person", _subjects), ("file", _files)):
         if both := sorted(known(cases) & known(validation)):
-            raise ValueError(f"the {what} {both[0]} is in both training and validation: leave it out")
+            raise ValueError(
+                f"the {what} {both[0]} is in both training and validation: leave it out"
+            )
 
 
 def _subjects(rows: Sequence[CaseRow]) -> set[str]:
@@ -236,5 +239,7 @@ def _every_tenth_left_out(rows: Sequence[CaseRow]) -> tuple[list[CaseRow], list[
     for row in rows:
         parts[(row.subject or row.name) in held].append(row)
     if not parts[0] or not parts[1]:
-        raise ValueError("the table needs cases of at least two persons, to learn from and to choose by")
+        raise ValueError(
+            "the table needs cases of at least two persons, to learn from and to choose by"
+        )
     return parts
