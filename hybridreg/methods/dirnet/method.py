@@ -14,7 +14,7 @@ from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.io.checkpoints import Card, card_path, checkpoint_path, read_checkpoint
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.methods.dirnet.affine import affine_parts
-from hybridreg.methods.dirnet.network import Stage, StagedNetwork
+from hybridreg.methods.dirnet.network import Stage, StagedNetwork, staged_network
 from hybridreg.methods.dirnet.task import KIND
 from hybridreg.momentum import to_lps
 from hybridreg.network_inputs import NetworkInputs
@@ -58,7 +58,7 @@ class Dirnet:
         doubts = () if domain is None else tuple(domain.doubts(pair, seen))
         seen = _masked(seen, pair)
         fixed, moving = (image.data[None].to(self.device) for image in (seen.fixed, seen.moving))
-        with torch.inference_mode():
+        with torch.no_grad():
             outputs = network(fixed, moving).outputs
         parts = [
             _transform(stage, output[0].cpu().clone(), grid)
@@ -78,7 +78,7 @@ def trained(weights: str, device: str = "cpu") -> tuple[StagedNetwork, Card]:
 @lru_cache(maxsize=4)
 def _read(path: str, stamps: tuple[int, ...], device: str) -> tuple[StagedNetwork, Card]:
     checkpoint = read_checkpoint(path, kind=KIND)
-    return checkpoint.built(StagedNetwork).to(device), checkpoint.card
+    return checkpoint.built(staged_network).to(device), checkpoint.card
 
 
 def input_grid(fixed: Grid, spacing_mm: float, multiple: int) -> Grid:

@@ -115,6 +115,11 @@ class StagedNetwork(nn.Module):
         return Found(tuple(outputs), total)
 
 
+def staged_network(dimension: int, channels: int, stages: tuple[Stage, ...]) -> StagedNetwork:
+    """As a card's arguments say (``Checkpoint.built``)."""
+    return StagedNetwork(dimension, channels, stages)
+
+
 class ControlRegressor(nn.Module):
     """The displacements of control points in voxels, from both images as channels (DIRNet)."""
 
@@ -170,6 +175,7 @@ def voxel_lattice(shape: tuple[int, ...]) -> Lattice:
 
 
 def shrunk(images: Tensor, factor: int) -> Tensor:
+    """Images (B, C, *shape) averaged over blocks of ``factor`` voxels along each axis."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[images.ndim - 2]
     return images if factor == 1 else pool(images, factor)
 

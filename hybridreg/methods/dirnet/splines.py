@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_SAMPLES = 2  # of the bending energy per control point and axis
+_SAMPLES = 4  # of the bending energy per control point and axis
 
 
 def dense(control: Tensor, spacing: int) -> Tensor:

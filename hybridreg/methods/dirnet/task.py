@@ -19,7 +19,13 @@ from hybridreg.io.files import errors_of, sha256_of
 from hybridreg.io.tables import CaseRow, read_case_table
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.methods.dirnet.augmentation import varied
-from hybridreg.methods.dirnet.network import Stage, StagedNetwork, initialized, sampled
+from hybridreg.methods.dirnet.network import (
+    Stage,
+    StagedNetwork,
+    initialized,
+    sampled,
+    staged_network,
+)
 from hybridreg.methods.dirnet.splines import bending
 from hybridreg.network_inputs import NetworkInputs
 from hybridreg.similarity import NCC, Measure
@@ -123,7 +129,7 @@ class DirnetTask:
     def stages(self) -> tuple[Stage, ...]:
         if self.earlier is None:
             return (self.given.stage,)
-        before = self.earlier.built(StagedNetwork)
+        before = self.earlier.built(staged_network)
         return (*before.settings, self.given.stage)
 
     @cached_property
