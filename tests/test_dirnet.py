@@ -7,14 +7,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from hybridreg.cases import ImagePair
+from hybridreg.cases import Case, ImagePair
 from hybridreg.config import load_method, load_training
 from hybridreg.geometry import Grid, apply_matrix
-from hybridreg.images import Image
+from hybridreg.images import Image, LabelMap
 from hybridreg.io.checkpoints import Card, write_checkpoint
 from hybridreg.io.images import write_image
 from hybridreg.methods.dirnet.affine import affine_displacement, affine_parts
@@ -23,7 +22,10 @@ from hybridreg.methods.dirnet.network import Stage, StagedNetwork, initialized, 
 from hybridreg.methods.dirnet.splines import bending, dense
 from hybridreg.momentum import to_lps
 from hybridreg.phantoms import blobs
+from hybridreg.pipeline import run
 from hybridreg.registry import TASKS
+from hybridreg.testing import methods as contract
+from hybridreg.training_domain import TrainingDomain
 from hybridreg.transforms import IDENTITY, AffineTransform, compose, parts_of, rigid
 
 OBLIQUE = {2: ((20.0,), (24, 32)), 3: ((20.0, -15.0, 10.0), (16, 24, 16))}
@@ -285,6 +287,63 @@ def test_weights_are_read_again_when_their_file_has_changed(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "check",
+    [
+        contract.is_its_configuration,
+        contract.changes_no_input,
+        contract.repeats_exactly,
+        contract.traces_its_optimization,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_the_promises_that_need_no_training_are_kept(check, tmp_path):
+    weights = weights_of(random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2)
+    check(Dirnet(weights))
+
+
+def test_voxels_outside_the_fixed_mask_have_no_influence(tmp_path):
+    weights = weights_of(random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2)
+    pair = pair_on(oblique_grid(2))
+    inside = torch.zeros(pair.fixed.grid.shape, dtype=torch.int32)
+    inside[4:20, 6:26] = 1
+    mask = LabelMap(inside, pair.fixed.grid)
+    other = torch.where(inside != 0, pair.fixed.data, pair.fixed.data.flip(-1))
+    pairs = [
+        replace(pair, fixed_mask=mask, fixed=Image(data, pair.fixed.grid))
+        for data in (pair.fixed.data, other)
+    ]
+    points = pair.fixed.grid.points()
+    first, second = (Dirnet(weights).register(p).transform(points) for p in pairs)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, Dirnet(weights).register(pair).transform(points))
+
+
+def test_images_unlike_those_of_the_training_are_doubted_in_the_verdict(tmp_path):
+    grid = oblique_grid(2)
+    known = pair_on(grid)
+    seen = [Image(image.data / 2, grid) for image in (known.fixed, known.moving)]
+    domain = TrainingDomain.of(zip((known.fixed, known.moving), seen, strict=True))
+    network = random_network(2, STAGES["spline"], size=0.01)
+    changes = {"dimension": 2, "domain": domain.for_card()}
+    weights = weights_of(network, tmp_path / "n.safetensors", **changes)
+    method = {"name": "chain", "stages": [{"name": "dirnet", "weights": weights}] * 2}
+
+    def reasons(pair: ImagePair) -> str:
+        result = load_method(method).register(pair)
+        assert len(result.doubts) % 2 == 0  # both stages doubt alike
+        return " ".join(run(Case(pair), load_method(method)).verdict.reasons)
+
+    assert "trained on" not in reasons(known)
+    tripled = replace(grid, spacing=(4.5, 4.5))
+    for image, says in (
+        (Image(2 - known.moving.data, grid), "the moving image has another contrast"),
+        (Image(known.moving.data, tripled), "mm from corner to corner"),
+        (Image(known.moving.data, tripled), "trained on voxels of at most 1.5 mm"),
+    ):
+        assert says in reasons(replace(known, moving=image))
+
+
+@pytest.mark.parametrize(
     ("stage", "says"),
     [
         ({"spacing": 6}, "power of 2"),
@@ -445,4 +504,3 @@ def test_a_batch_depends_on_its_generator_alone(tmp_path):
 
 def test_the_task_is_in_the_table_of_tasks():
     assert TASKS["dirnet"].__name__ == "DirnetTraining"
-    assert np.isfinite(1.0)
