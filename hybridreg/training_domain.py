@@ -13,6 +13,7 @@ from hybridreg.images import Image
 
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the foreground's intensities
 _SHOWN = 0.02  # of the range above the lowest value: foreground
+_SAMPLES = 5000  # of the foreground
 _WIDER = 1.3  # sizes and spacings may differ by this factor from any in training
 _DEVIATIONS, _LEAST_DEVIATION = 4.0, 0.03  # of a quantile from the mean of the training
 
@@ -90,5 +91,5 @@ def _quantiles(image: Image) -> torch.Tensor:
     values = image.data.flatten()
     low, high = values.min(), values.max()
     shown = values[values > low + _SHOWN * (high - low)]
-    shown = shown[:: max(1, len(shown) // 100_000)] if len(shown) else values[:1]
+    shown = shown[:: max(1, len(shown) // _SAMPLES)] if len(shown) else values[:1]
     return torch.quantile(shown, torch.tensor(_QUANTILES))

@@ -75,13 +75,20 @@ class Stage:
 
 
 class Found(NamedTuple):
-    """The output of each stage, and the total displacement (B, D, *shape) in voxels.
+    """The output of each stage: control points (B, D, *control shape), or parameters of an affine map.
 
-    An output is the control points (B, D, *control shape), or the parameters of an affine map.
+    before: the displacement of all stages but the last, (B, D, *shape) in voxels; None for one stage.
     """
 
     outputs: tuple[Tensor, ...]
-    displacement: Tensor
+    stages: tuple[Stage, ...]
+    before: Tensor | None
+    shape: tuple[int, ...]
+
+    @property
+    def displacement(self) -> Tensor:
+        """The total displacement, (B, D, *shape) in voxels."""
+        return composed(self.before, displacement_of(self.stages[-1], self.outputs[-1], self.shape))
 
 
 class StagedNetwork(nn.Module):
@@ -104,15 +111,14 @@ class StagedNetwork(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Found:
         """From images (B, C, *shape); moving(x + displacement(x)) is like fixed(x)."""
-        total, outputs = None, []
+        found = Found((), (), None, tuple(fixed.shape[2:]))
         for stage, regressor in zip(self.settings, self.regressors, strict=True):
-            moved = moving if total is None else sampled(moving, total)
-            seen = [standardized(shrunk(image, stage.shrink)) for image in (fixed, moved)]
-            output = regressor(*seen)
-            outputs.append(output)
-            found = displacement_of(stage, output, fixed.shape[2:])
-            total = found if total is None else found + sampled(total, found)
-        return Found(tuple(outputs), total)
+            before = found.displacement if found.outputs else None
+            moved = moving if before is None else sampled(moving, before)
+            output = regressor(*(standardized(shrunk(i, stage.shrink)) for i in (fixed, moved)))
+            stages = (*found.stages, stage)
+            found = Found((*found.outputs, output), stages, before, found.shape)
+        return found
 
 
 def staged_network(dimension: int, channels: int, stages: tuple[Stage, ...]) -> StagedNetwork:
@@ -155,7 +161,12 @@ def initialized(network: StagedNetwork, generator: torch.Generator) -> StagedNet
     return network
 
 
-def displacement_of(stage: Stage, output: Tensor, shape: torch.Size) -> Tensor:
+def composed(first: Tensor | None, then: Tensor) -> Tensor:
+    """The displacement of x -> y + first(y) at y = x + then(x); first None is the identity."""
+    return then if first is None else then + sampled(first, then)
+
+
+def displacement_of(stage: Stage, output: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The displacement of a stage at every voxel, (B, D, *shape)."""
     if stage.transform == "affine":
         return affine_displacement(output, shape)
