@@ -72,7 +72,7 @@ class ImagePairs:
                 pairs.append([image[(slice(None), *cut)] for image in pair])
             yield _batch(pairs)
 
-    def domain(self, most: int = 100) -> TrainingDomain:
+    def domain(self, most: int = 20) -> TrainingDomain:
         """What the images are like, from ``most`` cases at most, evenly over the table."""
         step = -(-len(self.cases) // most)
         images = []
