@@ -84,22 +84,21 @@ def describe_method(method: RegistrationMethod) -> dict[str, Any]:
 
 
 def files_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """{"files": {path: SHA-256}} of the elastix files and weights of described methods; may be empty.
+    """{"files": {path: SHA-256}} of the elastix files of described methods; may be empty.
 
     Packaged ones are left out: they are part of the version.
     """
-    found = {name: sha256_of(Path(name)) for name in _files(settings)}
+    found = {name: sha256_of(Path(name)) for name in _parameter_files(settings)}
     return {"files": found} if found else {}
 
 
-def _files(value: Any) -> Iterator[str]:
+def _parameter_files(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        named = [*value.get("parameter_files", ()), value.get("weights")]
-        yield from (name for name in named if isinstance(name, str) and Path(name).is_file())
+        yield from (name for name in value.get("parameter_files", ()) if Path(name).is_file())
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for item in value:
-            yield from _files(item)
+            yield from _parameter_files(item)
 
 
 def with_settings(method, **settings):
