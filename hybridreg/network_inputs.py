@@ -15,7 +15,7 @@ from hybridreg.images import Image
 from hybridreg.intensity import to_unit
 from hybridreg.momentum import momentum_grid
 from hybridreg.preprocessing import smoothed_for
-from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.transforms import IDENTITY, Transform, parts_of
 from hybridreg.warping import lowest, warp
 
 _SHOWN = 0.02  # of the range of intensities: larger differences from the border are foreground
@@ -50,14 +50,16 @@ class NetworkInputs:
 def on_grid(pair: ImagePair, initial: Transform, onto: Grid) -> ImagePair:
     """Both images smoothed for the voxels of a grid and sampled there, the moving one through ``initial``.
 
-    Masks and points are left out. A fixed image on that grid is not changed.
+    Masks and points are left out. An image that stays where it is, on that grid, is not changed.
     """
     spacing = min(onto.spacing)
     fixed, moving = (
-        warp(smoothed_for(image, spacing), by, onto=onto, default=lowest(image))
+        image
+        if image.grid == onto and not parts_of(by)
+        else warp(smoothed_for(image, spacing), by, onto=onto, default=lowest(image))
         for image, by in ((pair.fixed, IDENTITY), (pair.moving, initial))
     )
-    return ImagePair(pair.fixed if pair.fixed.grid == onto else fixed, moving)
+    return ImagePair(fixed, moving)
 
 
 def scaled(image: Image, rule: str | None) -> Image:

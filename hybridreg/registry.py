@@ -118,6 +118,10 @@ METHODS = Registry(
             "hybridreg.methods.linear.method:Linear",
             "rigid, similarity or affine in a second, with a search of rotations",
         ),
+        "dirnet": (
+            "hybridreg.methods.dirnet.method:Dirnet",
+            "a trained network that predicts B-splines (DIRNet, DLIR), in a fraction of a second",
+        ),
         "chain": (
             "hybridreg.methods.combine:Chain",
             "stages in sequence, each initialized by the transform of the one before",
@@ -226,6 +230,10 @@ TASKS = Registry(
         "fusion-fast": (
             "hybridreg.fusion.training:FastFusionTraining",
             "a small network distilled from the published fusion network",
+        ),
+        "dirnet": (
+            "hybridreg.methods.dirnet.task:DirnetTraining",
+            "a network that predicts B-splines (DIRNet, DLIR), from pairs of images alone",
         ),
     },
 )

@@ -9,7 +9,7 @@ spacing: 1 pixel is taken as 1 mm, about 1.3 to 1.4 mm in truth. Folds are count
 Python that ANTS_PYTHON names, by default in this one.
 
 Each registration leaves a record (`hybridreg.records`), all of them together records.csv and
-records.json in the folder of --records; tables are made of these. Times are of the registration, from
+records.json in the folder of --records; tables are made of these, those of other persons included. Times are of the registration, from
 arrays in memory to a transform in memory (ANTs: from files it has read), medians over the pairs onto
 systole; `--times` measures these alone, of the first person.
 
@@ -41,7 +41,7 @@ from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.io.transforms import read_transform
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.pipeline import run
-from hybridreg.records import Record, write_records
+from hybridreg.records import Record, read_records, write_records
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform, compose
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -132,10 +132,13 @@ class Ants(AntsProcess):
 
 
 def records_of(
-    methods: Mapping[str, RegistrationMethod], folder: Path, patients: list[str]
+    methods: Mapping[str, RegistrationMethod],
+    folder: Path,
+    patients: list[str],
+    both_ways: bool = True,
 ) -> Iterator[Record]:
-    """Every case before and by every method; both directions by the first method only."""
-    first = next(iter(methods))
+    """Every case before and by every method; both directions by the first method only, if at all."""
+    first = next(iter(methods)) if both_ways else ""
     for patient in patients:
         for case in read_cases(folder, patient):
             onto = case.name.rpartition(" ")[2]
@@ -146,6 +149,13 @@ def records_of(
                     record = Record.of(outcome.summary(), case.name, **known)
                     print(record.row(), flush=True)
                     yield record
+
+
+def known_records(folder: Path, *, without: list[str]) -> list[Record]:
+    """The records of earlier runs, without those of these persons."""
+    path = folder / "records.json"
+    found = read_records(path) if path.exists() else []
+    return [record for record in found if record.subject not in without]
 
 
 def times(methods: Mapping[str, RegistrationMethod], cases: list[Case]) -> str:
@@ -217,7 +227,8 @@ def main():
             cases = list(read_cases(folder, options.patients[0]))[::2]
             write_section(TABLE, "Times", times(methods, cases), head=HEAD)
             return
-        records = list(records_of(methods, folder, options.patients))
+        records = known_records(options.records, without=options.patients)
+        records += records_of(methods, folder, options.patients)
     options.records.mkdir(exist_ok=True)
     write_records(options.records, records)
     write_section(TABLE, "All pairs", method_table(records), head=HEAD)
