@@ -116,6 +116,7 @@ def _(
                 affine=affine,
                 start=_affine_part(initial, onto),
                 intent=intent,
+                of_method=result.doubts,
             )
     return Assessment(
         moved, displacement, jacobian, moved_labels, inverse, fit, scores, affine, verdict

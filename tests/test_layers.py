@@ -15,7 +15,8 @@ LAYERS = [
     + ["unfolding", "decomposition", "poses", "cases", "checks"],
     ["lattice", "similarity", "gradient_correlation", "shooting", "momentum", "drr", "exposure"]
     + ["io", "phantoms", "preprocessing", "initialization", "intensity"]
-    + ["descriptors", "case_files", "network_inputs", "target_patches", "pyramids"]
+    + ["descriptors", "case_files", "network_inputs", "training_domain"]
+    + ["target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusion_files"],
     ["methods.base", "methods.*"],
     ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]

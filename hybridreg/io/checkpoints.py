@@ -43,6 +43,7 @@ class Card:
     kernel, shooting: for networks that predict a momentum, see ``geodesics.Kernel`` and
     ``momentum.shot``. data_licence, weights_licence: "not stated" if unknown. split: the names
     of the training, validation and test data.
+    domain: what the images of the training were like, see ``training_domain.TrainingDomain``.
     validation: scores by which the weights were chosen; test: scores computed once, at the end.
     training: how they were trained; version: of hybridreg; schema: of the card itself.
     """
@@ -68,6 +69,7 @@ class Card:
     spacing_mm: float | None = None
     kernel: dict[str, float] | None = None
     shooting: dict[str, Any] | None = None
+    domain: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,12 +27,14 @@ class RegistrationResult:
     transform: the total transform, fixed LPS mm -> moving LPS mm, the initial one included.
     inverse: moving -> fixed, from methods that give it; None if it must be computed.
     uncertainty: standard deviation of the displacement in mm on the fixed grid, or None.
+    doubts: why the method itself doubts its result, for the verdict.
     """
 
     transform: Transform
     inverse: Transform | None = None
     uncertainty: Image | None = None
     trace: tuple[TraceEntry, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def after(self, initial: Transform) -> RegistrationResult:
         """The result for a pair whose moving image had been warped by ``initial``.

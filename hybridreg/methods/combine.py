@@ -22,7 +22,7 @@ class Chain:
     """Runs stages in sequence, each initialized by the total transform of the one before.
 
     stages: such as rigid elastix, then a network, then a refinement. The result is the last
-        stage's, with the traces of all.
+        stage's, with the traces and the doubts of all.
     """
 
     stages: tuple[RegistrationMethod, ...]
@@ -33,14 +33,15 @@ class Chain:
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         result = RegistrationResult(initial)
-        trace = ()
+        trace, doubts = (), ()
         count = len(self.stages)
         for number, stage in enumerate(self.stages):
             prefix = f"stage {number + 1} of {count}: " if count > 1 else ""
             with progress.within(number / count, (number + 1) / count, prefix):
                 result = stage.register(pair, result.transform)
             trace += result.trace
-        return replace(result, trace=trace)
+            doubts += result.doubts
+        return replace(result, trace=trace, doubts=doubts)
 
 
 @dataclass(frozen=True)

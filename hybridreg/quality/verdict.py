@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,12 +55,13 @@ def judge(
     affine: Decomposition,
     start: Decomposition,
     intent: Intent = Intent(),
+    of_method: Sequence[str] = (),
 ) -> Verdict:
     """The verdict on a registration, without labels.
 
     similarity: before and after. folding_percent: of the fixed foreground. affine: of the affine
     nearest to the transform; start: the same of the initial transform, relative to which rotations
-    and scales are measured.
+    and scales are measured. of_method: doubts that the method itself has (``RegistrationResult``).
     """
     findings = [
         *_extents(pair),
@@ -68,6 +69,7 @@ def judge(
         *_gain(*similarity, intent),
         *_folding(folding_percent),
         *_plausible(affine, start, intent),
+        *(("warn", doubt) for doubt in of_method),
     ]
     if similarity[1].mutual_information is not None:
         ordinary = pair_without_outliers(pair)
