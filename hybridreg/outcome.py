@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
@@ -19,6 +20,7 @@ from hybridreg.fusion_files import Fusion
 from hybridreg.geodesics import GeodesicTransform, momenta
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
+from hybridreg.io.checkpoints import provenance, weights_in
 from hybridreg.io.images import write_image
 from hybridreg.io.transforms import write_transform
 from hybridreg.methods.base import RegistrationResult
@@ -118,6 +120,8 @@ class Outcome:
             write_transform(folder / output.INVERSE, self._with_dimension(self.inverse.transform))
         for geodesic in momenta(self.transform)[:1]:
             write_image(folder / output.MOMENTUM, Image(geodesic.momentum, geodesic.grid))
+        if self.result.uncertainty is not None:
+            write_image(folder / output.UNCERTAINTY, self.result.uncertainty)
         if self.moved_labels is not None:
             write_image(folder / output.MOVED_LABELS, self.moved_labels)
         if self.fused is not None:
@@ -140,21 +144,20 @@ class Outcome:
             fixed_labels=self.case.fixed_labels,
             moved_labels=self.moved_labels,
             units=self.fused.shown() if self.fused else {},
+            **({} if self.result.uncertainty is None else {"uncertainty": self.result.uncertainty}),
         )
 
     def _motion(self) -> dict[str, Any]:
         """Statistics of the transform: its nearest affine about the fixed center, displacements."""
         parts = parts_of(self.transform)
-        length = self.displacement.vectors.norm(dim=0).flatten()
+        length = self.displacement.vectors.norm(dim=0)
+        uncertainty = self.result.uncertainty
         return {
             "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
             **asdict(self.affine),
             "kernels": [asdict(geodesic.kernel) for geodesic in momenta(self.transform)],
-            "displacement_mm": {
-                "mean": length.mean().item(),
-                "p95": length.kthvalue(max(1, round(0.95 * len(length)))).values.item(),
-                "max": length.max().item(),
-            },
+            "displacement_mm": _statistics(length),
+            "uncertainty_mm": None if uncertainty is None else _statistics(uncertainty.data),
         }
 
     def summary(self, command: str | None = None) -> dict[str, Any]:
@@ -168,6 +171,7 @@ class Outcome:
             "versions": {name: version(name) for name in _LIBRARIES},
             "preset": self.preset,
             "method": dict(self.method),
+            "weights": {Path(name).stem: provenance(name) for name in weights_in(self.method)},
             "inputs": dict(self.inputs),
             "interpolation": self.interpolation,
             "transform": self._motion(),
@@ -187,3 +191,12 @@ class Outcome:
             "times_s": dict(self.times_s),
             "trace": [list(entry) for entry in self.result.trace],
         }
+
+
+def _statistics(values: Tensor) -> dict[str, float]:
+    values = values.flatten()
+    return {
+        "mean": values.mean().item(),
+        "p95": values.kthvalue(max(1, round(0.95 * len(values)))).values.item(),
+        "max": values.max().item(),
+    }

@@ -531,3 +531,58 @@ def test_a_store_without_momenta_is_refused(tmp_path):
         other.write(str(number), **given)
     with pytest.raises(ValueError, match="--kind momentum"):
         settings(other, SETTINGS.replace("7-*", "3")).task().network(Generator().manual_seed(0))
+
+
+# What is written
+
+
+def test_the_output_names_the_data_of_the_weights_and_shows_the_uncertainty(folder, tmp_path):
+    import json
+
+    from hybridreg import read_image
+    from hybridreg.cases import Case
+    from hybridreg.pipeline import run
+
+    method = Quicksilver(weights(folder, 2, "dropped", dropout=0.2), samples=3)
+    outcome = run(Case(blobs(dimension=2).pair), method)
+    out = outcome.save(tmp_path / "out")
+    written = read_image(out / "uncertainty.nii.gz").data
+    torch.testing.assert_close(written, outcome.result.uncertainty.data)
+    result = json.loads((out / "result.json").read_text())
+    statistics = result["transform"]["uncertainty_mm"]
+    assert statistics["max"] == pytest.approx(written.max().item(), rel=1e-4)
+    assert 0 < statistics["mean"] < statistics["p95"] < statistics["max"]
+    assert result["weights"]["dropped2"]["data"] == "phantoms"
+    page = (out / "report.html").read_text()
+    assert "Trained on" in page and "phantoms" in page
+    assert "Standard deviation of the displacement" in page and "Uncertainty" in page
+    plain = run(Case(blobs(dimension=2).pair), Quicksilver(weights(folder, 2)))
+    other = plain.save(tmp_path / "plain")
+    assert not (other / "uncertainty.nii.gz").exists()
+    assert "Standard deviation of the displacement" not in (other / "report.html").read_text()
+
+
+def test_a_batch_notices_other_weights_in_the_same_file(folder):
+    from hybridreg.config import describe_method, files_of
+
+    method = Quicksilver(weights(folder, 2, "changing"))
+    chain = {"name": "chain", "stages": [describe_method(method)]}
+    before = files_of(chain)["files"]
+    assert list(before) == [method.weights]
+    network = momentum_network(2, 2)
+    write_checkpoint(method.weights, network.state_dict(), card=card(network))
+    assert files_of(chain)["files"] != before
+
+
+def test_weights_are_described_on_the_command_line(folder, capsys):
+    import json
+
+    from typer.testing import CliRunner
+
+    from hybridreg.cli.app import app
+
+    path = weights(folder, 2)
+    shown = json.loads(CliRunner().invoke(app, ["info", path, "--json"]).stdout)
+    assert shown["data"] == "phantoms" and shown["kind"] == KIND
+    listed = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
+    assert "photographs" in listed["weights"]["fusion-focus"]
