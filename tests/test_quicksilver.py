@@ -319,6 +319,27 @@ def test_the_next_stage_continues_from_the_momentum(folder):
     assert apart < (start(points) - points).norm(dim=-1).mean()
 
 
+def test_images_unlike_the_training_are_doubted_in_the_verdict(folder):
+    """By the card: fine for images like those, and what is unlike is said of others."""
+    from hybridreg.cases import Case
+    from hybridreg.network_inputs import scaled
+    from hybridreg.pipeline import run
+    from hybridreg.training_domain import TrainingDomain
+
+    pair = blobs(dimension=2).pair
+    images = [(image, scaled(image, "percentiles")) for image in (pair.fixed, pair.moving)]
+    domain = TrainingDomain.of(images).for_card()
+    known = Quicksilver(weights(folder, 2, "known", domain=domain))
+    assert known.register(pair).doubts == ()
+    inverted = replace(pair, moving=Image(pair.moving.data.max() - pair.moving.data, pair.moving.grid))
+    outcome = run(Case(inverted), known)
+    assert outcome.verdict.status != "pass"
+    assert any("moving image has another contrast" in text for text in outcome.verdict.reasons)
+    far = {**domain, "diagonal_mm": (500.0, 600.0), "spacing_mm": (0.1, 0.2)}
+    doubts = " ".join(Quicksilver(weights(folder, 2, "far", domain=far)).register(pair).doubts)
+    assert "from corner to corner" in doubts and "trained on voxels of at most 0.2 mm" in doubts
+
+
 # Uncertainty
 
 
@@ -435,8 +456,6 @@ def test_a_killed_training_resumes_to_the_same_weights_and_learns(store, tmp_pat
     assert first.card.kernel == KERNEL and first.card.shooting == SHOOTING
     assert first.card.spacing_mm == 3.0 and "narrow" in first.card.architecture
     assert first.card.split["validation"] == ["7-8"] and first.card.domain
-    found = Quicksilver(str(whole)).register(blobs(dimension=2).pair)
-    assert any("voxels" in doubt or "corner" in doubt for doubt in found.doubts) or found.doubts == ()
     _correct(store, whole, tmp_path)
 
 
@@ -455,6 +474,20 @@ def _correct(store, prediction, tmp_path):
     other = weights(tmp_path, 2, "stranger")
     with pytest.raises(ValueError, match="trained for other weights"):
         Quicksilver(other, correction=str(correction)).register(pair)
+
+
+def test_training_starts_from_given_weights_of_the_same_kind(store, folder):
+    path = weights(folder, 2)
+    task = settings(store, SETTINGS + f'start = "{path}"\n').task()
+    network = task.network(Generator().manual_seed(0))
+    known = trained(path).network.state_dict()
+    assert all(torch.equal(values, known[name]) for name, values in network.state_dict().items())
+    assert network.scale == STRENGTH[2] and network.training
+    coarse = weights(folder, 2, "coarse", spacing_mm=5.0)
+    for start, says in ((coarse, "spacing_mm 5.0"), (weights(folder, 3), "do not fit")):
+        task = settings(store, SETTINGS + f'start = "{start}"\n').task()
+        with pytest.raises(ValueError, match=says):
+            task.network(Generator().manual_seed(0))
 
 
 def test_the_correction_learns_what_the_prediction_missed(store, folder):

@@ -56,7 +56,7 @@ class Stated:
 
 @dataclass(frozen=True, eq=False)
 class MomentumTask:
-    """Learns the momentum of stored targets, or another vector field on their grid.
+    """Learns the momentum of stored targets.
 
     store: of momentum targets. train, validation: names of cases. prepare: see ``TargetPatches``.
     start: weights to begin with. remap: the moving image gets another contrast in every patch. mirror: half of the patches have left
@@ -73,7 +73,6 @@ class MomentumTask:
     remap: bool = False
     mirror: bool = False
     kind: str = KIND
-    array: str = "momentum"
     prepare: Prepare = upright
     start: Checkpoint | None = None
     about: Mapping[str, Any] | None = None
@@ -102,6 +101,7 @@ class MomentumTask:
         if self.start is None:
             network.initialize(generator)
         else:
+            self.start.require(**{name: self._facts[name] for name in ("spacing_mm", "kernel", "shooting")})
             self.start.fill(network).train()
         return network.to(memory_format=_FORMAT[network.dimension])
 
@@ -134,7 +134,7 @@ class MomentumTask:
         drawn = patches.draw(self.steps.batch_size, generator)
         if self.remap:
             drawn["moving"] = remapped(drawn["moving"], generator)
-        found = {name: drawn[name] for name in ("fixed", "moving", self.array)}
+        found = {name: drawn[name] for name in ("fixed", "moving", "momentum")}
         if self.mirror:
             chosen = torch.rand(self.steps.batch_size, generator=generator) < 0.5
             found = mirrored(found, chosen)
@@ -144,13 +144,13 @@ class MomentumTask:
         """The mean absolute difference, in units of the network's scale (Yang 2017 sums it)."""
         layout = {"memory_format": _FORMAT[network.dimension]}
         images = (batch[name].contiguous(**layout) for name in ("fixed", "moving"))
-        missed = network(*images).float() - batch[self.array]
+        missed = network(*images).float() - batch["momentum"]
         return {"absolute": missed.abs().mean() / network.scale}
 
     def scores(self, network: MomentumNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean absolute difference over that of a prediction of 0."""
-        missed = network(batch["fixed"], batch["moving"]).float() - batch[self.array]
-        return {"relative": missed.abs().mean() / batch[self.array].abs().mean().clamp(min=1e-12)}
+        missed = network(batch["fixed"], batch["moving"]).float() - batch["momentum"]
+        return {"relative": missed.abs().mean() / batch["momentum"].abs().mean().clamp(min=1e-12)}
 
     def test(self, network: MomentumNetwork) -> dict[str, float]:
         return {}
@@ -159,7 +159,7 @@ class MomentumTask:
         network = self._built()
         weights = sum(p.numel() for p in network.parameters())
         narrow = "" if self.width == 64 else f"narrow: {self.width} channels for the published 64; "
-        about = {"task": f"{self.array} of random patches; mean absolute difference"}
+        about = {"task": "the momentum of random patches; mean absolute difference"}
         about |= {"remapped_contrast": self.remap, "mirrored": self.mirror}
         about |= {"start": self.start.path.stem} if self.start else {}
         about |= {"cases": len(self.train), **asdict(self.steps)}
