@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridreg.descriptors.base import Descriptor
+from hybridreg.io.checkpoints import weights_in
 from hybridreg.io.files import sha256_of
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
@@ -84,11 +85,12 @@ def describe_method(method: RegistrationMethod) -> dict[str, Any]:
 
 
 def files_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """{"files": {path: SHA-256}} of the elastix files of described methods; may be empty.
+    """{"files": {path: SHA-256}} of the elastix files and weights of described methods; may be empty.
 
     Packaged ones are left out: they are part of the version.
     """
-    found = {name: sha256_of(Path(name)) for name in _parameter_files(settings)}
+    names = [*_parameter_files(settings), *(n for n in weights_in(settings) if Path(n).is_file())]
+    found = {name: sha256_of(Path(name)) for name in names}
     return {"files": found} if found else {}
 
 

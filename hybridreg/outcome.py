@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
@@ -20,6 +21,7 @@ from hybridreg.fusion_files import Fusion
 from hybridreg.geodesics import GeodesicTransform, momenta
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
+from hybridreg.io.checkpoints import provenance, weights_in
 from hybridreg.io.images import write_image
 from hybridreg.io.transforms import write_transform
 from hybridreg.methods.base import RegistrationResult
@@ -124,6 +126,8 @@ class Outcome:
             write_transform(folder / output.INVERSE, self._with_dimension(self.inverse.transform))
         for geodesic in momenta(self.transform)[:1]:
             write_image(folder / output.MOMENTUM, Image(geodesic.momentum, geodesic.grid))
+        if self.result.uncertainty is not None:
+            write_image(folder / output.UNCERTAINTY, self.result.uncertainty)
         if self.moved_labels is not None:
             write_image(folder / output.MOVED_LABELS, self.moved_labels)
         if self.fused is not None:
@@ -146,6 +150,7 @@ class Outcome:
             fixed_labels=self.case.fixed_labels,
             moved_labels=self.moved_labels,
             units=self.fused.shown() if self.fused else {},
+            **({} if self.result.uncertainty is None else {"uncertainty": self.result.uncertainty}),
         )
 
     def _motion(self) -> dict[str, Any]:
@@ -155,17 +160,13 @@ class Outcome:
         length = first.square()  # in place: norm(dim=0) takes ten times as long
         for component in others:
             length.addcmul_(component, component)
-        length = length.sqrt_().flatten().numpy()
-        near = max(1, round(0.95 * length.size)) - 1
+        uncertainty = self.result.uncertainty
         return {
             "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
             **asdict(self.affine),
             "kernels": [asdict(geodesic.kernel) for geodesic in momenta(self.transform)],
-            "displacement_mm": {
-                "mean": length.mean(dtype=np.float64).item(),
-                "p95": np.partition(length, near)[near].item(),
-                "max": length.max().item(),
-            },
+            "displacement_mm": _statistics(length.sqrt_()),
+            "uncertainty_mm": None if uncertainty is None else _statistics(uncertainty.data),
         }
 
     def summary(self, command: str | None = None) -> dict[str, Any]:
@@ -179,6 +180,7 @@ class Outcome:
             "versions": {name: version(name) for name in _LIBRARIES},
             "preset": self.preset,
             "method": dict(self.method),
+            "weights": {Path(name).stem: provenance(name) for name in weights_in(self.method)},
             "inputs": dict(self.inputs),
             "interpolation": self.interpolation,
             "transform": self._motion(),
@@ -198,3 +200,13 @@ class Outcome:
             "times_s": dict(self.times_s),
             "trace": [list(entry) for entry in self.result.trace],
         }
+
+
+def _statistics(values: Tensor) -> dict[str, float]:
+    flat = values.flatten().numpy()
+    near = max(1, round(0.95 * flat.size)) - 1
+    return {
+        "mean": flat.mean(dtype=np.float64).item(),
+        "p95": np.partition(flat, near)[near].item(),  # torch's kthvalue keeps all indices too
+        "max": flat.max().item(),
+    }

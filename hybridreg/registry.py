@@ -114,6 +114,10 @@ METHODS = Registry(
             "hybridreg.methods.instance.method:Instance",
             "composed small steps, coarse to fine: fast, one-to-one, any measure and channels",
         ),
+        "quicksilver": (
+            "hybridreg.methods.quicksilver.method:Quicksilver",
+            "a geodesic whose momentum a trained network predicts, without optimization",
+        ),
         "linear": (
             "hybridreg.methods.linear.method:Linear",
             "rigid, similarity or affine in a second, with a search of rotations",
@@ -226,6 +230,14 @@ TASKS = Registry(
         "fusion": (
             "hybridreg.fusion.training:FusionTraining",
             "the published fusion network, from photographs",
+        ),
+        "quicksilver": (
+            "hybridreg.methods.quicksilver.training:QuicksilverTraining",
+            "a network that predicts momenta, from a store of momentum targets",
+        ),
+        "quicksilver-correction": (
+            "hybridreg.methods.quicksilver.training:CorrectionTraining",
+            "a network that corrects momenta predicted by a quicksilver network",
         ),
         "fusion-fast": (
             "hybridreg.fusion.training:FastFusionTraining",

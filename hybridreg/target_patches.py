@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from hybridreg.io.target_store import TargetStore
+from hybridreg.io.target_store import StoredTarget, TargetStore
 from hybridreg.network_inputs import scaled
 
 IMAGES = {"fixed": "fixed_on_grid", "moving": "moving_on_grid"}  # on the grid of the target
+SHOWN = "shown"  # the foreground of either image, (1, *grid.shape), bool
 _TRIES = 20  # to draw a patch of foreground; then one of background is used
+
+Prepare = Callable[[StoredTarget, dict[str, Tensor]], dict[str, Tensor]]
+"""Changes the values of a case when it is read: images, arrays and ``SHOWN``, (C, *shape) each."""
 
 
 @dataclass
@@ -27,6 +31,8 @@ class TargetPatches:
     cases_per_draw: maximum number of cases per batch. A larger number mixes better, and
         reads more if not all cases fit into the cache.
     cases_in_memory: how many cases are kept, those drawn last.
+    prepare: a change of every case when it is read, such as of its orientation; picklable if batches
+        are drawn by worker processes.
 
     ValueError, before any long reading, for settings that do not fit the store.
     """
@@ -38,6 +44,7 @@ class TargetPatches:
     intensity: str | None = "percentiles"
     cases_per_draw: int = 8
     cases_in_memory: int = 32
+    prepare: Prepare | None = None
     _cache: dict[str, _Case] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -84,7 +91,10 @@ class TargetPatches:
         shown = [(image.data > image.data.min()).any(0) for image in images.values()]
         values = {what: scaled(image, self.intensity).data for what, image in images.items()}
         values |= {what: self.store.array(name, what) for what in self.arrays}
-        return _Case(values, torch.stack(shown).any(0))
+        values[SHOWN] = torch.stack(shown).any(0)[None]
+        if self.prepare is not None:
+            values = self.prepare(case, values)
+        return _Case(values, values.pop(SHOWN)[0])
 
     def __getstate__(self) -> dict:
         """Without the cache: each worker process fills its own."""

@@ -49,10 +49,11 @@ def make_views(pair, transform: Transform, **known) -> dict[str, np.ndarray]:
     moved, field, jacobian: results on the fixed grid; missing ones are computed, which is slow.
     fixed_labels, moved_labels: in the space of the fixed image, on any grid.
     units: further images in [0, 1] on the fixed grid, by the name that their uint8 is to have.
+    uncertainty: of the displacement in mm, on the fixed grid.
 
     Gives ``fixed``, ``before``, ``moved`` (uint8 within a window, array order); ``jacobian``
     (float16); ``displacement`` (float16, mm, (x, y, z) components along the display axes first);
-    where given ``fixed_labels`` and ``moved_labels``; ``spacing_mm`` and, for Jacobian and
+    where given ``fixed_labels``, ``moved_labels`` and ``uncertainty`` (float16, mm); ``spacing_mm`` and, for Jacobian and
     displacement, ``coarse_spacing_mm``; ``origin_mm`` and ``direction`` of the display grid (LPS);
     ``letters``: the patient's side at the low and high end of each axis (x, y, z), empty in 2D;
     ``fixed_window`` and ``moving_window`` (low, high) and their ``..._name``.
@@ -73,10 +74,12 @@ def _(
     fixed_labels: LabelMap | None = None,
     moved_labels: LabelMap | None = None,
     units: Mapping[str, Image] | None = None,
+    uncertainty: Image | None = None,
 ) -> dict[str, np.ndarray]:
     grid = pair.fixed.grid
     units = units or {}
-    _check_grids(grid, {"moved": moved, "field": field, "jacobian": jacobian, **units})
+    known = {"moved": moved, "field": field, "jacobian": jacobian, "uncertainty": uncertainty}
+    _check_grids(grid, {**known, **units})
     labels = {"fixed_labels": fixed_labels, "moved_labels": moved_labels}
     window, moving_window = choose_window(pair.fixed), choose_window(pair.moving)
     display = Display.of(pair.fixed, window)
@@ -92,6 +95,7 @@ def _(
         "moved": moving_window.apply(display.show(moved.data[:1])[0]),
         "jacobian": _shown_jacobian(display, jacobian.data),
         "displacement": _shown_displacement(display, field.vectors),
+        **({} if uncertainty is None else {"uncertainty": _shown_values(display, uncertainty)}),
         **{key: _shown_labels(display, m, grid) for key, m in labels.items() if m is not None},
         **{key: _UNIT.apply(display.show(i.data[:1])[0]) for key, i in units.items()},
         **display.describe(),
@@ -317,6 +321,10 @@ def _shown_jacobian(display: Display, data: Tensor) -> np.ndarray:
         shown = torch.where(lowest <= 0, lowest, shown)
     shown = torch.where(shown > 0, shown.clamp(1e-6, 6e4), shown.clamp(min=-6e4))
     return shown[0].to(torch.float16).numpy()
+
+
+def _shown_values(display: Display, image: Image) -> np.ndarray:
+    return display.show(image.data[:1], display.coarse_shape)[0].to(torch.float16).numpy()
 
 
 def _shown_displacement(display: Display, vectors: Tensor) -> np.ndarray:

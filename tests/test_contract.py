@@ -48,7 +48,7 @@ UNDER_TEST = {
 }
 # What these find depends on the images that their weights were trained on: see their own tests,
 # which run the promises that do not.
-TRAINED = {"dirnet": "test_dirnet.py"}
+TRAINED = {"dirnet": "test_dirnet.py", "quicksilver": "test_quicksilver.py"}
 
 
 def test_every_method_in_the_table_is_under_test():

@@ -15,7 +15,7 @@ from hybridreg.cli.session import session
 
 def info(
     file: Annotated[
-        Path, typer.Argument(help="Image, DICOM folder, transform, method TOML or output folder.")
+        Path, typer.Argument(help="Image, DICOM folder, transform, method TOML, weights or output folder.")
     ],
     json: options.Json = False,
 ):
@@ -30,14 +30,16 @@ def info(
 
 
 def methods(json: options.Json = False):
-    """List presets, methods (for `hybridreg register --method`), measures, rules and tasks."""
+    """List presets, methods (for `hybridreg register --method`), measures, rules, tasks and weights."""
     with session(as_json=json) as current:
         from hybridreg.config import presets
+        from hybridreg.io.checkpoints import packaged_weights
         from hybridreg.registry import REGISTRIES
 
         current.answer = {"presets": presets()} | {
             f"{table.kind}s": {name: table.help(name) for name in table} for table in REGISTRIES
         }
+        current.answer["weights"] = {name: _weights(name) for name in packaged_weights()}
         for kind, names in current.answer.items():
             current.show(kind, list(names.items()))
             current.say()
@@ -64,7 +66,7 @@ def report(
 def _is_dicom(file: Path) -> bool:
     from hybridreg.io.output import RESULT
 
-    if file.suffix == ".toml" or (file / RESULT).is_file():
+    if file.suffix in (".toml", ".safetensors") or (file / RESULT).is_file():
         return False
     from hybridreg.io.dicom import is_dicom
 
@@ -83,6 +85,12 @@ def _about(file: Path) -> dict:
         from hybridreg.config import describe_method, load_method
 
         return describe_method(load_method(file))
+    if file.suffix == ".safetensors":
+        from dataclasses import asdict
+
+        from hybridreg.io.checkpoints import read_card
+
+        return asdict(read_card(file))
     from hybridreg.io import images, transforms
 
     try:
@@ -92,6 +100,14 @@ def _about(file: Path) -> dict:
             return transforms.describe(file)
         except ValueError as other:
             raise ValueError(f"as an image: {error}; as a transform: {other}") from None
+
+
+def _weights(name: str) -> str:
+    """What packaged weights are, and what they may be used for."""
+    from hybridreg.io.checkpoints import provenance
+
+    about = provenance(name)
+    return f"{about['architecture']}; {about['weights_licence']}; trained on {about['data']}"
 
 
 def _text(value) -> str:

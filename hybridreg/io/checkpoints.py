@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from hybridreg.io.output import write_json
 ENDING = ".safetensors"
 SCHEMA = 2  # of cards; those of schema 1 lack the arguments, spacing, kernel and shooting
 _PACKAGED = Path(__file__).parents[1] / "weights"
+_NAMED_IN = ("weights", "correction")  # fields of methods
 _COPY_BOTH = "copy both files again from where they came"
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -172,6 +173,33 @@ def checkpoint_path(name: str | Path) -> Path:
 def packaged_weights() -> dict[str, Path]:
     """The weights that come with hybridreg, by name; some only for non-commercial use (see cards)."""
     return {path.stem: path for path in sorted(_PACKAGED.rglob(f"*{ENDING}"))}
+
+
+def read_card(name: str | Path) -> Card:
+    """The card of weights alone, of any kind; a path, or a name of packaged weights."""
+    path = checkpoint_path(name)
+    with naming(path):
+        return _read_card(card_path(path))[0]
+
+
+def provenance(name: str | Path) -> dict[str, str]:
+    """What weights were made from and may be used for, as in their card."""
+    card = read_card(name)
+    shown = ("kind", "architecture", "data", "data_licence", "weights_licence")
+    return {field: getattr(card, field) for field in shown}
+
+
+def weights_in(settings: Any) -> Iterator[str]:
+    """The weights that the described settings of a method name, anywhere in them."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key in _NAMED_IN and isinstance(value, str):
+                yield value
+            else:
+                yield from weights_in(value)
+    elif isinstance(settings, (list, tuple)):
+        for value in settings:
+            yield from weights_in(value)
 
 
 def card_path(path: Path) -> Path:

@@ -129,6 +129,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             drawn.checkerboard(),
         ),
         *_deformation_figures(result, drawn),
+        *([_uncertainty_figure(drawn)] if "uncertainty" in views else []),
     ]
     return [*found, _label_figure(result, drawn)] if "fixed_labels" in views else found
 
@@ -153,6 +154,17 @@ def _deformation_figures(result: Mapping[str, Any], drawn: figures.Figures) -> l
             legend=[(f"every {step}", _css(figures.GRID_COLOR))],
         ),
     ]
+
+
+def _uncertainty_figure(drawn: figures.Figures) -> Figure:
+    return Figure(
+        "uncertainty",
+        "Uncertainty",
+        "Standard deviation of the displacement in mm over the samples of the network. The result is "
+        "less certain where it is large; it does not show errors that all samples have in common.",
+        drawn.uncertainty(),
+        bar=drawn.uncertainty_bar,
+    )
 
 
 def _label_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:

@@ -22,6 +22,7 @@ FOLD_COLOR = (226, 0, 38)
 GRID_COLOR = (176, 224, 160)
 MAX_LABELS = 8  # more outlines than these hide each other
 _FACTORS = (1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)  # ends of the Jacobian's color bar
+_UNCERTAIN = ((244, 244, 240), (246, 206, 128), (224, 110, 60), (140, 24, 60))
 _COLORS = ((8, 64, 129), (78, 160, 214), (244, 244, 240), (242, 184, 72), (140, 84, 0))
 
 
@@ -86,7 +87,7 @@ Draw = Callable[[Plane, int], dict[str, str]]  # the pictures of a slice by name
 
 @dataclass(frozen=True)
 class ColorBar:
-    """The legend of the Jacobian map: CSS colors and numbers from its low to its high end."""
+    """The legend of a map: CSS colors and numbers from its low to its high end."""
 
     colors: Sequence[str]
     ticks: Sequence[str]
@@ -116,6 +117,10 @@ class Figures:
     def jacobian(self) -> list[list[Panel]]:
         """Local change of volume on a log scale; through the folds, if there are any."""
         return [[self._through_folds(plane) for plane in self.planes]]
+
+    def uncertainty(self) -> list[list[Panel]]:
+        """The standard deviation of the displacement, one slice of each plane."""
+        return self._middle_row(lambda *cut: {"uncertainty": self._uncertain(*cut)})
 
     def deformation(self) -> list[list[Panel]]:
         """A regular grid of the moving image as it appears in the moved image."""
@@ -161,6 +166,12 @@ class Figures:
         ticks = (1 / end, 1 / math.sqrt(end), 1, math.sqrt(end), end)
         colors = [f"rgb{color}" for color in _COLORS]
         return ColorBar(colors, [f"{tick:.3g}" for tick in ticks])
+
+    @property
+    def uncertainty_bar(self) -> ColorBar:
+        end = self._most_uncertain
+        colors = [f"rgb{color}" for color in _UNCERTAIN]
+        return ColorBar(colors, [f"{part * end:.2g} mm" for part in (0, 0.5, 1)])
 
     def outlined_labels(self) -> list[int]:
         """The structures that are outlined: those with the most voxels in the fixed labels."""
@@ -251,12 +262,22 @@ class Figures:
         level = np.log(np.maximum(cut, 1e-3)) / math.log(self._factor)
         level = Image.fromarray(level).resize(base.size, Image.Resampling.BILINEAR)
         position = np.clip((np.asarray(level) + 1) / 2, 0, 1)
-        stops = np.linspace(0, 1, len(_COLORS))
-        color = np.stack([np.interp(position, stops, c) for c in np.array(_COLORS).T], -1)
-        shade = 0.4 + 0.6 * (np.asarray(base)[..., None] / 255.0)
+        colored = np.asarray(_over(base, position, _COLORS))
         folds = Image.fromarray(cut <= 0).resize(base.size, Image.Resampling.NEAREST)
-        image = np.where(np.asarray(folds)[..., None], FOLD_COLOR, color * shade)
+        image = np.where(np.asarray(folds)[..., None], FOLD_COLOR, colored)
         return _data_uri(Image.fromarray(image.astype(np.uint8)))
+
+    @property
+    def _most_uncertain(self) -> float:
+        """The end of the color bar: 99 % of the voxels are below."""
+        return max(float(np.percentile(self.views["uncertainty"].astype(np.float32), 99)), 1e-3)
+
+    def _uncertain(self, plane: Plane, index: int) -> str:
+        cut = self._coarse(plane, self.views["uncertainty"], index).astype(np.float32)
+        base = self._enlarged("fixed", plane, index, self._zoom(plane))
+        level = np.clip(cut / self._most_uncertain, 0, 1)
+        level = np.asarray(Image.fromarray(level).resize(base.size, Image.Resampling.BILINEAR))
+        return _data_uri(_over(base, level, _UNCERTAIN))
 
     def _deformed(self, plane: Plane, index: int) -> str:
         zoom, step = self._zoom(plane), self.grid_step_mm
@@ -321,6 +342,16 @@ def _with_lines(base: Image.Image, lines: Sequence[Line], width: float) -> Image
                 draw.line(where, fill=255, width=round(2 * width), joint="curve")
         image = _painted(image, np.asarray(mask.reduce(2)) / 255.0, color)
     return image
+
+
+def _over(
+    base: Image.Image, level: np.ndarray, colors: Sequence[tuple[int, int, int]]
+) -> Image.Image:
+    """A map from 0 to 1 in a color scale, with the brightness of a picture."""
+    stops = np.linspace(0, 1, len(colors))
+    color = np.stack([np.interp(level, stops, c) for c in np.array(colors).T], -1)
+    shade = 0.4 + 0.6 * (np.asarray(base)[..., None] / 255.0)
+    return Image.fromarray((color * shade).astype(np.uint8))
 
 
 def _painted(base: Image.Image, alpha: np.ndarray, color: tuple[int, int, int]) -> Image.Image:

@@ -159,6 +159,12 @@ def provenance(result: Mapping[str, Any]) -> list[Table]:
             for side, item in inputs.items()
         ]
         tables.append(Table("Inputs", ("", *[title(key) for key in columns]), rows))
+    weights = _mapping(result.get("weights"))
+    if weights:
+        shown = ("architecture", "data", "data_licence", "weights_licence")
+        rows = [(name, *[words(_mapping(w).get(key)) for key in shown]) for name, w in weights.items()]
+        columns = ("", "Network", "Trained on", "Licence of the data", "Licence of the weights")
+        tables.append(Table("Trained weights", columns, rows))
     times = _mapping(result.get("times_s"))
     if times:
         rows = [(title(key), words(value)) for key, value in times.items()]
@@ -222,6 +228,11 @@ def _transform_rows(transform: Mapping[str, Any]) -> list[tuple[str, str]]:
         mean, p95, largest = (words(displacement.get(key)) for key in ("mean", "p95", "max"))
         text = f"mean {mean} mm, 95 % of voxels under {p95} mm, at most {largest} mm"
         rows.append(("Displacement", text))
+    uncertainty = _mapping(transform.get("uncertainty_mm"))
+    if uncertainty:
+        mean, p95, largest = (words(uncertainty.get(key)) for key in ("mean", "p95", "max"))
+        text = f"standard deviation: mean {mean} mm, 95 % of voxels under {p95} mm, at most {largest} mm"
+        rows.append(("Uncertainty", text))
     return rows
 
 
