@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from hybridreg.cases import ImagePair
 from hybridreg.images import Image
 from hybridreg.transforms import IDENTITY, Transform, compose
@@ -72,3 +74,13 @@ class RegistrationError(RuntimeError):
     def __init__(self, message: str, log: str = ""):
         super().__init__(message)
         self.log = log
+
+
+def check_overlap(weight: Tensor | None) -> Tensor | None:
+    """The weight of each fixed voxel, or RegistrationError if nearly all are zero."""
+    if weight is not None and not weight.mean() > 1e-3:
+        raise RegistrationError(
+            "less than a thousandth of the fixed image overlaps the moving image "
+            "(inside both masks, if any): start with an affine registration, or give other masks"
+        )
+    return weight
