@@ -114,6 +114,10 @@ METHODS = Registry(
             "hybridreg.methods.instance.method:Instance",
             "composed small steps, coarse to fine: fast, one-to-one, any measure and channels",
         ),
+        "demons": (
+            "hybridreg.methods.demons:Demons",
+            "diffeomorphic demons: squared differences of intensities or descriptors",
+        ),
         "linear": (
             "hybridreg.methods.linear.method:Linear",
             "rigid, similarity or affine in a second, with a search of rotations",

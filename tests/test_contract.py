@@ -33,10 +33,12 @@ INSTANCE = {
     "similarity": "ssd",
     "iterations": [60, 60, 40],
 }
+DEMONS = {"name": "demons", "iterations": [60, 60, 40]}
 UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
     "instance": INSTANCE,
+    "demons": DEMONS,
     "linear": {"name": "linear", "transform": "rigid"},
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
