@@ -23,18 +23,34 @@ class TraceEntry(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Matches:
+    """Critical points of both images and where each lies in the other, the i-th to the i-th.
+
+    fixed, moving: in LPS mm of their image, (N, D). of_fixed: which were chosen in the fixed image,
+    (N,) bool, the others in the moving one. kept: which the transform follows; the others are outliers.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    of_fixed: Tensor
+    kept: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class RegistrationResult:
     """The result of a registration method.
 
     transform: the total transform, fixed LPS mm -> moving LPS mm, the initial one included.
     inverse: moving -> fixed, from methods that give it; None if it must be computed.
     uncertainty: standard deviation of the displacement in mm on the fixed grid, or None.
+    matches: the critical points of methods that match such.
     """
 
     transform: Transform
     inverse: Transform | None = None
     uncertainty: Image | None = None
     trace: tuple[TraceEntry, ...] = ()
+    matches: Matches | None = None
 
     def after(self, initial: Transform) -> RegistrationResult:
         """The result for a pair whose moving image had been warped by ``initial``.
@@ -42,7 +58,9 @@ class RegistrationResult:
         With A = initial and R found on the fixed grid, the total is x -> A(R(x)).
         """
         inverse = None if self.inverse is None else compose(self.inverse, initial.inverse())
-        return replace(self, transform=compose(initial, self.transform), inverse=inverse)
+        matches = self.matches and replace(self.matches, moving=initial(self.matches.moving))
+        total = compose(initial, self.transform)
+        return replace(self, transform=total, inverse=inverse, matches=matches)
 
 
 @runtime_checkable
