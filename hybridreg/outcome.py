@@ -140,6 +140,7 @@ class Outcome:
             fixed_labels=self.case.fixed_labels,
             moved_labels=self.moved_labels,
             units=self.fused.shown() if self.fused else {},
+            **({"matches": self.result.matches} if self.result.matches else {}),
         )
 
     def _motion(self) -> dict[str, Any]:

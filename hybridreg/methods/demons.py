@@ -38,9 +38,9 @@ class Demons:
     iterations: maximum at each level, coarse to fine; a level ends earlier when the decrease per
         iteration is at most ``tolerance`` of its total decrease.
     step: maximum length of a step before it is smoothed, in voxels of the level.
-    fluid_mm, diffusion_mm: sigma of the Gaussians that smooth each step and the map, at the finest
-        level; twice as large at each coarser one. Larger ones give a smoother map that fits the images
-        less closely.
+    fluid_mm, diffusion_mm: sigma of the Gaussians that smooth each step and the map, in voxels of
+        ``spacing_mm``; in larger voxels larger in proportion. Larger ones give a smoother map that fits
+        the images less closely.
     scaled: scale one-channel images to [0, 1] by percentiles of their foreground first; images of
         several channels are never scaled.
     """
@@ -97,9 +97,8 @@ class Demons:
     ) -> Tensor:
         weight = check_overlap(level.weight(displacement))
         fixed, spacing = level.fixed.data, level.fixed.grid.spacing
-        finest = level.size_mm / 2**coarser
         fluid, diffusion = (
-            in_voxels(sigma / finest, level) for sigma in (self.fluid_mm, self.diffusion_mm)
+            in_voxels(sigma / self.spacing_mm, level) for sigma in (self.fluid_mm, self.diffusion_mm)
         )
         descent, measure = Descent(self.tolerance, listen), SSD()
         for _ in range(most):

@@ -10,7 +10,7 @@ from torch import Tensor
 from hybridreg.kernels.matching import differences
 from hybridreg.kernels.smoothing import smoothed
 
-_SOFT_TO_HARD = (0.5, 0.25, 0.12, 0.06)  # temperature, in units of the costs' typical contrast
+_SOFT_TO_HARD = (0.5, 0.25, 0.12, 0.0)  # temperature, in units of the costs' typical contrast
 _COUPLING = (0.0, 0.5, 1.0, 2.0)  # of a candidate's distance from the smooth step, in radii squared
 _SPREADS = 3.0  # robust standard deviations: matches that differ more from the step are outliers
 _FLOOR = 0.05  # of the mean density of points: below it a step fades
@@ -38,9 +38,10 @@ class Side:
         return cls(points, offsets, costs / _contrast(costs), way)
 
     def matched(self, step: Tensor, softness: float, coupling: float) -> Tensor:
-        """The mean offset of each point (N, D) over its candidates, weighted by their likeness.
+        """The offset of each point (N, D): the mean of its candidates, weighted by their likeness.
 
-        step: what the smooth step is at each point, (N, D).
+        With a softness of 0 the most similar candidate, to a fraction of a voxel. step: what the
+        smooth step is at each point, (N, D).
         """
         offsets = self.offsets.to(step)
         reach = offsets.square().sum(1).max().clamp(min=1)
@@ -50,8 +51,21 @@ class Side:
             - 2 * expected @ offsets.T
             + expected.square().sum(1, keepdim=True)
         )
-        likeness = torch.softmax(-(self.costs + coupling / reach * squares) / softness, 1)
-        return likeness @ offsets
+        costs = self.costs + coupling / reach * squares
+        return torch.softmax(-costs / softness, 1) @ offsets if softness else self._best(costs)
+
+    def _best(self, costs: Tensor) -> Tensor:
+        """The offset of the least cost, and the vertex of a parabola through it along each axis."""
+        best = costs.argmin(1)
+        found = self.offsets[best].to(costs)
+        beside = _neighbors(self.offsets)[:, :, best]  # (D, 2, N)
+        least = costs.gather(1, best[:, None])[:, 0]
+        for axis, (before, after) in enumerate(beside):
+            low, high = (costs.gather(1, b.clamp(min=0)[:, None])[:, 0] for b in (before, after))
+            curve = low - 2 * least + high
+            shift = torch.where(curve > 0, (low - high) / (2 * curve), 0.0)
+            found[:, axis] += torch.where((before < 0) | (after < 0), 0.0, shift)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +109,18 @@ def cube(radius: int, dimension: int) -> Tensor:
     """Whole offsets of a cube, (K, D)."""
     side = torch.arange(-radius, radius + 1)
     return torch.cartesian_prod(*[side] * dimension)
+
+
+def _neighbors(offsets: Tensor) -> Tensor:
+    """Which candidate is one voxel before and after each along each axis, -1 for none; (D, 2, M)."""
+    rows = []
+    for axis in range(offsets.shape[1]):
+        for way in (-1, 1):
+            there = offsets.clone()
+            there[:, axis] += way
+            same = (there[:, None] == offsets[None]).all(-1)
+            rows.append(torch.where(same.any(1), same.int().argmax(1), -1))
+    return torch.stack(rows).reshape(-1, 2, len(offsets))
 
 
 def _contrast(costs: Tensor) -> Tensor:

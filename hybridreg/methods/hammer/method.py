@@ -48,16 +48,16 @@ class Hammer:
         of its total decrease.
     cell: one critical point in a cube of so many voxels of the level. reach: distance to candidates, and
     radius: of the compared neighborhoods, in voxels of the level.
-    step_mm, diffusion_mm: sigma of the Gaussians that interpolate the matches and smooth the map, at the
-        finest level; twice as large at each coarser one.
+    step_mm, diffusion_mm: sigma of the Gaussians that interpolate the matches and smooth the map, in voxels
+        of ``spacing_mm``; in larger voxels larger in proportion.
     scaled: scale one-channel images to [0, 1] by percentiles of their foreground first.
     """
 
     spacing_mm: float = 1.0
-    iterations: tuple[int, ...] = (4, 4, 4, 3)
+    iterations: tuple[int, ...] = (8, 8, 8, 6)
     tolerance: float = 0.003
-    cell: int = 3
-    reach: int = 3
+    cell: int = 2
+    reach: int = 2
     radius: int = 1
     step_mm: float = 2.0
     diffusion_mm: float = 0.7
@@ -118,8 +118,9 @@ class Hammer:
     ) -> Tensor:
         weight = check_overlap(level.weight(displacement))
         fixed, grid = level.fixed.data, level.fixed.grid
-        finest = level.size_mm / 2**coarser
-        diffusion = in_voxels(self.diffusion_mm / finest, level)
+        sigma, diffusion = (
+            in_voxels(s / self.spacing_mm, level) for s in (self.step_mm, self.diffusion_mm)
+        )
         descent, measure = Descent(self.tolerance, listen), SSD()
         points = self._points(fixed, weight)
         for number in range(most):
@@ -127,7 +128,6 @@ class Hammer:
             if descent.ended(measure(fixed, moved, weight).item(), displacement):
                 break
             sides = self._sides(fixed, moved, points, weight, (number + 1) / most)
-            sigma = in_voxels(self.step_mm / finest, level)
             step, matched = match(sides, grid.shape, sigma)
             matches.append(_matches(matched, displacement, grid))
             spacing = step.new_tensor(grid.spacing)
