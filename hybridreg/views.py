@@ -102,7 +102,7 @@ def _(
         "displacement": _shown_displacement(display, field.vectors),
         **{key: _shown_labels(display, m, grid) for key, m in labels.items() if m is not None},
         **{key: _UNIT.apply(display.show(i.data[:1])[0]) for key, i in units.items()},
-        **(_shown_matches(matches, pair.moving, transform, display.grid, moving_window) if matches else {}),
+        **_shown_matches(matches, pair.moving, transform, display.grid, moving_window),
         **display.describe(),
         **window.describe("fixed"),
         **moving_window.describe("moving"),
@@ -318,9 +318,11 @@ def _before(moving: Image, initial: Transform, grid: Grid, window: Window) -> np
 
 
 def _shown_matches(
-    matches: Matches, moving: Image, transform: Transform, grid: Grid, window: Window
+    matches: Matches | None, moving: Image, transform: Transform, grid: Grid, window: Window
 ) -> dict[str, np.ndarray]:
-    """At most ``_MATCHES``, evenly spaced in their order."""
+    """At most ``_MATCHES``, evenly spaced in their order; nothing of None."""
+    if matches is None:
+        return {}
     first = parts_of(transform)[:1]
     affine = compose(*(part for part in first if isinstance(part, AffineTransform)))
     few = slice(None, None, max(1, math.ceil(len(matches.kept) / _MATCHES)))

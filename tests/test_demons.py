@@ -43,14 +43,19 @@ def error_mm(case, transform) -> torch.Tensor:
 def isotropic(case) -> ImagePair:
     """Both images on one oblique grid of equal voxels, whose step length ITK counts in voxels."""
     grid = case.pair.fixed.grid.with_spacing([2.0] * case.pair.dimension)
-    return ImagePair(*(warp(image, IDENTITY, onto=grid) for image in (case.pair.fixed, case.pair.moving)))
+    return ImagePair(
+        *(warp(image, IDENTITY, onto=grid) for image in (case.pair.fixed, case.pair.moving))
+    )
 
 
 def by_itk(pair: ImagePair, **settings) -> torch.Tensor:
-    """The displacement (*shape, D) in LPS mm of ITK's filter without any smoothing."""
+    """The displacement (*shape, D) in LPS mm of ITK's filter without any smoothing.
+
+    Intensities are times 100, since it skips differences below .001.
+    """
     images = []
     for image in (pair.fixed, pair.moving):
-        made = sitk.GetImageFromArray(image.data[0].double().numpy() * 100)  # ITK skips values < .001
+        made = sitk.GetImageFromArray(image.data[0].double().numpy() * 100)
         made.SetSpacing(image.grid.spacing)
         made.SetOrigin(image.grid.origin)
         made.SetDirection(np.array(image.grid.direction).ravel())
@@ -70,14 +75,20 @@ def test_without_smoothing_its_steps_are_those_of_itk(dimension):
     settings = {"NumberOfIterations": 3, "MaximumUpdateStepLength": 0.5}
     expected = by_itk(pair, **settings)
     plain = Demons(
-        spacing_mm=2.0, iterations=(3,), tolerance=0, step=0.5, fluid_mm=0, diffusion_mm=0, scaled=False
+        spacing_mm=2.0,
+        iterations=(3,),
+        tolerance=0,
+        step=0.5,
+        fluid_mm=0,
+        diffusion_mm=0,
+        scaled=False,
     )
     points = pair.fixed.grid.points()
     found = plain.register(pair).transform(points) - points
     shown = pair.fixed.data[0] > 0.1
     inner = torch.zeros_like(shown)
-    inner[(slice(4, -4),) * dimension] = True  # at the border ITK's gradient of the fixed image is 0
-    shown &= inner
+    inner[(slice(4, -4),) * dimension] = True
+    shown &= inner  # at the border ITK has no gradient of the fixed image
     assert expected[shown].norm(dim=-1).mean() > 0.5
     apart = (found - expected)[shown].norm(dim=-1)
     assert apart.mean() < 0.005 and apart.quantile(0.99) < 0.1  # of a voxel of 2 mm

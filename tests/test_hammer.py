@@ -59,7 +59,12 @@ def test_differences_agree_with_torch_and_with_one_written_out(shape):
     for k in around:
         here, there = points[n] + k, points[n] + candidates[m] + k
         a, b = (
-            image[(slice(None), *(int(min(max(i, 0), s - 1)) for i, s in zip(place, shape, strict=True)))]
+            image[
+                (
+                    slice(None),
+                    *(int(min(max(i, 0), s - 1)) for i, s in zip(place, shape, strict=True)),
+                )
+            ]
             for image, place in ((first, here), (second, there))
         )
         total += (a - b).square().sum().item() / len(around)

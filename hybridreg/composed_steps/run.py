@@ -55,7 +55,7 @@ def map_and_inverse(
         along = find(pair, affine or AffineTransform(torch.eye(pair.dimension + 1)))
         along = _without_folds(along, grid, initial if affine is None else IDENTITY)
         back = inverted(along, grid.spacing)
-    return DisplacementField(in_space(along, grid), grid), DisplacementField(in_space(back, grid), grid)
+    return tuple(DisplacementField(in_space(u, grid), grid) for u in (along, back))
 
 
 def coarse_to_fine(

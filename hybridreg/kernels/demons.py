@@ -68,7 +68,9 @@ def _by_torch(fixed, moved, weight, spacing, damping: float) -> Tensor:
     return torch.linalg.solve(h, b.movedim(0, -1)).movedim(-1, 0).to(fixed.dtype).contiguous()
 
 
-def exponential(velocity: Tensor, spacing: tuple[float, ...], *, threads: int | None = None) -> Tensor:
+def exponential(
+    velocity: Tensor, spacing: tuple[float, ...], *, threads: int | None = None
+) -> Tensor:
     """The displacement of exp(v), by scaling and squaring; v a stationary velocity."""
     scale = velocity.new_tensor(spacing).reshape(-1, *[1] * (velocity.ndim - 1))
     longest = (velocity / scale).square().sum(0).max().sqrt().item()

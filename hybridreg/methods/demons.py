@@ -98,7 +98,8 @@ class Demons:
         weight = check_overlap(level.weight(displacement))
         fixed, spacing = level.fixed.data, level.fixed.grid.spacing
         fluid, diffusion = (
-            in_voxels(sigma / self.spacing_mm, level) for sigma in (self.fluid_mm, self.diffusion_mm)
+            in_voxels(sigma / self.spacing_mm, level)
+            for sigma in (self.fluid_mm, self.diffusion_mm)
         )
         descent, measure = Descent(self.tolerance, listen), SSD()
         for _ in range(most):

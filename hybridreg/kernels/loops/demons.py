@@ -51,7 +51,9 @@ def _gather(g, f, m, h, b, squares):
         squares[x] += r * r
 
 
-@compiled("void(intp, intp, f4[:,:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4[::1], f8, f8, f4[:,:,:,::1])")
+@compiled(
+    "void(intp, intp, f4[:,:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4[::1], f8, f8, f4[:,:,:,::1])"
+)
 def steps(start, stop, fixed, moved, weight, spacing, damping, least, out):
     """out = (h + d I)^-1 b; d = damping squares, but at least a fraction of the trace of h."""
     _, _, ny, nx = fixed.shape
