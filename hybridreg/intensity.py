@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from hybridreg.cases import ImagePair
+from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.preprocessing import foreground, looks_like_ct
 
@@ -20,6 +22,7 @@ WAYS = ("auto", *CT_WINDOWS, "percentiles", "8bit")
 _AIR_HU = -1000.0
 _MIN_HU = -1024.0  # lower values, such as -2048, are padding outside the scan
 _VALUES = 1_000_000  # sampled for percentiles
+_PERCENTILES_MM, _PERCENTILES_FEWEST = 3.0, 16  # distance, and voxels along an axis
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 
 
@@ -66,6 +69,28 @@ def to_unit(image: Image, how: str = "auto") -> tuple[Image, Scaling]:
         data = torch.where(data < _MIN_HU, _AIR_HU, data)
     scaled = ((data.double() - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return replace(image, data=scaled.float(), dtype="float32"), scaling
+
+
+def unit_pair(pair: ImagePair) -> ImagePair:
+    """One-channel images scaled to [0, 1] by percentiles, taken from every 3 mm; others unchanged."""
+    if pair.fixed.channels > 1:
+        return pair
+    return replace(pair, fixed=_sampled_to_unit(pair.fixed), moving=_sampled_to_unit(pair.moving))
+
+
+def _sampled_to_unit(image: Image) -> Image:
+    """As ``intensity.to_unit`` by percentiles, which are taken from every so many mm."""
+    grid = image.grid
+    steps = [
+        max(1, min(round(_PERCENTILES_MM / s), n // _PERCENTILES_FEWEST))
+        for s, n in zip(grid.spacing, grid.size, strict=True)
+    ]
+    few = image.data[(slice(None), *(slice(None, None, step) for step in reversed(steps)))]
+    spacing = tuple(s * step for s, step in zip(grid.spacing, steps, strict=True))
+    sampled = Image(few, Grid(few.shape[1:], spacing, grid.origin, grid.direction))
+    _, scaling = to_unit(sampled, "percentiles")
+    scaled = (image.data - scaling.low).mul_(1 / (scaling.high - scaling.low)).clamp_(0, 1)
+    return replace(image, data=scaled)
 
 
 def _scaling(image: Image, how: str) -> Scaling:

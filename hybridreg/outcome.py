@@ -151,6 +151,7 @@ class Outcome:
             moved_labels=self.moved_labels,
             units=self.fused.shown() if self.fused else {},
             **({} if self.result.uncertainty is None else {"uncertainty": self.result.uncertainty}),
+            **({"matches": self.result.matches} if self.result.matches else {}),
         )
 
     def _motion(self) -> dict[str, Any]:

@@ -118,6 +118,14 @@ METHODS = Registry(
             "hybridreg.methods.quicksilver.method:Quicksilver",
             "a geodesic whose momentum a trained network predicts, without optimization",
         ),
+        "demons": (
+            "hybridreg.methods.demons:Demons",
+            "diffeomorphic demons: squared differences of intensities or descriptors",
+        ),
+        "hammer": (
+            "hybridreg.methods.hammer.method:Hammer",
+            "critical points matched by their intensities or descriptors; the report shows them",
+        ),
         "linear": (
             "hybridreg.methods.linear.method:Linear",
             "rigid, similarity or affine in a second, with a search of rotations",

@@ -22,8 +22,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
-from hybridreg.geometry import Grid, side
+from hybridreg.geometry import Grid, apply_matrix, side
 from hybridreg.images import Image, LabelMap
+from hybridreg.methods.base import Matches
 from hybridreg.preprocessing import looks_like_ct, without_outliers
 from hybridreg.transforms import (
     IDENTITY,
@@ -31,12 +32,14 @@ from hybridreg.transforms import (
     DisplacementField,
     Transform,
     compose,
+    parts_of,
 )
 from hybridreg.warping import jacobian_determinant, warp
 
 MAX_VOXELS = 6_000_000  # of a volume: a 1 mm brain stays as it is
 MAX_SIDE = {2: 1024, 3: 512}
 _MARGIN = 0.08  # of the object's length, kept around it on either side
+_MATCHES = 60_000  # kept of more
 _COARSE_FROM = 1_000_000  # voxels from which Jacobian and displacement are kept at half resolution
 
 
@@ -50,13 +53,17 @@ def make_views(pair, transform: Transform, **known) -> dict[str, np.ndarray]:
     fixed_labels, moved_labels: in the space of the fixed image, on any grid.
     units: further images in [0, 1] on the fixed grid, by the name that their uint8 is to have.
     uncertainty: of the displacement in mm, on the fixed grid.
+    matches: critical points of both images that a method matched.
 
     Gives ``fixed``, ``before``, ``moved`` (uint8 within a window, array order); ``jacobian``
     (float16); ``displacement`` (float16, mm, (x, y, z) components along the display axes first);
-    where given ``fixed_labels``, ``moved_labels`` and ``uncertainty`` (float16, mm); ``spacing_mm`` and, for Jacobian and
-    displacement, ``coarse_spacing_mm``; ``origin_mm`` and ``direction`` of the display grid (LPS);
+    where given ``fixed_labels``, ``moved_labels`` and ``uncertainty`` (float16, mm);
+    ``spacing_mm`` and, for Jacobian and displacement, ``coarse_spacing_mm``; ``origin_mm`` and ``direction`` of the display grid (LPS);
     ``letters``: the patient's side at the low and high end of each axis (x, y, z), empty in 2D;
     ``fixed_window`` and ``moving_window`` (low, high) and their ``..._name``.
+    Of matches: ``aligned``, the moving image through the affine part of the transform alone;
+    ``matches_fixed`` and ``matches_moving`` (N, D), voxels (x, y, z) of the display grid, the latter
+    as in ``aligned``; ``matches_of_fixed`` and ``matches_kept`` (N,) as ``Matches`` has them.
     Of several channels the first is shown.
     """
     raise TypeError(f"there are no pictures of a {type(pair).__name__}")
@@ -75,6 +82,7 @@ def _(
     moved_labels: LabelMap | None = None,
     units: Mapping[str, Image] | None = None,
     uncertainty: Image | None = None,
+    matches: Matches | None = None,
 ) -> dict[str, np.ndarray]:
     grid = pair.fixed.grid
     units = units or {}
@@ -98,6 +106,7 @@ def _(
         **({} if uncertainty is None else {"uncertainty": _shown_values(display, uncertainty)}),
         **{key: _shown_labels(display, m, grid) for key, m in labels.items() if m is not None},
         **{key: _UNIT.apply(display.show(i.data[:1])[0]) for key, i in units.items()},
+        **_shown_matches(matches, pair.moving, transform, display.grid, moving_window),
         **display.describe(),
         **window.describe("fixed"),
         **moving_window.describe("moving"),
@@ -310,6 +319,26 @@ def _before(moving: Image, initial: Transform, grid: Grid, window: Window) -> np
         cval=window.low,
     )
     return window.apply(torch.from_numpy(data))
+
+
+def _shown_matches(
+    matches: Matches | None, moving: Image, transform: Transform, grid: Grid, window: Window
+) -> dict[str, np.ndarray]:
+    """At most ``_MATCHES``, evenly spaced in their order; nothing of None."""
+    if matches is None:
+        return {}
+    first = parts_of(transform)[:1]
+    affine = compose(*(part for part in first if isinstance(part, AffineTransform)))
+    few = slice(None, None, max(1, math.ceil(len(matches.kept) / _MATCHES)))
+    matrix = grid.physical_to_voxel()
+    back = affine.inverse()
+    return {
+        "aligned": _before(moving, affine, grid, window),
+        "matches_fixed": apply_matrix(matrix, matches.fixed[few]).float().numpy(),
+        "matches_moving": apply_matrix(matrix, back(matches.moving[few])).float().numpy(),
+        "matches_of_fixed": matches.of_fixed[few].numpy(),
+        "matches_kept": matches.kept[few].numpy(),
+    }
 
 
 def _shown_jacobian(display: Display, data: Tensor) -> np.ndarray:

@@ -34,10 +34,14 @@ INSTANCE = {
     "similarity": "ssd",
     "iterations": [60, 60, 40],
 }
+DEMONS = {"name": "demons", "iterations": [60, 60, 40]}
+HAMMER = {"name": "hammer", "iterations": [8, 8, 8]}
 UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
     "instance": INSTANCE,
+    "demons": DEMONS,
+    "hammer": HAMMER,
     "linear": {"name": "linear", "transform": "rigid"},
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},

@@ -7,6 +7,7 @@ import torch
 
 from hybridreg import progress
 from hybridreg.cases import ImagePair
+from hybridreg.composed_steps.folds import unfolded
 from hybridreg.config import load_method
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
@@ -14,7 +15,6 @@ from hybridreg.kernels.compiled import torch_only
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.instance import Instance
-from hybridreg.methods.instance.unfolding import unfolded
 from hybridreg.phantoms import blobs
 from hybridreg.registry import MEASURES
 from hybridreg.similarity import LNCC, SSD

@@ -16,7 +16,7 @@ LAYERS = [
     ["lattice", "similarity", "gradient_correlation", "shooting", "momentum", "drr", "exposure"]
     + ["io", "phantoms", "preprocessing", "initialization", "intensity"]
     + ["descriptors", "case_files", "network_inputs", "training_domain"]
-    + ["target_patches", "image_pairs", "pyramids"]
+    + ["target_patches", "image_pairs", "pyramids", "composed_steps"]
     + ["fusion", "fusion_scores", "fusion_files"],
     ["methods.base", "methods.*"],
     ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from hybridreg.cases import ImagePair
 from hybridreg.images import Image
 from hybridreg.transforms import IDENTITY, Transform, compose
@@ -21,6 +23,20 @@ class TraceEntry(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Matches:
+    """Critical points of both images and where each lies in the other, the i-th to the i-th.
+
+    fixed, moving: in LPS mm of their image, (N, D). of_fixed: which were chosen in the fixed image,
+    (N,) bool, the others in the moving one. kept: which the transform follows; the others are outliers.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    of_fixed: Tensor
+    kept: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class RegistrationResult:
     """The result of a registration method.
 
@@ -28,6 +44,7 @@ class RegistrationResult:
     inverse: moving -> fixed, from methods that give it; None if it must be computed.
     uncertainty: standard deviation of the displacement in mm on the fixed grid, or None.
     doubts: why the method itself doubts its result, for the verdict.
+    matches: the critical points of methods that match such.
     """
 
     transform: Transform
@@ -35,6 +52,7 @@ class RegistrationResult:
     uncertainty: Image | None = None
     trace: tuple[TraceEntry, ...] = ()
     doubts: tuple[str, ...] = ()
+    matches: Matches | None = None
 
     def after(self, initial: Transform) -> RegistrationResult:
         """The result for a pair whose moving image had been warped by ``initial``.
@@ -42,7 +60,9 @@ class RegistrationResult:
         With A = initial and R found on the fixed grid, the total is x -> A(R(x)).
         """
         inverse = None if self.inverse is None else compose(self.inverse, initial.inverse())
-        return replace(self, transform=compose(initial, self.transform), inverse=inverse)
+        matches = self.matches and replace(self.matches, moving=initial(self.matches.moving))
+        total = compose(initial, self.transform)
+        return replace(self, transform=total, inverse=inverse, matches=matches)
 
 
 @runtime_checkable
@@ -74,3 +94,13 @@ class RegistrationError(RuntimeError):
     def __init__(self, message: str, log: str = ""):
         super().__init__(message)
         self.log = log
+
+
+def check_overlap(weight: Tensor | None) -> Tensor | None:
+    """The weight of each fixed voxel, or RegistrationError if nearly all are zero."""
+    if weight is not None and not weight.mean() > 1e-3:
+        raise RegistrationError(
+            "less than a thousandth of the fixed image overlaps the moving image "
+            "(inside both masks, if any): start with an affine registration, or give other masks"
+        )
+    return weight

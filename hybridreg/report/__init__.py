@@ -128,6 +128,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             "Boundaries should continue across the tiles without a step.",
             drawn.checkerboard(),
         ),
+        *([_match_figure(drawn)] if "matches_kept" in views else []),
         *_deformation_figures(result, drawn),
         *([_uncertainty_figure(drawn)] if "uncertainty" in views else []),
     ]
@@ -165,6 +166,22 @@ def _uncertainty_figure(drawn: figures.Figures) -> Figure:
         drawn.uncertainty(),
         bar=drawn.uncertainty_bar,
     )
+
+
+def _match_figure(drawn: figures.Figures) -> Figure:
+    kept, of_fixed = (drawn.views[f"matches_{name}"] for name in ("kept", "of_fixed"))
+    caption = (
+        "Critical points on a slice, and lines from there to where each lies in the moving image, which "
+        "is shown through the affine part of the transform alone. Lines of neighbors should run alike, to "
+        f"the same structure. {of_fixed.sum()} points were chosen in the fixed image and "
+        f"{(~of_fixed).sum()} in the moving one; {(~kept).sum()} of them were left out as outliers."
+    )
+    legend = [
+        ("chosen in the fixed image", _css(figures.FIXED_COLOR)),
+        ("chosen in the moving image", _css(figures.MOVED_COLOR)),
+        ("outlier", _css(figures.FOLD_COLOR)),
+    ]
+    return Figure("matches", "Matched critical points", caption, drawn.matches(), legend)
 
 
 def _label_figure(result: Mapping[str, Any], drawn: figures.Figures) -> Figure:

@@ -144,6 +144,16 @@ class Figures:
             rows.append([replace(self._panel(plane, index, p), named=True) for p in panels])
         return rows
 
+    def matches(self) -> list[list[Panel]]:
+        """Critical points on a slice of the fixed image, and where they lie in the moving one."""
+        rows = []
+        for plane in self.planes:
+            index = self._slices(plane, 1)[0]
+            drawn = self._matched(plane, index)
+            panels = [self._panel(plane, index, {name: uri}) for name, uri in drawn.items()]
+            rows.append([replace(panel, named=True) for panel in panels])
+        return rows
+
     def frames(self) -> list[Panel]:
         """Each plane without a picture: its size and letters."""
         return [self._panel(plane, 0, {}) for plane in self.planes]
@@ -320,6 +330,41 @@ class Figures:
                     lines.append((points - zoom, color))
         fixed = self._enlarged("fixed", plane, index, zoom).point(lambda value: value * 0.7)
         return _data_uri(_with_lines(fixed, lines, 1.5))
+
+    def _matched(self, plane: Plane, index: int) -> dict[str, str]:
+        """Both ends of the matches that start on a slice, in the fixed and the aligned image."""
+        zoom = self._zoom(plane)
+        fixed, moving = self.views["matches_fixed"], self.views["matches_moving"]
+        on_slice = np.ones(len(fixed), bool)
+        if plane.normal is not None:
+            on_slice = np.round(fixed[:, plane.normal]) == index
+        of_fixed, kept = (self.views[f"matches_{name}"][on_slice] for name in ("of_fixed", "kept"))
+        a, b = (self._pixels(plane, where[on_slice], zoom) for where in (fixed, moving))
+        dots: list[list[Line]] = [[], []]
+        lines: list[Line] = []
+        for chosen, color in (
+            (kept & of_fixed, FIXED_COLOR),
+            (kept & ~of_fixed, MOVED_COLOR),
+            (~kept, FOLD_COLOR),
+        ):
+            for dot, ends in zip(dots, (a, b), strict=True):
+                dot += [(np.stack([p - (0, 1), p + (0, 1)]), color) for p in ends[chosen]]
+            lines += [(np.stack(ends), color) for ends in zip(a[chosen], b[chosen], strict=True)]
+        under, over = (
+            self._enlarged(name, plane, index, zoom).point(lambda value: value * 0.7)
+            for name in ("fixed", "aligned")
+        )
+        return {
+            "fixed": _data_uri(_with_lines(under, dots[0], 4)),
+            "moving, affine only": _data_uri(_with_lines(_with_lines(over, lines, 1), dots[1], 4)),
+        }
+
+    def _pixels(self, plane: Plane, voxels: np.ndarray, zoom: int) -> np.ndarray:
+        """(row, column) of voxels (N, D) in a picture of a slice."""
+        last = self.views["fixed"].shape[::-1][plane.down] - 1
+        down = voxels[:, plane.down]
+        rows = last - down if plane.turned else down
+        return (np.stack([rows, voxels[:, plane.across]], 1) + 0.5) * zoom - 0.5
 
 
 def _contours(

@@ -6,24 +6,21 @@ gradient of the moved image itself: the moving image is sampled once an iteratio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hybridreg.composed_steps.levels import Level
+from hybridreg.composed_steps.run import Descent, Listen, in_voxels
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import composed
 from hybridreg.kernels.smoothing import smoothed
 from hybridreg.kernels.steps import force, gathered, limited
-from hybridreg.methods.instance.levels import Level
 from hybridreg.similarity import Measure
 
 _MIN_DETERMINANT = 0.1  # determinant of a step: none folds
 _SHORTER = 0.7
-_WINDOW = 5  # iterations over which convergence is measured
-
-Callback = Callable[[int, float], None]  # iteration and dissimilarity
 
 
 @dataclass(frozen=True)
@@ -49,33 +46,26 @@ class Flow:
         weight: Tensor | None,
         measure: Measure,
         iterations: int,
-        listen: Callback,
+        listen: Listen,
     ) -> Tensor:
         """The displacement (D, *shape), in mm along the axes of the level, after some iterations.
 
         Stops earlier when the mean decrease over the last five is less than ``tolerance`` of the
         total decrease. Returns the best map found: steps have a length even if the images agree.
         """
-        best = displacement
         spacing = level.fixed.grid.spacing
-        gathering, values = None, []
-        for iteration in range(iterations):
+        descent, gathering = Descent(self.tolerance, listen), None
+        for _ in range(iterations):
             value, gradient = self._gradient(level, displacement, weight, measure)
-            values.append(value)
-            if value <= min(values):
-                best = displacement
-            listen(iteration, value)
-            if len(values) > _WINDOW:
-                gained = (values[-1 - _WINDOW] - values[-1]) / _WINDOW
-                if gained < self.tolerance * (values[0] - values[-1]):
-                    break
+            if descent.ended(value, displacement):
+                break
             gathering, length = gathered(gathering, gradient, self.momentum)
             step = limited(gathering, -self.step * level.size_mm, self.soft * length)
             while determinants(step, spacing).min() < _MIN_DETERMINANT:
                 step.mul_(_SHORTER)
             displacement = composed(displacement, step, spacing)
-            displacement = smoothed(displacement, _in_voxels(self.map_sigma, level))
-        return displacement if len(values) > 1 and values[-1] <= min(values) else best
+            displacement = smoothed(displacement, in_voxels(self.map_sigma, level))
+        return descent.result(displacement)
 
     def _gradient(
         self, level: Level, displacement: Tensor, weight: Tensor | None, measure: Measure
@@ -85,9 +75,4 @@ class Flow:
             value = measure(level.fixed.data, moved, weight)
             (by_moved,) = torch.autograd.grad(value, moved)
         gradient = force(by_moved, moved.detach(), level.fixed.grid.spacing)
-        return value.item(), smoothed(gradient, _in_voxels(self.gradient_sigma, level))
-
-
-def _in_voxels(sigma: float, level: Level) -> tuple[float, ...]:
-    """Of the level's size along every axis, in voxels of each."""
-    return tuple(sigma * level.size_mm / s for s in level.fixed.grid.spacing)
+        return value.item(), smoothed(gradient, in_voxels(self.gradient_sigma, level))

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from hybridreg import progress
-from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
+from hybridreg.cases import ImagePair
 from hybridreg.checks import check_pair
-from hybridreg.geometry import Grid
-from hybridreg.images import Image
-from hybridreg.intensity import to_unit
-from hybridreg.kernels.inversion import inverted
-from hybridreg.kernels.jacobians import determinants
-from hybridreg.kernels.sampling import sample
-from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
+from hybridreg.composed_steps.levels import Level
+from hybridreg.composed_steps.run import Listen, coarse_to_fine, map_and_inverse
+from hybridreg.intensity import unit_pair
+from hybridreg.methods.base import RegistrationResult, TraceEntry, check_overlap
 from hybridreg.methods.instance.flow import Flow
-from hybridreg.methods.instance.levels import between, levels
-from hybridreg.methods.instance.unfolding import unfolded
 from hybridreg.similarity import LNCC, Measure
-from hybridreg.transforms import (
-    IDENTITY,
-    AffineTransform,
-    DisplacementField,
-    Transform,
-    affine_of,
-    compose,
-    parts_of,
-)
-from hybridreg.warping import jacobian_determinant
-
-_PERCENTILES_MM, _PERCENTILES_FEWEST = 3.0, 16  # distance, and voxels along an axis
-
-log = logging.getLogger(__name__)
+from hybridreg.transforms import IDENTITY, AffineTransform, Transform
 
 
 @dataclass(frozen=True)
@@ -92,45 +71,31 @@ class Instance:
         The inverse is accurate to .01 voxel where it maps into the fixed image.
         """
         check_pair(pair, initial)
-        affine = affine_of(initial, pair.dimension)
-        if affine is None:
-            pair = warp_pair(with_field_of_view(pair, initial), initial)
-        pair = self._prepared(pair)
         trace: list[TraceEntry] = []
-        grid = pair.fixed.grid
-        with torch.no_grad():
-            placed = affine or AffineTransform(torch.eye(pair.dimension + 1))
-            along = self._flow(pair, placed, trace)
-            along = _without_folds(along, grid, initial if affine is None else IDENTITY)
-            back = inverted(along, grid.spacing)
-        fields = (DisplacementField(_in_space(u, grid), grid) for u in (along, back))
+
+        def listen(level: int, iteration: int, value: float):
+            trace.append(TraceEntry("instance", level, iteration, {"dissimilarity": value}))
+
+        def find(pair: ImagePair, affine: AffineTransform) -> Tensor:
+            return coarse_to_fine(
+                unit_pair(pair) if self.scaled else pair,
+                affine,
+                self._improved,
+                listen,
+                spacing_mm=self.spacing_mm,
+                iterations=self.iterations,
+                device=self.device,
+            )
+
+        fields = map_and_inverse(pair, initial, find)
         return RegistrationResult(*fields, trace=tuple(trace)).after(initial)
 
-    def _prepared(self, pair: ImagePair) -> ImagePair:
-        if not self.scaled or pair.fixed.channels > 1:
-            return pair
-        return replace(pair, fixed=_to_unit(pair.fixed), moving=_to_unit(pair.moving))
-
-    def _flow(self, pair: ImagePair, affine: AffineTransform, trace: list[TraceEntry]) -> Tensor:
-        """The displacement on the fixed grid, in mm along its axes."""
-        found = levels(pair, affine, self.spacing_mm, len(self.iterations), self.device)
-        stages = list(zip(found, self.iterations[-len(found) :], strict=True))
-        costs = [level.fixed.data[0].numel() * most for level, most in stages]
-        before = stages[0][0].fixed.grid
-        displacement = stages[0][0].fixed.data.new_zeros(pair.dimension, *before.shape)
-        for number, (level, most) in enumerate(stages):
-            displacement = _onto(displacement, before, level.fixed.grid)
-            before = level.fixed.grid
-            weight = _checked(level.weight(displacement))
-
-            def listen(iteration: int, value: float, number: int = number, most: int = most):
-                trace.append(TraceEntry("instance", number, iteration, {"dissimilarity": value}))
-                done = sum(costs[:number]) + costs[number] * iteration / most
-                progress.report(done / sum(costs), f"level {number + 1} of {len(stages)}")
-
-            rule = self._rule(coarser=len(stages) - 1 - number)
-            displacement = rule.run(level, displacement, weight, self.similarity, most, listen)
-        return _onto(displacement, before, pair.fixed.grid)
+    def _improved(
+        self, level: Level, coarser: int, displacement: Tensor, most: int, listen: Listen
+    ) -> Tensor:
+        weight = check_overlap(level.weight(displacement))
+        rule = self._rule(coarser)
+        return rule.run(level, displacement, weight, self.similarity, most, listen)
 
     def _rule(self, coarser: int) -> Flow:
         """coarser: levels between this one and the finest."""
@@ -142,60 +107,3 @@ class Instance:
             self.map_sigma * self.map_sigma_factor**coarser * self.smoothness,
             self.tolerance,
         )
-
-
-def _to_unit(image: Image) -> Image:
-    """As ``intensity.to_unit`` by percentiles, which are taken from every so many mm."""
-    grid = image.grid
-    steps = [
-        max(1, min(round(_PERCENTILES_MM / s), n // _PERCENTILES_FEWEST))
-        for s, n in zip(grid.spacing, grid.size, strict=True)
-    ]
-    few = image.data[(slice(None), *(slice(None, None, step) for step in reversed(steps)))]
-    spacing = tuple(s * step for s, step in zip(grid.spacing, steps, strict=True))
-    sampled = Image(few, Grid(few.shape[1:], spacing, grid.origin, grid.direction))
-    _, scaling = to_unit(sampled, "percentiles")
-    scaled = (image.data - scaling.low).mul_(1 / (scaling.high - scaling.low)).clamp_(0, 1)
-    return replace(image, data=scaled)
-
-
-def _checked(weight: Tensor | None) -> Tensor | None:
-    if weight is not None and not weight.mean() > 1e-3:
-        raise RegistrationError(
-            "less than a thousandth of the fixed image overlaps the moving image "
-            "(inside both masks, if any): start with an affine registration, or give other masks"
-        )
-    return weight
-
-
-def _onto(displacement: Tensor, of: Grid, at: Grid) -> Tensor:
-    return displacement if of == at else sample(displacement, None, between(at, of), at.shape)
-
-
-def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
-    """The displacement without folds, alone and after the initial transform, if that has none."""
-
-    def alone(u: Tensor) -> Tensor:
-        return determinants(u, grid.spacing)
-
-    def total(u: Tensor) -> Tensor:
-        field = DisplacementField(_in_space(u, grid), grid)
-        found = jacobian_determinant(compose(initial, field), grid).data[0].to(u)
-        return torch.minimum(alone(u), found)
-
-    determinants_of = alone
-    if parts_of(initial):
-        if jacobian_determinant(initial, grid).data.min() > 0:
-            determinants_of = total
-        else:
-            log.warning("the initial transform folds, and so will the result")
-    along, folded = unfolded(along, determinants_of)
-    if folded:
-        log.info("%d folded voxels were smoothed", folded)
-    return along
-
-
-def _in_space(along: Tensor, grid: Grid) -> Tensor:
-    """Components in LPS of vectors along the axes of a grid, on the CPU."""
-    axes = torch.tensor(grid.direction, dtype=torch.float64).to(along)
-    return torch.einsum("ca,a...->c...", axes, along).cpu()

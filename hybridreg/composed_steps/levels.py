@@ -1,4 +1,4 @@
-"""The resolution levels of ``Instance``: both images at each voxel size."""
+"""Resolution levels: both images at each voxel size."""
 
 from __future__ import annotations
 

@@ -1,0 +1,164 @@
+"""From a pair and an initial transform to a map without folds and its inverse, over all levels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hybridreg import progress
+from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
+from hybridreg.composed_steps.folds import unfolded
+from hybridreg.composed_steps.levels import Level, between, levels
+from hybridreg.geometry import Grid
+from hybridreg.kernels.inversion import inverted
+from hybridreg.kernels.jacobians import determinants
+from hybridreg.kernels.sampling import sample
+from hybridreg.transforms import (
+    IDENTITY,
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    affine_of,
+    compose,
+    parts_of,
+)
+from hybridreg.warping import jacobian_determinant
+
+log = logging.getLogger(__name__)
+
+Find = Callable[[ImagePair, AffineTransform], Tensor]
+"""The displacement u on the fixed grid of x -> A(x + u(x)), in mm along the grid's axes."""
+
+Listen = Callable[[int, float], None]
+"""Called with the iteration and the dissimilarity."""
+
+Improve = Callable[[Level, int, Tensor, int, Listen], Tensor]
+"""A better displacement at a level: (level, number of coarser-to-finer steps still to come,
+displacement, maximum number of iterations, callback)."""
+
+
+def map_and_inverse(
+    pair: ImagePair, initial: Transform, find: Find
+) -> tuple[DisplacementField, DisplacementField]:
+    """x -> x + u(x) without folds, to be followed by the initial transform, and its inverse.
+
+    ``find`` gets an affine initial transform as it is, and for any other the pair resampled
+    through it. The inverse is accurate to .01 voxel where it maps into the fixed image.
+    """
+    affine = affine_of(initial, pair.dimension)
+    if affine is None:
+        pair = warp_pair(with_field_of_view(pair, initial), initial)
+    grid = pair.fixed.grid
+    with torch.no_grad():
+        along = find(pair, affine or AffineTransform(torch.eye(pair.dimension + 1)))
+        along = _without_folds(along, grid, initial if affine is None else IDENTITY)
+        back = inverted(along, grid.spacing)
+    return tuple(DisplacementField(in_space(u, grid), grid) for u in (along, back))
+
+
+def coarse_to_fine(
+    pair: ImagePair,
+    affine: AffineTransform,
+    improve: Improve,
+    listen: Callable[[int, int, float], None],
+    *,
+    spacing_mm: float,
+    iterations: tuple[int, ...],
+    device: str,
+) -> Tensor:
+    """The displacement on the fixed grid after ``improve`` at every level, from zero.
+
+    spacing_mm: of the finest level (see ``levels``). iterations: maximum at each level. listen:
+    called with the level, the iteration and the dissimilarity.
+    """
+    found = levels(pair, affine, spacing_mm, len(iterations), device)
+    stages = list(zip(found, iterations[-len(found) :], strict=True))
+    costs = [level.fixed.data[0].numel() * most for level, most in stages]
+    before = stages[0][0].fixed.grid
+    displacement = stages[0][0].fixed.data.new_zeros(pair.dimension, *before.shape)
+    for number, (level, most) in enumerate(stages):
+        displacement = _onto(displacement, before, level.fixed.grid)
+        before = level.fixed.grid
+
+        def reported(iteration: int, value: float, number: int = number, most: int = most):
+            listen(number, iteration, value)
+            done = sum(costs[:number]) + costs[number] * iteration / most
+            progress.report(done / sum(costs), f"level {number + 1} of {len(stages)}")
+
+        displacement = improve(level, len(stages) - 1 - number, displacement, most, reported)
+    return _onto(displacement, before, pair.fixed.grid)
+
+
+class Descent:
+    """The values of a level, the best map among them, and when their decrease has ended.
+
+    tolerance: it has ended when the mean decrease over the last five iterations is less than this
+    fraction of the total decrease.
+    """
+
+    _WINDOW = 5
+
+    def __init__(self, tolerance: float, listen: Listen):
+        self._tolerance, self._listen = tolerance, listen
+        self._values: list[float] = []
+        self._best: Tensor | None = None
+
+    def ended(self, value: float, displacement: Tensor) -> bool:
+        """Takes the value of a map; True if no further step is worth it."""
+        self._listen(len(self._values), value)
+        self._values.append(value)
+        if value <= min(self._values):
+            self._best = displacement
+        if len(self._values) <= self._WINDOW:
+            return False
+        gained = (self._values[-1 - self._WINDOW] - value) / self._WINDOW
+        return gained < self._tolerance * (self._values[0] - value)
+
+    def result(self, displacement: Tensor) -> Tensor:
+        """The map after the last step, if the last value was the best, else the best map.
+
+        Steps have a length even if the images agree.
+        """
+        improved = len(self._values) > 1 and self._values[-1] <= min(self._values)
+        return displacement if improved or self._best is None else self._best
+
+
+def in_voxels(sigma: float, level: Level) -> tuple[float, ...]:
+    """A length in units of the level's size, in voxels along every axis."""
+    return tuple(sigma * level.size_mm / s for s in level.fixed.grid.spacing)
+
+
+def in_space(along: Tensor, grid: Grid) -> Tensor:
+    """Components in LPS of vectors along the axes of a grid, on the CPU."""
+    axes = torch.tensor(grid.direction, dtype=torch.float64).to(along)
+    return torch.einsum("ca,a...->c...", axes, along).cpu()
+
+
+def _onto(displacement: Tensor, of: Grid, at: Grid) -> Tensor:
+    return displacement if of == at else sample(displacement, None, between(at, of), at.shape)
+
+
+def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
+    """The displacement without folds, alone and after the initial transform, if that has none."""
+
+    def alone(u: Tensor) -> Tensor:
+        return determinants(u, grid.spacing)
+
+    def total(u: Tensor) -> Tensor:
+        field = DisplacementField(in_space(u, grid), grid)
+        found = jacobian_determinant(compose(initial, field), grid).data[0].to(u)
+        return torch.minimum(alone(u), found)
+
+    determinants_of = alone
+    if parts_of(initial):
+        if jacobian_determinant(initial, grid).data.min() > 0:
+            determinants_of = total
+        else:
+            log.warning("the initial transform folds, and so will the result")
+    along, folded = unfolded(along, determinants_of)
+    if folded:
+        log.info("%d folded voxels were smoothed", folded)
+    return along
