@@ -227,6 +227,10 @@ TASKS = Registry(
             "hybridreg.fusion.training:FastFusionTraining",
             "a small network distilled from the published fusion network",
         ),
+        "pehl": (
+            "hybridreg.methods.pehl.task:PehlTraining",
+            "the pose of one CT in a radiograph, from its projections (PEHL)",
+        ),
     },
 )
 
