@@ -118,6 +118,14 @@ METHODS = Registry(
             "hybridreg.methods.linear.method:Linear",
             "rigid, similarity or affine in a second, with a search of rotations",
         ),
+        "projection": (
+            "hybridreg.methods.projection:Projection",
+            "the pose of a CT in radiographs, by comparison with its projections",
+        ),
+        "pehl": (
+            "hybridreg.methods.pehl.method:Pehl",
+            "the pose of an object in a radiograph, by networks trained on its CT (PEHL)",
+        ),
         "chain": (
             "hybridreg.methods.combine:Chain",
             "stages in sequence, each initialized by the transform of the one before",

@@ -18,8 +18,8 @@ LAYERS = [
     + ["descriptors", "case_files", "network_inputs", "target_patches", "pyramids"]
     + ["fusion", "fusion_scores", "fusion_files"],
     ["methods.base", "methods.*"],
-    ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]
-    + ["cluster"],
+    ["case_log", "records", "evaluation", "quality", "assessment", "projection_assessment"]
+    + ["config", "training", "views", "projection_views", "cluster"],
     ["report", "outcome", "pipeline", "batch", "targets", "testing"],
     ["cli"],
 ]

@@ -30,6 +30,7 @@ from hybridreg.evaluation.scores import (
     SurfaceScores,
     TruthScores,
     evaluate,
+    landmark_scores,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "dice",
     "evaluate",
     "inverse_consistency",
+    "landmark_scores",
     "jacobian_statistics",
     "non_diffeomorphic_percent",
     "overall_dice",

@@ -128,7 +128,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             "Boundaries should continue across the tiles without a step.",
             drawn.checkerboard(),
         ),
-        *_deformation_figures(result, drawn),
+        *(_deformation_figures(result, drawn) if "jacobian" in views else []),
     ]
     return [*found, _label_figure(result, drawn)] if "fixed_labels" in views else found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -39,10 +41,29 @@ class Regressor(nn.Module):
         return self.output(self.joined(found.unflatten(0, residuals.shape[:2]).flatten(1)))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What regressors were trained on; with another object or C-arm their answers mean nothing.
+
+    width_mm, pixel_mm, scatter: of regions, see ``residuals``; pixel_mm of the detector. zone_deg: of zones.
+    source_to_detector_mm, source_to_isocenter_mm: of the C-arm. absorption: the integral of the
+    object's attenuation in mm^2, and spread_mm: its standard deviation along each axis of the CT.
+    """
+
+    width_mm: float
+    pixel_mm: float
+    scatter: float
+    zone_deg: float
+    source_to_detector_mm: float
+    source_to_isocenter_mm: float
+    absorption: float
+    spread_mm: tuple[float, float, float]
+
+
 class PehlNetwork(nn.Module):
     """All regressors, and what they were trained for.
 
-    zones: how many; the rest as for ``Regressor``. Buffers: points (zones, N, 3) CT mm; middles (zones, 2),
+    zones: how many; seen: in training; the rest as for ``Regressor``. Buffers: points (zones, N, 3) CT mm; middles (zones, 2),
     alpha and beta in degrees; center (3,) and axes (3, 3) of ``placement.Placement``; ranges (groups, 6) of the
     errors in mm and degrees.
     """
@@ -56,8 +77,10 @@ class PehlNetwork(nn.Module):
         channels: int,
         local: int,
         joint: int,
+        seen: Seen,
     ):
         super().__init__()
+        self.seen, self.pixels = seen, pixels
         sizes = {"points": points, "pixels": pixels, "channels": channels, "local": local, "joint": joint}
         self.regressors = nn.ModuleList(
             nn.ModuleDict({g: Regressor(**sizes, outputs=len(p)) for g, p in GROUPS.items()})

@@ -19,7 +19,8 @@ from hybridreg.images import Image
 from hybridreg.io.checkpoints import Card
 from hybridreg.io.images import read_image
 from hybridreg.io.radiographs import read_geometry
-from hybridreg.methods.pehl.network import PehlNetwork, initialize
+from hybridreg.methods.pehl.body import Body, source_to_isocenter
+from hybridreg.methods.pehl.network import PehlNetwork, Seen, initialize
 from hybridreg.methods.pehl.placement import GROUPS, PARAMETERS, Placement
 from hybridreg.methods.pehl.points import Choice, candidates, chosen_points
 from hybridreg.methods.pehl.samples import Look, Pool, Ranges, render
@@ -100,11 +101,24 @@ class PehlTask:
         return attenuation(self.ct)
 
     @cached_property
+    def body(self) -> Body:
+        return Body.of(self.mu)
+
+    @cached_property
     def placement(self) -> Placement:
         """On the detector in training pixels, with the object's center of mass at the isocenter."""
-        mu, grid = self.mu.data[0].double(), self.ct.grid
-        center = (mu[..., None] * grid.points()).sum((0, 1, 2)) / mu.sum()
-        return Placement(self.detector.with_spacing((self.how.pixel_mm,) * 2), center)
+        return Placement(self.detector.with_spacing((self.how.pixel_mm,) * 2), self.body.center)
+
+    @property
+    def seen(self) -> Seen:
+        how, detector = self.how, self.detector
+        return Seen(
+            *(how.width_mm, how.pixel_mm, how.scatter, how.zone_deg),
+            source_to_detector_mm=detector.distance,
+            source_to_isocenter_mm=source_to_isocenter(detector),
+            absorption=self.body.absorption,
+            spread_mm=self.body.spread_mm,
+        )
 
     @cached_property
     def middles(self) -> Tensor:
@@ -177,7 +191,8 @@ class PehlTask:
     @property
     def _arguments(self) -> dict[str, Any]:
         names = ("points", "pixels", "channels", "local", "joint")
-        return {"zones": len(self.middles), **{name: getattr(self.how, name) for name in names}}
+        sizes = {name: getattr(self.how, name) for name in names}
+        return {"zones": len(self.middles), **sizes, "seen": self.seen}
 
     def optimizer(self, network: PehlNetwork) -> tuple[Optimizer, LRScheduler]:
         """Published: SGD, momentum .9, weight decay 1e-4, rate (1 + decay step)^-power."""
@@ -257,7 +272,7 @@ class PehlTask:
             seed=0,
             validation={},
             training={name: getattr(how, name) for name in names},
-            arguments=self._arguments,
+            arguments={**self._arguments, "seen": asdict(self.seen)},
         )
 
 
