@@ -109,7 +109,9 @@ def _pose(result: Mapping[str, Any]) -> list[Table]:
 
 
 def deformation(result: Mapping[str, Any]) -> list[Table]:
-    """The transform, its Jacobian determinant and its inverse."""
+    """The transform, its Jacobian determinant and its inverse; a pose has a table of its own."""
+    if result.get("pose"):
+        return []
     rows = [*_transform_rows(_mapping(result.get("transform")))]
     rows += _jacobian_rows(jacobian_statistics(result))
     inverse = _mapping(result.get("inverse"))
