@@ -10,10 +10,9 @@ from torch import Tensor
 
 from hybridreg import progress
 from hybridreg.drr import Projector, attenuation, coarser
-from hybridreg.io.checkpoints import read_checkpoint
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
 from hybridreg.methods.pehl.body import Body, check_body, check_c_arm
-from hybridreg.methods.pehl.network import PehlNetwork
+from hybridreg.methods.pehl.network import PehlNetwork, trained_network
 from hybridreg.methods.pehl.placement import GROUPS, Placement
 from hybridreg.methods.pehl.residuals import (
     covering,
@@ -23,7 +22,6 @@ from hybridreg.methods.pehl.residuals import (
     saturated,
     shifted,
 )
-from hybridreg.methods.pehl.task import KIND
 from hybridreg.poses import rigid_matrix
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.radiographs import Radiograph
@@ -54,7 +52,7 @@ class Pehl:
                 f"regressors look at one radiograph and there are {len(pair.fixed)}: give one, or take the "
                 "method projection"
             )
-        network = read_checkpoint(self.weights, kind=KIND).built(PehlNetwork)
+        network = trained_network(self.weights)
         mu = attenuation(pair.moving)
         check_body(Body.of(mu), network)
         check_c_arm(pair.fixed[0].detector, network.seen)

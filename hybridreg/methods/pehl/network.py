@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from hybridreg.io.checkpoints import read_checkpoint
 from hybridreg.methods.pehl.placement import GROUPS
 
+KIND = "pehl"
 _KERNEL = 5
 
 
@@ -112,3 +115,15 @@ def initialize(network: nn.Module, generator: torch.Generator):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
+
+
+def trained_network(weights: str | Path) -> PehlNetwork:
+    """The regressors of a training: a file, or packaged weights by name (ValueError for others)."""
+    return read_checkpoint(weights, kind=KIND).built(_network_of)
+
+
+def _network_of(
+    *, zones: int, points: int, pixels: int, channels: int, local: int, joint: int, seen: Seen
+) -> PehlNetwork:
+    sizes = {"points": points, "pixels": pixels, "channels": channels}
+    return PehlNetwork(zones=zones, **sizes, local=local, joint=joint, seen=seen)

@@ -20,13 +20,12 @@ from hybridreg.io.checkpoints import Card
 from hybridreg.io.images import read_image
 from hybridreg.io.radiographs import read_geometry
 from hybridreg.methods.pehl.body import Body, source_to_isocenter
-from hybridreg.methods.pehl.network import PehlNetwork, Seen, initialize
+from hybridreg.methods.pehl.network import KIND, PehlNetwork, Seen, initialize
 from hybridreg.methods.pehl.placement import GROUPS, PARAMETERS, Placement
 from hybridreg.methods.pehl.points import Choice, candidates, chosen_points
 from hybridreg.methods.pehl.samples import Look, Pool, Ranges, render
 from hybridreg.radiographs import Detector
 
-KIND = "pehl"
 _VALIDATION_BATCHES = 4
 _HELD_OUT = 1 << 20  # added to the seed for samples that are not learned from
 
