@@ -13,7 +13,7 @@ from hybridreg.drr import Projector, attenuation, coarser
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
 from hybridreg.methods.pehl.body import Body, check_body, check_c_arm
 from hybridreg.methods.pehl.network import PehlNetwork, trained_network
-from hybridreg.methods.pehl.placement import GROUPS, Placement
+from hybridreg.methods.pehl.placement import GROUPS, Placement, corrected
 from hybridreg.methods.pehl.residuals import (
     covering,
     crops,
@@ -100,8 +100,9 @@ class _Estimator:
         projected = crops(saturated(drawn, seen.scatter), shifted(at, self.radiograph.detector, part))
         found = residual(projected, crops(self.radiograph.data[:1], at))
         error = self.network.errors(found, zone=zone, group=group)[0]
-        parameters = parameters.clone()
-        parameters[list(GROUPS[group])] += error.double()
+        errors = torch.zeros_like(parameters)
+        errors[list(GROUPS[group])] = error.double()
+        parameters = corrected(parameters, errors)
         away = (parameters[4:] - self.network.middles[zone]).abs().max().item()
         terms = {
             "residual": found.square().mean().sqrt().item(),

@@ -26,6 +26,31 @@ _AS_POSE = [4, 5, 2, 0, 1, 3]  # the six in the order of ``poses``: rx, ry, rz, 
 _FROM_POSE = [3, 4, 2, 5, 0, 1]
 
 
+def corrected(parameters: Tensor, errors: Tensor) -> Tensor:
+    """Parameters (..., 6) with errors (..., 6) added, those of tx and ty along axes turned by theta.
+
+    Regions turn with the object, so an error as they see it does too.
+    """
+    return torch.cat(
+        [
+            parameters[..., :2] + _turned(errors[..., :2], parameters[..., 2]),
+            parameters[..., 2:] + errors[..., 2:],
+        ],
+        -1,
+    )
+
+
+def before(parameters: Tensor, errors: Tensor) -> Tensor:
+    """The parameters that ``corrected`` by these errors are the given ones."""
+    rest = parameters[..., 2:] - errors[..., 2:]
+    return torch.cat([parameters[..., :2] - _turned(errors[..., :2], rest[..., 0]), rest], -1)
+
+
+def _turned(vectors: Tensor, degrees: Tensor) -> Tensor:
+    (x, y), angle = vectors.unbind(-1), degrees.deg2rad()
+    return torch.stack([angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Placement:
     """Converts poses (C-arm mm to CT mm) to the six parameters and back.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hybridreg.drr import Projector
 from hybridreg.images import Image
-from hybridreg.methods.pehl.placement import Placement
+from hybridreg.methods.pehl.placement import Placement, corrected
 from hybridreg.methods.pehl.residuals import crops, regions, residual, saturated
 from hybridreg.transforms import interpolate
 
@@ -139,7 +139,7 @@ def _variances(
     for pose in poses:
         at = regions(placement, pose[None], found, **size)
         reference = projected(pose[None], at)
-        lir = residual(reference, projected(pose + errors, at))  # (K, P, h, w)
+        lir = residual(reference, projected(corrected(pose.expand(errors.shape), errors), at))  # (K, P, h, w)
         by_error = by_error + lir.var(0).sum((-2, -1)) / count
         total, squares = total + lir / count, squares + lir.square() / count
     by_pose = (squares - total.square()).clamp(min=0).sum((-2, -1)).mean(0)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from hybridreg.drr import Projector
 from hybridreg.kernels.smoothing import smoothed
 from hybridreg.methods.pehl.backgrounds import backgrounds, varied
-from hybridreg.methods.pehl.placement import GROUPS, Placement
+from hybridreg.methods.pehl.placement import GROUPS, Placement, before, corrected
 from hybridreg.methods.pehl.residuals import crops, regions, residual, saturated
 
 _AT_ONCE = 16
@@ -116,7 +116,7 @@ def render(
     others = {}
     for group, chosen in GROUPS.items():
         error = ranges.drawn_errors(count, group, generator)
-        others[group] = base - error if centered_true else base + error
+        others[group] = (before if centered_true else corrected)(base, error)
         scale = torch.tensor(ranges.errors[list(GROUPS).index(group)], dtype=torch.float64)
         targets[group] = (error / scale)[:, list(chosen)].float()
     blurs = blur_px * torch.rand(-(-count // _AT_ONCE), generator=generator)
