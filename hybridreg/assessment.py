@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -15,7 +15,7 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.preprocessing import without_outliers
-from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
+from hybridreg.quality import Intent, Verdict, judge, similarity
 from hybridreg.transforms import DisplacementField, Transform, affine_of
 from hybridreg.warping import Inverse, invert, jacobian_determinant, lowest, measured, warp
 
@@ -27,23 +27,25 @@ _INVERSE_SAMPLES = 5e5  # at most, about: a deformation is smoother than the ima
 class Assessment:
     """The results of a registration besides its transform.
 
-    moved: the moving image on the fixed grid, resampled once through the total transform.
-    displacement: of every fixed voxel. jacobian: det(dT/dx) there.
+    moved: the moving image on the fixed grid, resampled once through the total transform; for
+    radiographs its projection. displacement: of every fixed voxel. jacobian: det(dT/dx) there; both
+    None for a pose. pose: its numbers before and after, see ``poses``.
     affine: of the nearest affine, about the center of the fixed field of view.
     inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the initial
-    transform) and after. verdict: whether the result is plausible, without labels, and why not.
+    transform) and after; similarity is a dataclass with an ``overlap``. verdict: whether the result is plausible, without labels, and why not.
     inverse and verdict are None if they were left out.
     """
 
     moved: Image
-    displacement: DisplacementField
-    jacobian: Image
+    displacement: DisplacementField | None
+    jacobian: Image | None
     moved_labels: LabelMap | None
     inverse: Inverse | None
-    similarity: tuple[Similarity, Similarity]
+    similarity: tuple[Any, Any]
     scores: tuple[Scores, Scores]
     affine: Decomposition
     verdict: Verdict | None
+    pose: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
 
 @singledispatch

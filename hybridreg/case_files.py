@@ -9,11 +9,15 @@ from typing import Any
 
 from hybridreg.cases import Case, ImagePair
 from hybridreg.checks import check_pair, overlap_of_fields
+from hybridreg.drr import attenuation
 from hybridreg.images import Image, LabelMap
 from hybridreg.initialization import INITIALIZATIONS, initialize
 from hybridreg.io.files import sha256_of
 from hybridreg.io.objects import as_image, as_labels, as_landmarks, as_mask, as_transform
+from hybridreg.io.radiographs import as_radiograph
+from hybridreg.poses import pose
 from hybridreg.preprocessing import foreground
+from hybridreg.projection_pair import ProjectionPair
 from hybridreg.transforms import IDENTITY, Transform
 from hybridreg.warping import warp
 
@@ -39,12 +43,14 @@ def read_case(
     **more,
 ) -> Case:
     """The case of ``register``: files are read, values used as they are."""
-    unknown = set(more) - {*MASKS, *POINTS, *LABELS, *LANDMARKS}
-    if unknown:
+    known = [*MASKS, *POINTS, *LABELS, *LANDMARKS, "truth"]
+    for name in (n for n in ("geometry", "second") if more.pop(n, None) is not None):
+        raise ValueError(f"{name} is for methods of radiographs, such as projection: leave it out")
+    if unknown := set(more) - set(known):
         raise ValueError(
-            f"unknown input {sorted(unknown)}; besides the images there are "
-            f"{', '.join([*MASKS, *POINTS, *LABELS, *LANDMARKS])}"
+            f"unknown input {sorted(unknown)}; besides the images there are {', '.join(known)}"
         )
+    truth = _truth(more.pop("truth", None))
     fixed = as_image(fixed, frame=fixed_frame, name="the fixed image")
     moving = as_image(moving, frame=moving_frame, name="the moving image")
     values = {}
@@ -64,16 +70,68 @@ def read_case(
         if isinstance(more.get(name), str) and more[name] == "auto":
             image = pair.fixed if name.startswith("fixed") else pair.moving
             pair = replace(pair, **{name: foreground(image, margin_mm=_MASK_MARGIN_MM)})
-    return Case(pair, **values)
+    return Case(pair, **values, **truth)
 
 
-def start_of(initial: str | Path | Transform | None, pair: ImagePair) -> Transform:
+def read_projections(
+    fixed: Any,
+    moving: str | Path | Image,
+    *,
+    geometry: str | Path | None = None,
+    second: Any = None,
+    fixed_frame: int | None = None,
+    moving_frame: int | None = None,
+    **more,
+) -> Case:
+    """The case of ``register`` for a method of radiographs: files are read, values used as they are.
+
+    fixed, second: a radiograph (or its file) and another of the same moment. geometry: of the first one, by
+    default beside it or in its header.
+    """
+    given = {name for name, value in more.items() if value is not None}
+    if refused := given - {*LANDMARKS, "truth"}:
+        raise ValueError(
+            f"{', '.join(sorted(refused))} cannot be used with radiographs: leave them out"
+        )
+    fixed = as_radiograph(fixed, geometry=geometry, frame=fixed_frame, name="the radiograph")
+    views = [fixed]
+    if second is not None:
+        views.append(as_radiograph(second, name="the second radiograph"))
+    pair = ProjectionPair(tuple(views), as_image(moving, frame=moving_frame, name="the CT"))
+    check_pair(pair)
+    values = {n: as_landmarks(more[n], name=n) for n in LANDMARKS if more.get(n) is not None}
+    return Case(pair, **values, **_truth(more.get("truth")))
+
+
+def _truth(truth: str | Path | Transform | None) -> dict[str, Transform]:
+    return {} if truth is None else {"true_transform": as_transform(truth, name="truth")}
+
+
+def start_of(
+    initial: str | Path | Transform | None, pair: ImagePair | ProjectionPair
+) -> Transform:
     """The initial transform: as given to ``register``, or by the headers if None."""
+    if isinstance(pair, ProjectionPair) and (initial is None or initial in INITIALIZATIONS):
+        return _pose_of(initial, pair)
     if initial is None:
         return _start_by_headers(pair)
     if isinstance(initial, str) and initial in INITIALIZATIONS:
         return initialize(pair, initial)
     return as_transform(initial, name="initial")
+
+
+def _pose_of(initial: str | None, pair: ProjectionPair) -> Transform:
+    """The CT as it lies in its header, with its middle (or that of its absorption) at the isocenter."""
+    if initial is None:
+        log.warning(
+            "no initial pose is given, so it was started with the middle of the CT at the isocenter: "
+            "methods find poses near the initial one only (initial=POSE.tfm, "
+            "`hybridreg register --initial POSE.tfm`)"
+        )
+    if initial != "mass":
+        return pose([0.0] * 6, pair.moving.grid.center.tolist())
+    mu, points = attenuation(pair.moving).data[0].double(), pair.moving.grid.points()
+    return pose([0.0] * 6, ((mu[..., None] * points).sum((0, 1, 2)) / mu.sum()).tolist())
 
 
 def _start_by_headers(pair: ImagePair) -> Transform:

@@ -12,6 +12,7 @@ import torch
 from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
+from hybridreg.projection_pair import ProjectionPair
 from hybridreg.transforms import (
     AffineTransform,
     Transform,
@@ -60,6 +61,31 @@ def _(pair: ImagePair, initial: Transform | None = None):
     if initial is not None:
         _check_dimension(initial, pair.dimension)
         _check_overlap(fixed.grid, moving.grid, initial)
+
+
+@check_pair.register
+def _(pair: ProjectionPair, initial: Transform | None = None):
+    _check_thickness("moving", pair.moving.grid)
+    _check_image("moving", pair.moving)
+    if initial is None:
+        return
+    _check_dimension(initial, pair.dimension)
+    for number, radiograph in enumerate(pair.fixed, start=1):
+        of = f"radiograph {number}: " if len(pair.fixed) > 1 else ""
+        detector, grid = radiograph.detector, pair.moving.grid
+        source = torch.tensor([detector.source], dtype=torch.float64)
+        if grid.contains(initial(source)).item():
+            raise ValueError(
+                f"{of}at the initial pose the X-ray source lies inside the CT: give another pose, or "
+                "check the distances in the geometry"
+            )
+        between = detector.depth(initial.inverse()(grid.center[None])).item()
+        if not 0 < between < 1:
+            side = "behind the X-ray source" if between <= 0 else "beyond the detector"
+            raise ValueError(
+                f"{of}at the initial pose the CT lies {side}: its middle should be between source and "
+                "detector; give another pose, or check the geometry"
+            )
 
 
 @singledispatch

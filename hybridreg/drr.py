@@ -8,6 +8,7 @@ brightest pixel in a head CT of 1 x 1 x 3 mm.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from torch.autograd.functional import jacobian
 
 from hybridreg.images import Image, LabelMap
 from hybridreg.kernels.projection import integrals_and_slopes, line_integrals
+from hybridreg.kernels.smoothing import downsampled
 from hybridreg.poses import pose_matrices
 from hybridreg.radiographs import Detector, Radiograph
 from hybridreg.transforms import AffineTransform
@@ -131,3 +133,20 @@ class Projector:
         lengths = offsets.norm(dim=-1).to(self.volume.data)
         sources = total[:, :3, :3] @ source + total[:, :3, 3]
         return lengths, sources, offsets @ total[:, :3, :3].mT
+
+
+def coarser(radiograph: Radiograph, factor: float) -> Radiograph:
+    """The radiograph in pixels larger by a factor of 1 or more."""
+    spacing = [step * factor for step in radiograph.grid.spacing[:2]]
+    data = downsampled(radiograph.data, (factor, factor))
+    return Radiograph(data, radiograph.detector.with_spacing(spacing))
+
+
+def matched(mu: Image, radiograph: Radiograph) -> Image:
+    """The volume, in voxels no smaller than a pixel of the radiograph appears at the isocenter."""
+    detector, grid = radiograph.detector, mu.grid
+    closer = math.hypot(*detector.source) / abs(detector.distance)
+    pixel = min(detector.grid.spacing[:2]) * closer
+    factors = tuple(max(1.0, pixel / step) for step in grid.spacing)
+    spacing = [step * factor for step, factor in zip(grid.spacing, factors, strict=True)]
+    return Image(downsampled(mu.data, factors), grid.with_spacing(spacing))

@@ -25,7 +25,7 @@ from hybridreg.io.checkpoints import provenance, weights_in
 from hybridreg.io.images import write_image
 from hybridreg.io.transforms import write_transform
 from hybridreg.methods.base import RegistrationResult
-from hybridreg.quality import Similarity, Verdict
+from hybridreg.quality import Verdict
 from hybridreg.report import write_report
 from hybridreg.transforms import (
     AffineTransform,
@@ -51,7 +51,7 @@ _KINDS = {
 class Outcome:
     """All results of one case; ``save`` writes them.
 
-    moved, displacement, jacobian, affine, inverse, moved_labels, similarity, scores, verdict: see
+    moved, displacement, jacobian, affine, inverse, moved_labels, similarity, scores, verdict, pose: see
     ``assessment.Assessment``. interpolation: how the moving image was resampled.
     fused: fixed and moved in one image, if requested.
     preset: the name of the method's preset, if it is one.
@@ -62,15 +62,16 @@ class Outcome:
     initial: Transform
     result: RegistrationResult
     moved: Image
-    displacement: DisplacementField
-    jacobian: Image
+    displacement: DisplacementField | None
+    jacobian: Image | None
     affine: Decomposition
     inverse: Inverse | None
     moved_labels: LabelMap | None
-    similarity: tuple[Similarity, Similarity]
+    similarity: tuple[Any, Any]
     verdict: Verdict | None
     scores: tuple[Scores, Scores]
     times_s: Mapping[str, float]
+    pose: tuple[Mapping[str, float], Mapping[str, float]] | None = None
     interpolation: str = "linear"
     fused: Fusion | None = None
     preset: str | None = None
@@ -120,7 +121,8 @@ class Outcome:
 
     def _write_files(self, folder: Path):
         write_image(folder / output.MOVED, self.moved)
-        write_image(folder / output.JACOBIAN, self.jacobian)
+        if self.jacobian is not None:
+            write_image(folder / output.JACOBIAN, self.jacobian)
         write_transform(folder / output.TRANSFORM, self._with_dimension(self.transform))
         if self.inverse is not None:
             write_transform(folder / output.INVERSE, self._with_dimension(self.inverse.transform))
@@ -157,18 +159,20 @@ class Outcome:
     def _motion(self) -> dict[str, Any]:
         """Statistics of the transform: its nearest affine about the fixed center, displacements."""
         parts = parts_of(self.transform)
+        uncertainty = self.result.uncertainty
+        found = {
+            "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
+            **asdict(self.affine),
+            "kernels": [asdict(geodesic.kernel) for geodesic in momenta(self.transform)],
+            "uncertainty_mm": None if uncertainty is None else _statistics(uncertainty.data),
+        }
+        if self.displacement is None:
+            return found
         first, *others = self.displacement.vectors
         length = first.square()  # in place: norm(dim=0) takes ten times as long
         for component in others:
             length.addcmul_(component, component)
-        uncertainty = self.result.uncertainty
-        return {
-            "kinds": [_KINDS.get(type(part), type(part).__name__) for part in reversed(parts)],
-            **asdict(self.affine),
-            "kernels": [asdict(geodesic.kernel) for geodesic in momenta(self.transform)],
-            "displacement_mm": _statistics(length.sqrt_()),
-            "uncertainty_mm": None if uncertainty is None else _statistics(uncertainty.data),
-        }
+        return {**found, "displacement_mm": _statistics(length.sqrt_())}
 
     def summary(self, command: str | None = None) -> dict[str, Any]:
         """Everything that is not an image, as in result.json."""
@@ -194,6 +198,7 @@ class Outcome:
                 "before": asdict(self.similarity[0]),
                 "after": asdict(self.similarity[1]),
             },
+            "pose": self.pose and {"before": dict(self.pose[0]), "after": dict(self.pose[1])},
             "scores": {"before": before.to_dict(), "after": after.to_dict()},
             "verdict": self.verdict and asdict(self.verdict),
             "fusion": self.fused and self.fused.summary(),

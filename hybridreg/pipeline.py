@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from hybridreg import progress
+from hybridreg import progress, projection_assessment, projection_views  # noqa: F401 (register)
 from hybridreg.assessment import OPTIONAL, assess
-from hybridreg.case_files import describe_input, read_case, start_of
+from hybridreg.case_files import describe_input, read_case, read_projections, start_of
 from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case, ImagePair
 from hybridreg.checks import check_pair, hints
@@ -21,8 +21,9 @@ from hybridreg.fusion import RULES, WeightNetwork
 from hybridreg.fusion_files import Fusion, fuse_images, network_of
 from hybridreg.images import Image, LabelMap
 from hybridreg.intensity import to_unit
-from hybridreg.methods.base import RegistrationMethod, check_accepts
+from hybridreg.methods.base import RegistrationMethod, accepted, check_accepts
 from hybridreg.outcome import Outcome
+from hybridreg.projection_pair import ProjectionPair
 from hybridreg.quality import Intent
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 from hybridreg.warping import check_interpolation, warp
@@ -60,10 +61,15 @@ def register(
     more: further inputs, each a file or a value: fixed_mask, moving_mask (the compared region;
         "auto" for the patient without the surrounding air, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
-        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks (for evaluation only).
+        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks, truth (the true transform; for
+        evaluation only).
 
     Values are those of hybridreg, images and transforms of SimpleITK, or images of nibabel; points
     may be arrays or lists in LPS mm. A bare array is not accepted as an image: give it a ``Grid``.
+
+    A method of radiographs, such as "projection", takes a radiograph as the fixed image and a CT as the
+    moving one; ``geometry`` names its file of detector and source, ``second`` another radiograph. Its
+    transform is the pose, C-arm mm to CT mm.
 
     >>> outcome = register("fixed.nii.gz", "moving.nii.gz", "bspline")  # doctest: +SKIP
     >>> outcome.save("out")  # doctest: +SKIP
@@ -81,7 +87,8 @@ def register(
     record = CaseLog({} if keep_identifiers else roles)
     with record.listening(), record.timing("read"):
         frames = {"fixed_frame": fixed_frame, "moving_frame": moving_frame}
-        case = read_case(fixed, moving, **frames, **more)
+        read = read_projections if accepted(method) is ProjectionPair else read_case
+        case = read(fixed, moving, **frames, **more)
         start = start_of(initial, case.pair)
         inputs = {
             name: describe_input(
@@ -133,6 +140,8 @@ def run(
         raise ValueError(f"{sorted(unknown)} cannot be left out; {', '.join(OPTIONAL)} can")
     check_accepts(method, case.pair)
     check_interpolation(interpolation)
+    if fuse is not None and not isinstance(case.pair, ImagePair):
+        raise ValueError("radiographs and a CT cannot be fused: register without fusion")
     with record.timing("check"):
         check_pair(case.pair, initial)
         network = None if fuse is None else _fusion_network(case.pair, fuse)

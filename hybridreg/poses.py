@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hybridreg.decomposition import decompose
 from hybridreg.radiographs import Detector
-from hybridreg.transforms import AffineTransform
+from hybridreg.transforms import AffineTransform, CompositeTransform, Transform, compose
 
 PARAMETERS = ("rx", "ry", "rz", "tx", "ty", "tz")
 _RIGID = 1e-4  # how far scales may be from 1
@@ -57,6 +57,17 @@ def pose_parameters(transform: AffineTransform, isocenter: Sequence[float] = ORI
         )
     shift = transform.translation - torch.as_tensor(isocenter, dtype=torch.float64)
     return torch.cat([torch.tensor(parts.rotation_deg, dtype=torch.float64), shift])
+
+
+def rigid_matrix(pose: Transform) -> Tensor:
+    """The matrix (4, 4) of a pose; ValueError for a transform that is no rigid one in 3D."""
+    total = compose(pose)
+    if isinstance(total, CompositeTransform) and not total.parts:
+        return torch.eye(4, dtype=torch.float64)
+    if not isinstance(total, AffineTransform):
+        raise ValueError(f"a pose is one rigid transform, not a {type(total).__name__}")
+    pose_parameters(total)  # refuses what is not rigid
+    return total.matrix
 
 
 class PoseError(NamedTuple):

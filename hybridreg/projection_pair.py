@@ -38,3 +38,8 @@ class ProjectionPair:
                     f"radiograph {number} is constant or has pixels that are NaN or infinite: "
                     "is it the right file?"
                 )
+
+    @property
+    def dimension(self) -> int:
+        """Of the space of the pose."""
+        return 3

@@ -115,6 +115,11 @@ class Detector:
         """The same field of view in pixels of another size, (along a row, along a column) in mm."""
         return replace(self, grid=self.grid.with_spacing((*spacing, self.grid.spacing[2])))
 
+    def depth(self, points: Tensor) -> Tensor:
+        """How far points (..., 3) of the C-arm's frame are on the way: 0 at the source, 1 at the detector."""
+        source = torch.tensor(self.source, dtype=torch.float64)
+        return (source - points.to(torch.float64)) @ self._normal / self.distance
+
     def shadows(self, points: Tensor) -> Tensor:
         """Where points (..., 3) of the C-arm's frame are cast onto the detector's plane, (..., 3) mm."""
         source = torch.tensor(self.source, dtype=torch.float64)

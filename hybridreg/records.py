@@ -51,6 +51,8 @@ HEADLINES = (
     Headline("tre_max_mm", "Landmark error, largest (mm)", ("scores", "landmarks", "max_mm")),
     Headline("truth_mean_mm", "Error of the transform, mean (mm)", ("scores", "truth", "mean_mm")),
     Headline("truth_max_mm", "Error of the transform, largest (mm)", ("scores", "truth", "max_mm")),
+    Headline("projected_mean_mm", "Error on the detector, mean (mm)", ("scores", "projected", "mean_mm")),
+    Headline("gradient_correlation", "Correlation of edges", ("similarity", "gradient_correlation"), "higher"),
     Headline("log_jacobian_sd", "SD of log det", ("scores", "jacobian", "log_sd")),
     Headline("folding_percent", "Folded voxels (%)", ("scores", "jacobian", "folding_percent")),
 )

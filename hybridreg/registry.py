@@ -134,6 +134,14 @@ METHODS = Registry(
             "hybridreg.methods.dirnet.method:Dirnet",
             "a trained network that predicts B-splines (DIRNet, DLIR), in a fraction of a second",
         ),
+        "projection": (
+            "hybridreg.methods.projection:Projection",
+            "the pose of a CT in radiographs, by comparison with its projections",
+        ),
+        "pehl": (
+            "hybridreg.methods.pehl.method:Pehl",
+            "the pose of an object in a radiograph, by networks trained on its CT (PEHL)",
+        ),
         "chain": (
             "hybridreg.methods.combine:Chain",
             "stages in sequence, each initialized by the transform of the one before",
@@ -254,6 +262,10 @@ TASKS = Registry(
         "dirnet": (
             "hybridreg.methods.dirnet.task:DirnetTraining",
             "a network that predicts B-splines (DIRNet, DLIR), from pairs of images alone",
+        ),
+        "pehl": (
+            "hybridreg.methods.pehl.task:PehlTraining",
+            "the pose of one CT in a radiograph, from its projections (PEHL)",
         ),
     },
 )

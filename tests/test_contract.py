@@ -8,7 +8,7 @@ import torch
 
 from hybridreg.config import load_method, methods
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
-from hybridreg.testing import METHOD_CHECKS, check_method
+from hybridreg.testing import check_method, checks_of
 from hybridreg.transforms import IDENTITY, AffineTransform, compose
 
 ELASTIX = {
@@ -43,6 +43,8 @@ UNDER_TEST = {
     "demons": DEMONS,
     "hammer": HAMMER,
     "linear": {"name": "linear", "transform": "rigid"},
+    "projection": {"name": "projection", "optimizer": "l-bfgs", "pixels": [4.0, 2.0]},
+    "pehl": {"name": "pehl"},
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
     "clipped": {"name": "clipped", "method": ELASTIX},
@@ -60,8 +62,14 @@ def test_every_method_in_the_table_is_under_test():
     assert all((Path(__file__).parent / file).is_file() for file in TRAINED.values())
 
 
-@pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", sorted(UNDER_TEST))
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, check, id=f"{name}-{check.__name__}")
+        for name in sorted(UNDER_TEST)
+        for check in checks_of(load_method(UNDER_TEST[name]))
+    ],
+)
 def test_every_method_keeps_the_contract(name, check):
     check(load_method(UNDER_TEST[name]))
 

@@ -19,8 +19,8 @@ LAYERS = [
     + ["target_patches", "image_pairs", "pyramids", "composed_steps"]
     + ["fusion", "fusion_scores", "fusion_files"],
     ["methods.base", "methods.*"],
-    ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]
-    + ["cluster"],
+    ["case_log", "records", "evaluation", "quality", "assessment", "projection_assessment"]
+    + ["config", "training", "views", "projection_views", "cluster"],
     ["report", "outcome", "pipeline", "batch", "targets", "testing"],
     ["cli"],
 ]

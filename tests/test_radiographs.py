@@ -317,3 +317,27 @@ def test_noise_blur_and_scatter_change_a_radiograph_as_they_should():
     assert (hazy[30, 79] - hazy[30, 0]) < 0.6 * 2
     with pytest.raises(ValueError, match="photons"):
         Exposure(photons=-1)
+
+
+@pytest.mark.parametrize(("turn", "flip"), [(0, "YES"), (90, "NO"), (180, None), (270, "YES")])
+def test_a_turned_or_flipped_field_of_view_is_turned_back(tmp_path, counts, turn, flip):
+    plain = read_radiograph(dicom(tmp_path / "x.dcm", counts))
+    shown = np.rot90(counts, -turn // 90)  # clockwise
+    shown = shown[:, ::-1] if flip == "YES" else shown
+    tags = {"FieldOfViewRotation": turn, "FieldOfViewHorizontalFlip": flip}
+    if turn % 180:
+        tags["ImagerPixelSpacing"] = [2.0, 3.0]
+    path = dicom(tmp_path / "y.dcm", np.ascontiguousarray(shown), **tags)
+    found = read_radiograph(path)
+    torch.testing.assert_close(found.data, plain.data)
+    assert found.grid.matches(plain.grid, 1e-9)
+    rows, columns = shown.shape
+    text = HEAD_FIRST.replace("[23, 17]", f"[{columns}, {rows}]")
+    (tmp_path / "g.toml").write_text(text)  # of the image as it is stored
+    stored = read_radiograph(path, geometry=tmp_path / "g.toml")
+    assert stored.data.shape == (1, rows, columns)
+
+
+def test_a_field_of_view_turned_by_other_angles_is_refused(tmp_path, counts):
+    with pytest.raises(ValueError, match="FieldOfViewRotation .* found 45 and NO"):
+        read_radiograph(dicom(tmp_path / "x.dcm", counts, FieldOfViewRotation=45))

@@ -64,6 +64,18 @@ def register(
     moving_labels: options.MovingLabels = None,
     fixed_landmarks: options.FixedLandmarks = None,
     moving_landmarks: options.MovingLandmarks = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="The true transform, for evaluation only.")
+    ] = None,
+    geometry: Annotated[
+        Path | None,
+        typer.Option(
+            help="Detector and source of a radiograph (TOML).", show_default="beside it, or DICOM"
+        ),
+    ] = None,
+    second: Annotated[
+        Path | None, typer.Option(help="A second radiograph of the same moment (biplane).")
+    ] = None,
     fuse: Annotated[
         bool, typer.Option("--fuse", help="Fuse fixed and moved into one image as well, scored.")
     ] = False,
@@ -104,6 +116,9 @@ def register(
             "moving_labels": moving_labels,
             "fixed_landmarks": fixed_landmarks,
             "moving_landmarks": moving_landmarks,
+            "truth": truth,
+            "geometry": geometry,
+            "second": second,
         }
         many = table is not None or pairs_of is not None
         if many:

@@ -31,6 +31,7 @@ from hybridreg.evaluation.scores import (
     TruthScores,
     evaluate,
     evaluated_region,
+    landmark_scores,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "evaluate",
     "evaluated_region",
     "inverse_consistency",
+    "landmark_scores",
     "jacobian_statistics",
     "non_diffeomorphic_percent",
     "overall_dice",

@@ -97,7 +97,7 @@ class Scores:
     """All measures of one registration; None where there was nothing to measure.
 
     region: where in the fixed image Jacobian and truth were evaluated. labels: one row for each
-    label of the fixed map.
+    label of the fixed map. projected: distances on the detector between true and found projections.
     """
 
     region: str
@@ -108,6 +108,7 @@ class Scores:
     jacobian: JacobianStatistics | None = None
     inverse_consistency: Distances | None = None
     labels: tuple[LabelScore, ...] = ()
+    projected: Distances | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as dictionaries, lists and numbers for JSON."""
@@ -136,7 +137,7 @@ def evaluate(
         region=name,
         dice=dices,
         surface=surface,
-        landmarks=_landmark_scores(case, transform),
+        landmarks=landmark_scores(case, transform),
         truth=_truth_scores(case, transform, inside),
         jacobian=_jacobian_scores(transform, inside, jacobian),
         inverse_consistency=(
@@ -177,7 +178,8 @@ def _label_scores(
     )
 
 
-def _landmark_scores(case: Case, transform: Transform) -> LandmarkScores | None:
+def landmark_scores(case: Case, transform: Transform) -> LandmarkScores | None:
+    """Of the landmarks of a case; None where it has none."""
     fixed, moving = case.fixed_landmarks, case.moving_landmarks
     if fixed is None or moving is None or len(fixed.points) == 0:
         return None

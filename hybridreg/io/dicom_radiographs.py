@@ -27,7 +27,13 @@ _NEEDED = {  # keyword -> tag in the header of a C-arm
     "PositionerPrimaryAngle": "(0018,1510)",
     "PositionerSecondaryAngle": "(0018,1511)",
 }
-_MORE = ("PositionerMotion", "PixelIntensityRelationship", "PixelIntensityRelationshipSign")
+_MORE = (
+    "PositionerMotion",
+    "PixelIntensityRelationship",
+    "PixelIntensityRelationshipSign",
+    "FieldOfViewRotation",
+    "FieldOfViewHorizontalFlip",
+)
 _FLUOROSCOPY = ("XA", "RF")
 _KINDS = (*_FLUOROSCOPY, "DX", "CR", "PX")
 
@@ -37,7 +43,9 @@ def read_dicom_radiograph(
 ) -> Radiograph:
     """One frame of a radiograph or film; larger numbers where more was absorbed.
 
-    detector: instead of the geometry in the header, whose missing fields are named (ValueError).
+    detector: of the image as it is stored, instead of the geometry in the header, whose missing fields are
+    named (ValueError). Without it an image that was turned or flipped from how the detector
+    recorded it (FieldOfViewRotation, FieldOfViewHorizontalFlip) is turned back.
     frame: which one of a film, from 0.
     Numbers that are linear in the X-rays become their negative logarithm; others are turned over
     where they fall with absorption.
@@ -50,11 +58,13 @@ def read_dicom_radiograph(
                 f"its modality is {header.text('Modality') or 'not told'}, not one of "
                 f"{', '.join(_KINDS)}: give a radiograph"
             )
-        if detector is None:
-            detector = _detector(header)
+        turns, flipped = _field_of_view(header)
         ((_, stored),) = stored_pixels([chosen])
-        values = stored * chosen.slope + chosen.intercept
-        return Radiograph(torch.from_numpy(_absorption(values, header)), detector)
+        values = _absorption(stored * chosen.slope + chosen.intercept, header)
+        if detector is None:
+            detector = _detector(header, turned=turns % 2 == 1)
+            values = np.rot90(values[:, ::-1] if flipped else values, turns).copy()
+        return Radiograph(torch.from_numpy(values), detector)
 
 
 def _header(path: Path) -> Frame:
@@ -81,7 +91,20 @@ def _chosen(path: Path, frame: int | None) -> Frame:
     return frames[frame] if len(frames) > 1 else replace(frames[0], index=frame or 0)
 
 
-def _detector(header: Frame) -> Detector:
+def _field_of_view(header: Frame) -> tuple[int, bool]:
+    """Quarter turns clockwise and then a flip, left to right, since the detector recorded the image."""
+    turn = header.numbers("FieldOfViewRotation", 1) if "FieldOfViewRotation" in header.fields else [0]
+    flip = header.text("FieldOfViewHorizontalFlip") or "NO"
+    if turn[0] not in (0, 90, 180, 270) or flip not in ("YES", "NO"):
+        raise ValueError(
+            f"FieldOfViewRotation (0018,7032) is 0, 90, 180 or 270 and FieldOfViewHorizontalFlip (0018,7034) YES or "
+            f"NO; found {turn[0]:g} and {flip}: correct the header"
+        )
+    return int(turn[0]) // 90, flip == "YES"
+
+
+def _detector(header: Frame, *, turned: bool) -> Detector:
+    """turned: the stored image by 90 or 270 degrees."""
     missing = [f"{key} {tag}" for key, tag in _NEEDED.items() if key not in header.fields]
     if missing:
         raise ValueError(
@@ -93,11 +116,13 @@ def _detector(header: Frame) -> Detector:
             "the C-arm moved while it was taken (PositionerMotion is DYNAMIC), and each frame has a "
             "geometry of its own: give a geometry file"
         )
-    spacing = header.numbers("ImagerPixelSpacing", 2)  # between rows, between columns
+    spacing = header.numbers("ImagerPixelSpacing", 2)[::-1]  # along a row, along a column
+    size = [header.whole("Columns"), header.whole("Rows")]
+    way = -1 if turned else 1
     numbers = {key: header.numbers(key, 1).item() for key in list(_NEEDED)[1:]}
     return Detector.of_c_arm(
-        (header.whole("Columns"), header.whole("Rows")),
-        spacing[::-1].tolist(),
+        size[::way],
+        spacing[::way].tolist(),
         source_to_detector=numbers["DistanceSourceToDetector"],
         source_to_isocenter=numbers["DistanceSourceToPatient"],
         primary_deg=numbers["PositionerPrimaryAngle"],

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from hybridreg.geometry import Grid
-from hybridreg.images import Image
+from hybridreg.images import Image, kind_of
 from hybridreg.io.files import errors_of, naming, read_text, whole_file
 from hybridreg.io.formats import WRITTEN_VOLUMES, beside, ending_of, is_dicom_file
 from hybridreg.io.images import read_image, write_image
@@ -101,6 +101,21 @@ def read_radiograph(
             )
         data = image.data.reshape(image.channels, *image.grid.shape[-2:])
         return Radiograph(data.max() - data if absorbers_are_dark else data, detector)
+
+
+def as_radiograph(
+    value: Any,
+    *,
+    geometry: str | os.PathLike | None = None,
+    frame: int | None = None,
+    name: str = "a radiograph",
+) -> Radiograph:
+    """A Radiograph from a Radiograph or a file (``read_radiograph``); ValueError for anything else."""
+    if isinstance(value, Radiograph):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return read_radiograph(value, geometry=geometry, frame=frame)
+    raise ValueError(f"{name} is a file or a hybridreg Radiograph; found {kind_of(value)}")
 
 
 def write_radiograph(path: str | os.PathLike, radiograph: Radiograph):

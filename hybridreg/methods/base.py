@@ -75,9 +75,14 @@ class RegistrationMethod(Protocol):
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult: ...
 
 
+def accepted(method: RegistrationMethod) -> type:
+    """The type of pair that a method takes."""
+    return getattr(method, "accepts", ImagePair)
+
+
 def check_accepts(method: RegistrationMethod, pair: object):
     """Raises ValueError for a pair of a type that the method does not accept."""
-    accepts = getattr(method, "accepts", ImagePair)
+    accepts = accepted(method)
     if not isinstance(pair, accepts):
         raise ValueError(
             f"{type(method).__name__} takes pairs of the type {accepts.__name__}, and this is of "

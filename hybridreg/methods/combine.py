@@ -11,7 +11,7 @@ from hybridreg.checks import check_pair
 from hybridreg.descriptors.base import Descriptor
 from hybridreg.images import Image
 from hybridreg.intensity import to_unit
-from hybridreg.methods.base import RegistrationMethod, RegistrationResult
+from hybridreg.methods.base import RegistrationMethod, RegistrationResult, accepted
 from hybridreg.preprocessing import clipped, foreground, pair_without_outliers
 from hybridreg.transforms import IDENTITY, BSplineTransform, Transform, compose, parts_of
 from hybridreg.unfolding import unfolded
@@ -30,6 +30,16 @@ class Chain:
     def __post_init__(self):
         if not self.stages:
             raise ValueError("a chain needs at least one stage")
+        if len({accepted(stage) for stage in self.stages}) > 1:
+            raise ValueError(
+                "the stages of a chain register different types of pairs: "
+                + ", ".join(accepted(stage).__name__ for stage in self.stages)
+            )
+
+    @property
+    def accepts(self) -> type:
+        """The type of pair that all of its stages take."""
+        return accepted(self.stages[0])
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         result = RegistrationResult(initial)

@@ -8,10 +8,9 @@ of two of these (``CASCADE``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,16 +18,14 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from hybridreg import progress
-from hybridreg.drr import Projector, attenuation
+from hybridreg.drr import Projector, attenuation, coarser, matched
 from hybridreg.gradient_correlation import GradientCorrelation
-from hybridreg.images import Image
-from hybridreg.kernels.smoothing import downsampled
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
-from hybridreg.poses import pose_matrices, pose_parameters
+from hybridreg.poses import pose_matrices, rigid_matrix
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.radiographs import Radiograph
 from hybridreg.similarity import MI, Measure
-from hybridreg.transforms import IDENTITY, AffineTransform, CompositeTransform, Transform, compose
+from hybridreg.transforms import IDENTITY, AffineTransform, Transform
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Projection:
     depth_mm: float = 10.0
     iterations: int = 20
     calcium: float = 1.0
+    accepts: ClassVar[type] = ProjectionPair
 
     def __post_init__(self):
         if self.optimizer not in ("powell", "l-bfgs"):
@@ -61,12 +59,12 @@ class Projection:
 
     def register(self, pair: ProjectionPair, initial: Transform = IDENTITY) -> RegistrationResult:
         """initial: the pose to start from, C-arm mm to CT mm; rigid (ValueError)."""
-        matrix = _rigid_matrix(initial)
+        matrix = rigid_matrix(initial)
         trace: list[TraceEntry] = []
         mu = attenuation(pair.moving, calcium=self.calcium)
         for level, factor in enumerate(self.pixels):
-            coarse = [_coarser(radiograph, factor) for radiograph in pair.fixed]
-            scene = _Scene(coarse, Projector(_matched(mu, coarse[0])), self.measure, self._scales())
+            coarse = [coarser(radiograph, factor) for radiograph in pair.fixed]
+            scene = _Scene(coarse, Projector(matched(mu, coarse[0])), self.measure, self._scales())
             with progress.within(level / len(self.pixels), (level + 1) / len(self.pixels)):
                 matrix = self._descended(scene, matrix, level, trace)
         found = AffineTransform(matrix)
@@ -139,29 +137,3 @@ class _Scene:
             return value.item(), slope.numpy()
 
         return loss
-
-
-def _rigid_matrix(initial: Transform) -> Tensor:
-    total = compose(initial)
-    if isinstance(total, CompositeTransform) and not total.parts:
-        return torch.eye(4, dtype=torch.float64)
-    if not isinstance(total, AffineTransform):
-        raise ValueError(f"a pose is one rigid transform, not a {type(total).__name__}")
-    pose_parameters(total)  # refuses what is not rigid
-    return total.matrix
-
-
-def _coarser(radiograph: Radiograph, factor: float) -> Radiograph:
-    spacing = [step * factor for step in radiograph.grid.spacing[:2]]
-    data = downsampled(radiograph.data, (factor, factor))
-    return Radiograph(data, radiograph.detector.with_spacing(spacing))
-
-
-def _matched(mu: Image, radiograph: Radiograph) -> Image:
-    """The volume in voxels no smaller than a pixel appears at the isocenter."""
-    detector, grid = radiograph.detector, mu.grid
-    closer = math.hypot(*detector.source) / abs(detector.distance)
-    pixel = min(detector.grid.spacing[:2]) * closer
-    factors = tuple(max(1.0, pixel / step) for step in grid.spacing)
-    spacing = [step * factor for step, factor in zip(grid.spacing, factors, strict=True)]
-    return Image(downsampled(mu.data, factors), grid.with_spacing(spacing))

@@ -10,10 +10,14 @@ import math
 import torch
 from torch import Tensor
 
+from hybridreg.cases import Case
+from hybridreg.drr import Projector, attenuation
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.phantoms.shapes import Ellipsoid, Tube, joined
-from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.projection_pair import ProjectionPair
+from hybridreg.radiographs import Detector
+from hybridreg.transforms import IDENTITY, AffineTransform, Transform
 
 TITANIUM_HU = 12_600.0
 """Of an attenuation of 0.26 per mm, that of titanium at 70 keV."""
@@ -41,6 +45,33 @@ def implant(grid: Grid, *, transform: Transform = IDENTITY, hu: float = TITANIUM
         filled = 0.5 + depth(transform(slab.points())) / voxel
         data[rows] = _AIR_HU + (hu - _AIR_HU) * filled.clamp(0, 1)
     return Image(data, grid)
+
+
+def implant_grid(spacing_mm: float = 1.0) -> Grid:
+    """A field of view with at least 2 mm of air around the implant."""
+    return Grid((118, 36, 70), origin=(-19.5, -21.0, -61.5)).with_spacing([spacing_mm] * 3)
+
+
+def implant_arm(pixels: int = 320, spacing_mm: float = 0.75, primary_deg: float = 0.0) -> Detector:
+    """A C-arm of usual distances whose square detector the implant fits onto."""
+    return Detector.of_c_arm(
+        (pixels, pixels),
+        (spacing_mm, spacing_mm),
+        source_to_detector=1000.0,
+        source_to_isocenter=700.0,
+        primary_deg=primary_deg,
+    )
+
+
+def implant_case(
+    true: AffineTransform, *detectors: Detector, ct_mm: float = 1.0
+) -> Case:
+    """The implant's CT and its projections at a pose, without noise; by default onto one detector."""
+    ct = implant(implant_grid(ct_mm))
+    projector = Projector(attenuation(ct))
+    views = detectors or (implant_arm(),)
+    pair = ProjectionPair(tuple(projector.radiograph(view, true) for view in views), ct)
+    return Case(pair, name="implant", true_transform=true)
 
 
 def depth(points: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def _figures(result: Mapping[str, Any], views: figures.Views) -> list[Figure]:
             drawn.checkerboard(),
         ),
         *([_match_figure(drawn)] if "matches_kept" in views else []),
-        *_deformation_figures(result, drawn),
+        *(_deformation_figures(result, drawn) if "jacobian" in views else []),
         *([_uncertainty_figure(drawn)] if "uncertainty" in views else []),
     ]
     return [*found, _label_figure(result, drawn)] if "fixed_labels" in views else found

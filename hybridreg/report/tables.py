@@ -98,11 +98,20 @@ def comparison(result: Mapping[str, Any]) -> list[Table]:
     tables = [Table("Agreement", columns, rows)] if rows else []
     if len(scores.rows) > len(chosen):
         tables.append(Table("All scores", columns, scores.rows, folded=bool(chosen)))
-    return tables + scores.lists
+    return tables + scores.lists + _pose(result)
+
+
+def _pose(result: Mapping[str, Any]) -> list[Table]:
+    """The numbers of a pose before and after."""
+    found = _Comparison()
+    found.walk("", *_sides(result.get("pose")))
+    return [Table("Pose", ("", "Before", "After"), found.rows)] if found.rows else []
 
 
 def deformation(result: Mapping[str, Any]) -> list[Table]:
-    """The transform, its Jacobian determinant and its inverse."""
+    """The transform, its Jacobian determinant and its inverse; a pose has a table of its own."""
+    if result.get("pose"):
+        return []
     rows = [*_transform_rows(_mapping(result.get("transform")))]
     rows += _jacobian_rows(jacobian_statistics(result))
     inverse = _mapping(result.get("inverse"))

@@ -6,7 +6,7 @@
 
 from hybridreg.testing.descriptors import DESCRIPTOR_CHECKS, check_descriptor
 from hybridreg.testing.measures import MEASURE_CHECKS, check_measure
-from hybridreg.testing.methods import METHOD_CHECKS, check_method
+from hybridreg.testing.methods import METHOD_CHECKS, check_method, checks_of
 
 __all__ = [
     "DESCRIPTOR_CHECKS",
@@ -15,4 +15,5 @@ __all__ = [
     "check_descriptor",
     "check_measure",
     "check_method",
+    "checks_of",
 ]

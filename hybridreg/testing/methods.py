@@ -12,9 +12,11 @@ from hybridreg.cases import Case, ImagePair
 from hybridreg.config import describe_method, load_method
 from hybridreg.evaluation import target_registration_error
 from hybridreg.images import Image, LabelMap
-from hybridreg.methods.base import RegistrationMethod, RegistrationResult
+from hybridreg.methods.base import RegistrationMethod, RegistrationResult, accepted
 from hybridreg.phantoms import blobs
+from hybridreg.projection_pair import ProjectionPair
 from hybridreg.registry import METHODS
+from hybridreg.testing.projections import PROJECTION_CHECKS
 from hybridreg.testing.promises import doubled, require
 from hybridreg.transforms import Transform, compose, rigid
 
@@ -29,10 +31,18 @@ def check_method(method: RegistrationMethod):
     """Runs every promise of a registration method on small oblique phantoms, in 2D and 3D.
 
     The method must be set for small smooth images of one contrast. AssertionError says which promise
-    is broken. See ``METHOD_CHECKS`` for the promises, each a function of the method alone.
+    is broken. See ``METHOD_CHECKS`` for the promises, each a function of the method alone, and
+    ``projections.PROJECTION_CHECKS`` for those of a method of radiographs, on a phantom implant.
     """
-    for check in METHOD_CHECKS:
+    for check in checks_of(method):
         check(method)
+
+
+def checks_of(method: RegistrationMethod) -> tuple[Callable[[RegistrationMethod], None], ...]:
+    """The promises of a method, by the type of pair that it takes."""
+    if accepted(method) is ProjectionPair:
+        return (is_its_configuration, *PROJECTION_CHECKS)
+    return METHOD_CHECKS
 
 
 def recovers_a_shift(method: RegistrationMethod):

@@ -1,0 +1,200 @@
+"""Assessment of the pose of a CT in radiographs: its projection, the agreement of edges, errors, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hybridreg.assessment import Assessment, assess
+from hybridreg.case_log import CaseLog
+from hybridreg.cases import Case
+from hybridreg.decomposition import decompose
+from hybridreg.drr import Projector, attenuation
+from hybridreg.evaluation import (
+    Distances,
+    Scores,
+    TruthScores,
+    landmark_scores,
+    rotation_between,
+    transform_error,
+)
+from hybridreg.gradient_correlation import GradientCorrelation
+from hybridreg.images import Image
+from hybridreg.kernels.smoothing import smoothed
+from hybridreg.methods.base import RegistrationResult, TraceEntry
+from hybridreg.poses import PARAMETERS, pose_parameters, projection_error, rigid_matrix
+from hybridreg.projection_pair import ProjectionPair
+from hybridreg.quality import Intent, Verdict
+from hybridreg.radiographs import Radiograph
+from hybridreg.transforms import AffineTransform, Transform
+from hybridreg.warping import Inverse
+
+_SHOWN = 0.05  # of the largest integral: where the object is
+_DENSE = 0.2  # of the largest attenuation
+_BLUR_PX = 1.5
+_UNIT = {"r": "deg", "t": "mm"}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a projection agrees with its radiograph; with several, on average.
+
+    overlap: fraction of the CT's absorption that falls on the detector, by its box. gradient_correlation: of the
+    derivatives where the projection shows something, -1 to 1; None where it shows nothing.
+    """
+
+    overlap: float
+    gradient_correlation: float | None
+
+
+@assess.register
+def _(
+    pair: ProjectionPair,
+    case: Case,
+    result: RegistrationResult,
+    *,
+    initial: Transform,
+    intent: Intent,
+    interpolation: str,
+    log: CaseLog,
+    without: Collection[str] = (),
+) -> Assessment:
+    start, found = (AffineTransform(rigid_matrix(t)) for t in (initial, result.transform))
+    mu = attenuation(pair.moving)
+    projector = Projector(mu)
+    box = _box(mu)
+    with log.timing("project"):
+        drawn = [projector.radiograph(r.detector, found) for r in pair.fixed]
+        before = [projector.radiograph(r.detector, start) for r in pair.fixed]
+    with log.timing("evaluate"):
+        scores = _scores(case, start, box), _scores(case, found, box)
+    fit = _agreement(pair, before, start, box), _agreement(pair, drawn, found, box)
+    return Assessment(
+        moved=Image(drawn[0].data[:, None], drawn[0].grid),
+        displacement=None,
+        jacobian=None,
+        moved_labels=None,
+        inverse=Inverse(found.inverse(), 0.0, 0.0),
+        similarity=fit,
+        scores=scores,
+        affine=decompose(found),
+        verdict=None if "verdict" in without else judged(fit, result.trace),
+        pose=(_numbers(start, mu.grid.center), _numbers(found, mu.grid.center)),
+    )
+
+
+def judged(fit: tuple[Agreement, Agreement], trace: Sequence[TraceEntry]) -> Verdict:
+    """Whether a pose is plausible, by the agreement of edges and the range of the training."""
+    findings = list(_findings(*fit, trace))
+    statuses = {status for status, _ in findings}
+    status = "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
+    return Verdict(status, tuple(text for _, text in findings))
+
+
+GOOD_EDGES, POOR_EDGES = 0.6, 0.3
+"""Gradient correlations of right and wrong poses: examples/benchmarks/pehl.md."""
+
+
+def _findings(
+    before: Agreement, after: Agreement, trace: Sequence[TraceEntry]
+) -> Iterator[tuple[str, str]]:
+    if after.gradient_correlation is None:
+        yield "fail", "the CT is projected beside the radiograph: start from another pose"
+        return
+    if after.overlap < 0.9:
+        yield (
+            "fail" if after.overlap < 0.3 else "warn",
+            f"only {after.overlap:.0%} of the CT is projected onto the radiograph: is the pose right, and the "
+            "geometry?",
+        )
+    if before.gradient_correlation is not None and (
+        after.gradient_correlation < before.gradient_correlation - 0.02
+    ):
+        yield (
+            "fail",
+            f"the edges agree less than at the start (correlation {after.gradient_correlation:.2f} after "
+            f"{before.gradient_correlation:.2f}): take another method, or another initial pose",
+        )
+    if after.gradient_correlation < GOOD_EDGES:
+        yield (
+            "fail" if after.gradient_correlation < POOR_EDGES else "warn",
+            f"the edges of projection and radiograph correlate by {after.gradient_correlation:.2f} only: look at the "
+            "edges in the report; start nearer to the true pose",
+        )
+    outside = [entry.terms["outside_deg"] for entry in trace if "outside_deg" in entry.terms]
+    if outside and outside[-1] > 0:
+        yield (
+            "warn",
+            f"the pose is turned {outside[-1]:.1f} degrees beyond what the network was trained on: refine it "
+            "(projection-hybrid), or train for these angles",
+        )
+
+
+def _numbers(pose: AffineTransform, center: Tensor) -> dict[str, float]:
+    """The six numbers about the middle of the CT, with units in their names."""
+    values = pose_parameters(pose, center.tolist()).tolist()
+    return {f"{n}_{_UNIT[n[0]]}": v for n, v in zip(PARAMETERS, values, strict=True)}
+
+
+def _agreement(
+    pair: ProjectionPair, drawn: Sequence[Radiograph], pose: AffineTransform, box: Tensor
+) -> Agreement:
+    found = [_edges(r.data[:1], d.data) for r, d in zip(pair.fixed, drawn, strict=True)]
+    inside = [r.grid.contains(r.detector.shadows(pose.inverse()(_filled(box)))) for r in pair.fixed]
+    known = [value for value in found if value is not None]
+    return Agreement(
+        overlap=torch.cat(inside).double().mean().item(),
+        gradient_correlation=sum(known) / len(known) if len(known) == len(found) else None,
+    )
+
+
+def _edges(measured: Tensor, drawn: Tensor) -> float | None:
+    """The correlation of derivatives around what the projection shows."""
+    if not drawn.any():
+        return None
+    sigma = (_BLUR_PX,) * 2
+    near = (smoothed((drawn > _SHOWN * drawn.max()).float(), (3.0, 3.0)) > 0.01).float()
+    images = (smoothed(image, sigma) for image in (measured, drawn))
+    return 1 - GradientCorrelation()(*images, near[0]).item()
+
+
+def _box(mu: Image) -> Tensor:
+    """The corners, (8, 3) LPS mm, of the box along the CT's axes that holds what absorbs."""
+    bright = mu.data[0] > _DENSE * mu.data.max()
+    low, high = [], []
+    for axis in range(3):
+        shown = bright.amax([a for a in range(3) if a != axis]).nonzero()[:, 0]
+        low.append(int(shown[0]))
+        high.append(int(shown[-1]) + 1)
+    return mu.grid.crop(low, high).corners()
+
+
+def _filled(box: Tensor) -> Tensor:
+    """A lattice of points in a box of 8 corners."""
+    weights = torch.rand(200, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (weights / weights.sum(1, keepdim=True)) @ box
+
+
+def _scores(case: Case, found: AffineTransform, box: Tensor) -> Scores:
+    """Errors in space and on the detectors, at landmarks if there are any, else at the corners of a box."""
+    scores = Scores(region="corners of the object", landmarks=landmark_scores(case, found))
+    views = [radiograph.detector for radiograph in case.pair.fixed]
+    if scores.landmarks is not None:
+        back = found.inverse()(case.moving_landmarks.points)
+        fixed = case.fixed_landmarks.points
+        apart = [(v.shadows(back) - v.shadows(fixed)).norm(dim=-1) for v in views]
+        return replace(scores, projected=Distances.of(torch.cat(apart)))
+    if case.true_transform is None:
+        return scores
+    true = AffineTransform(rigid_matrix(case.true_transform))
+    points = true.inverse()(box)
+    truth = TruthScores.of(
+        transform_error(found, true, points),
+        rotation_deg=rotation_between(found, true),
+        center_mm=transform_error(found, true, points.mean(0, keepdim=True)).item(),
+    )
+    apart = [projection_error(found, true, box, view) for view in views]
+    return replace(scores, truth=truth, projected=Distances.of(torch.cat(apart)))
