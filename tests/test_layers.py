@@ -20,13 +20,17 @@ LAYERS = [
     ["methods.base", "methods.*"],
     ["case_log", "records", "evaluation", "quality", "assessment", "config", "training", "views"]
     + ["cluster"],
-    ["report", "outcome", "pipeline", "batch", "targets", "testing"],
+    ["report", "outcome", "pipeline", "batch", "comparison", "targets", "testing"],
     ["cli"],
 ]
 ONLY_IN = {
     "itk": {"methods.elastix.worker"},
     "numba": {"kernels.loops"},
-    "SimpleITK": {"io"},
+    "matplotlib": {"comparison.plots"},
+    "picsl_greedy": {"methods.peers.scripts"},
+    "ants": {"methods.peers.scripts"},
+    "convexAdam": {"methods.peers.scripts"},
+    "SimpleITK": {"io", "methods.peers.scripts"},
     "nibabel": {"io"},
     "pydicom": {"io.dicom"},
     "lightning": {"training"},

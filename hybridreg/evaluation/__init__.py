@@ -30,6 +30,7 @@ from hybridreg.evaluation.scores import (
     SurfaceScores,
     TruthScores,
     evaluate,
+    evaluated_region,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "TruthScores",
     "dice",
     "evaluate",
+    "evaluated_region",
     "inverse_consistency",
     "jacobian_statistics",
     "non_diffeomorphic_percent",

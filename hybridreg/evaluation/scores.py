@@ -127,7 +127,7 @@ def evaluate(
     determinant on the fixed grid; moved_labels: the moving labels through the transform on the grid
     of the fixed ones. These two are computed if missing.
     """
-    region, inside = _region(case.pair.fixed, case.pair.fixed_mask)
+    region, inside = evaluated_region(case.pair.fixed, case.pair.fixed_mask)
     dices, surface, labels = _label_scores(case, transform, moved_labels)
     return Scores(
         region=region,
@@ -213,14 +213,16 @@ def _jacobian_scores(
 
 def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Distances | None:
     """Over the foreground of the moving image, where the inverse maps into the fixed image."""
-    _, inside = _region(case.pair.moving, case.pair.moving_mask)
+    _, inside = evaluated_region(case.pair.moving, case.pair.moving_mask)
     points = _lattice(inside)
     seen = case.pair.fixed.grid.contains(inverse(points))
     return Distances.of(inverse_consistency(transform, inverse, points[seen]))
 
 
-def _region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
+def evaluated_region(image: Image, mask: LabelMap | None) -> tuple[str, LabelMap]:
     """The region of evaluation, by name and as a mask, without the air around the patient.
+
+    mask: that of the image, which is the region if there is one.
 
     The foreground is the set of voxels that lie between ones above Otsu's threshold along every
     axis, so it includes sinuses and ventricles. ``preprocessing.foreground``, inside which the

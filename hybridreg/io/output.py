@@ -26,6 +26,7 @@ RESULT = "result.json"
 VIEWS = "views.npz"
 LOG = "log.txt"
 REPORT = "report.html"
+COMPARISON = "comparison.json"
 
 
 def check_output(path: str | Path, *, overwrite: bool = False):
