@@ -134,7 +134,7 @@ def _transforms(given: list[str]) -> dict[str, str]:
 
 def _answer(current, comparison, ended: int):
     """The summary on the terminal and as JSON; exit code 4 if some registrations failed."""
-    from hybridreg.comparison.tables import main_table
+    from hybridreg.comparison.tables import cost_table, main_table
     from hybridreg.comparison.words import sentences
     from hybridreg.io.output import REPORT
 
@@ -153,13 +153,13 @@ def _answer(current, comparison, ended: int):
         "notes": list(comparison.notes),
         "summary": sentences(summary),
     }
-    shown = main_table(summary)
-    columns = [0, *(n for n in range(1, len(shown.columns)) if n < 4), *range(-6, 0)]
-    current.show(
-        "",
-        [tuple(row[n].text for n in columns) for row in shown.rows],
-        tuple(shown.columns[n] for n in columns),
-    )
+    scores, costs = main_table(summary), cost_table(summary)
+    names = ("Failed", "Wall s")
+    rows = [
+        (*(cell.text for cell in row[:4]), *(cost[costs.columns.index(n)].text for n in names))
+        for row, cost in zip(scores.rows, costs.rows, strict=True)
+    ]
+    current.show("", rows, (*scores.columns[:4], *names))
     for sentence in sentences(summary):
         current.say(sentence)
     current.say(f"wrote {comparison.folder}; open {comparison.folder / REPORT}")

@@ -15,6 +15,7 @@ from hybridreg.comparison.plots import box_plots, cost_plot, rank_plot
 from hybridreg.comparison.summary import LabelRow, Summary
 from hybridreg.comparison.tables import (
 
+    cost_table,
     failure_table,
     label_table,
     main_table,
@@ -65,6 +66,7 @@ def page(comparison: Comparison, labels: Sequence[LabelRow]) -> str:
         sentences=sentences(summary),
         notes=comparison.notes,
         main=main_table(summary),
+        costs=cost_table(summary),
         tests=[*main, *more],
         reference=summary.reference,
         ranks=rank_table(summary) if summary.ranks else None,

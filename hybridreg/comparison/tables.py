@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hybridreg.comparison.summary import LabelRow, MethodRow, Summary
-from hybridreg.comparison.words import interval, number, p_value
+from hybridreg.comparison.summary import LabelRow, Summary
+from hybridreg.comparison.words import interval, number, p_value, subjects
 from hybridreg.records import Headline, Record
 
 LONGEST = 1000  # records on a page, which a browser still sorts at once
@@ -37,7 +37,7 @@ def numeric(value: float | None, *, signed: bool = False) -> Cell:
 
 
 def main_table(summary: Summary) -> Table:
-    """One row per method: the main score with its interval, the others' means, and the costs."""
+    """One row per method: the main score with its interval, and the means of the others."""
     main, others = summary.main, [t.headline for t in summary.tables.values()]
     others = [score for score in others if score != main]
     arrows = {"higher": "↑", "lower": "↓"}
@@ -45,7 +45,6 @@ def main_table(summary: Summary) -> Table:
     if main is not None:
         columns += [f"{main.title} {arrows[main.better]}", "95 % interval", "Worst 30 %"]
     columns += [f"{score.title} {arrows[score.better]}" for score in others]
-    columns += ["Done", "Failed", "Verdict: pass, warn, fail", "Wall s", "CPU s", "Memory MB"]
     rows = []
     for row in summary.rows:
         cells = [Cell(row.name)]
@@ -54,20 +53,26 @@ def main_table(summary: Summary) -> Table:
             low = spread.interval and spread.interval.low
             cells += [numeric(spread.mean), Cell(interval(spread.interval), low), numeric(spread.worst)]
         cells += [numeric(row.scores[score.name].mean) for score in others]
-        rows.append([*cells, *_counts(row)])
-    caption = (
-        "Means over subjects; failures count with the worst score. Times and memory are medians over "
-        "cases: wall seconds of the registration alone, processor seconds and resident memory of "
-        "all that was done for the case."
+        rows.append(cells)
+    return Table(
+        "Scores", columns, rows, caption="Means over subjects; failures count with the worst score."
     )
-    return Table("All methods", columns, rows, caption=caption)
 
 
-def _counts(row: MethodRow) -> list[Cell]:
-    verdicts = ", ".join(str(row.verdicts[status]) for status in ("pass", "warn", "fail"))
-    costs = (row.costs.register_s, row.costs.cpu_s, row.costs.peak_memory_mb)
-    counts = (Cell(str(n), n) for n in (row.done, row.failed))
-    return [*counts, Cell(verdicts, row.verdicts["pass"]), *map(numeric, costs)]
+def cost_table(summary: Summary) -> Table:
+    """One row per method: how many cases it finished, their verdicts, times and memory."""
+    columns = ["Method", "Done", "Failed", "Pass", "Warn", "Fail", "Wall s", "CPU s", "Memory MB"]
+    rows = []
+    for row in summary.rows:
+        counts = (row.done, row.failed, *row.verdicts.values())
+        costs = (row.costs.register_s, row.costs.cpu_s, row.costs.peak_memory_mb)
+        counted = (Cell(str(count), count) for count in counts)
+        rows.append([Cell(row.name), *counted, *map(numeric, costs)])
+    caption = (
+        "Pass, warn and fail are the verdicts without labels. Medians over cases: wall seconds of the "
+        "registration alone; processor seconds and resident memory of all that was done for the case."
+    )
+    return Table("Cost", columns, rows, caption=caption)
 
 
 def test_table(summary: Summary, score: Headline, *, folded: bool = False) -> Table:
@@ -83,7 +88,7 @@ def test_table(summary: Summary, score: Headline, *, folded: bool = False) -> Ta
             numeric(test.effect, signed=True),
             Cell(p_value(test.p), test.p),
             Cell(p_value(test.holm), test.holm),
-            Cell("–" if test.needed is None else str(test.needed), test.needed),
+            Cell(subjects(test.needed), test.needed),
         ]
         if len(columns) > len(cells):
             words = {True: "shown", False: "not shown", None: "–"}
@@ -146,16 +151,18 @@ def _badness(record: Record, name: str, sign: int) -> float:
 
 
 def markdown(summary: Summary) -> str:
-    """The main table for a paper or a wiki, as it is on the page."""
-    table = main_table(summary)
-    lines = [_line(table.columns), "|---" * len(table.columns) + "|"]
-    lines += [_line(cell.text for cell in row) for row in table.rows]
-    tests = test_table(summary, summary.main) if summary.main else None
-    if tests and tests.rows:
-        lines += ["", f"Against {summary.reference}, {tests.title}:", "", _line(tests.columns)]
-        lines += ["|---" * len(tests.columns) + "|"]
-        lines += [_line(cell.text for cell in row) for row in tests.rows]
-    return "\n".join([*lines, ""])
+    """The tables of scores, tests and costs for a paper or a wiki, as they are on the page."""
+    tables = {"": main_table(summary)}
+    if summary.main is not None and summary.tests_of(summary.main):
+        tests = test_table(summary, summary.main)
+        tables[f"Against {summary.reference}, {tests.title}:"] = tests
+    tables["Cost:"] = cost_table(summary)
+    return "\n\n".join(f"{head}\n\n{_lines(table)}".strip() for head, table in tables.items()) + "\n"
+
+
+def _lines(table: Table) -> str:
+    rows = [_line(cell.text for cell in row) for row in table.rows]
+    return "\n".join([_line(table.columns), "|---" * len(table.columns) + "|", *rows])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -170,16 +177,17 @@ _LATEX = {
 
 
 def latex(summary: Summary) -> str:
-    """A booktabs table: the main score, its interval and worst cases, the other scores, and times."""
-    table = main_table(summary)
-    dropped = {"Done", "Verdict: pass, warn, fail", "CPU s", "Memory MB"}
-    kept = [n for n, column in enumerate(table.columns) if column not in dropped]
-    rows = [[table.columns[n] for n in kept], *([row[n].text for n in kept] for row in table.rows)]
+    """A booktabs table: all scores, failures and seconds."""
+    scores, costs = main_table(summary), cost_table(summary)
+    kept = [costs.columns.index(name) for name in ("Failed", "Wall s")]
+    rows = [[*scores.columns, *(costs.columns[n] for n in kept)]]
+    for row, cost in zip(scores.rows, costs.rows, strict=True):
+        rows.append([cell.text for cell in (*row, *(cost[n] for n in kept))])
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
-            r"\begin{tabular}{l" + "r" * (len(kept) - 1) + "}",
+            r"\begin{tabular}{l" + "r" * (len(rows[0]) - 1) + "}",
             r"\toprule",
             lines[0],
             r"\midrule",

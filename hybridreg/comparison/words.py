@@ -8,7 +8,8 @@ from hybridreg.comparison.statistics import ALPHA, FEW, Interval
 from hybridreg.comparison.summary import Summary, Test
 from hybridreg.records import Headline
 
-_ENDLESS = 10_000  # subjects: a difference that needs more is none
+_ZERO = 1e-6
+_MOST = 10_000  # subjects, beyond which the number says nothing
 
 
 def sentences(summary: Summary) -> list[str]:
@@ -25,9 +26,10 @@ def sentences(summary: Summary) -> list[str]:
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three significant digits, with a true minus sign; a dash for None."""
+    """Three significant digits, with a true minus sign; a dash for None, and 0 for rounding errors."""
     if value is None:
         return "–"
+    value = 0.0 if abs(value) < _ZERO else value
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     if value and abs(value) < 0.001:
         text = f"{value:.1g}"
@@ -52,8 +54,14 @@ def unit(score: Headline) -> str:
     return f" {name[name.index('(') + 1 : name.index(')')]}" if "(" in name else ""
 
 
-def title(score: Headline) -> str:
-    return score.title.partition(" (")[0]
+def title(score: Headline, *, inside: bool = False) -> str:
+    """The name of a score without its unit; inside: as inside of a sentence."""
+    name = score.title.partition(" (")[0]
+    return name[0].lower() + name[1:] if inside and name[1].islower() else name
+
+
+def subjects(needed: int | None) -> str:
+    return "–" if needed is None else str(needed) if needed <= _MOST else f"over {_MOST}"
 
 
 def _extent(summary: Summary) -> Iterator[str]:
@@ -73,7 +81,7 @@ def _best(summary: Summary) -> Iterator[str]:
     first, spread = order[0], order[0].scores[main.name]
     within = f" (95 % interval {interval(spread.interval)})" if spread.interval else ""
     yield (
-        f"{first.name} has the best {title(main).lower()}: {number(spread.mean)}{unit(main)}{within}; "
+        f"{first.name} has the best {title(main, inside=True)}: {number(spread.mean)}{unit(main)}{within}; "
         f"on its worst 30 % of the cases {number(spread.worst)}. Then come "
         + ", ".join(f"{row.name} {number(row.scores[main.name].mean)}" for row in order[1:])
         + "."
@@ -86,7 +94,7 @@ def _compared(summary: Summary) -> Iterator[str]:
 
 
 def _verdict(test: Test, summary: Summary) -> str:
-    what = title(test.score).lower()
+    what = title(test.score, inside=True)
     seen = f"{number(test.difference, signed=True)}{unit(test.score)}"
     seen += f", 95 % {interval(test.interval)}" if test.interval else ""
     if test.holm is None:
@@ -156,7 +164,7 @@ def _power(summary: Summary) -> Iterator[str]:
         if (test.holm is None or test.holm >= ALPHA) and test.needed
     ]
     if unsure:
-        needs = [f"{t.method} {t.needed if t.needed < _ENDLESS else 'over 10000'}" for t in unsure]
+        needs = [f"{test.method} {subjects(test.needed)}" for test in unsure]
         yield (
             f"To show the difference seen to {summary.reference} with 80 % power, about so many "
             f"subjects are needed: {', '.join(needs)} (before correction; there are "
