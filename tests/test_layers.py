@@ -24,11 +24,14 @@ LAYERS = [
     ["cli"],
 ]
 ONLY_IN = {
-    "itk": {"methods.elastix.worker"},
+    "itk": {"methods.elastix.worker", "methods.peers.scripts"},
     "numba": {"kernels.loops"},
     "matplotlib": {"comparison.plots"},
     "picsl_greedy": {"methods.peers.scripts"},
     "ants": {"methods.peers.scripts"},
+    "fireants": {"methods.peers.scripts"},
+    "voxelmorph": {"methods.peers.scripts"},
+    "unigradicon": {"methods.peers.scripts"},
     "convexAdam": {"methods.peers.scripts"},
     "SimpleITK": {"io", "methods.peers.scripts"},
     "nibabel": {"io"},

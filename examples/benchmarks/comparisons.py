@@ -148,6 +148,13 @@ PROBLEMS = {"brain": brain, "hippocampus": hippocampus, "cardiac": cardiac, "lun
 SCORES = {"lung": "tre_mean_mm"}
 
 
+def spaced(cases: list[CaseRow], count: int | None) -> list[CaseRow]:
+    """So many of the cases, evenly spaced; all for None."""
+    if count is None or count >= len(cases):
+        return cases
+    return [cases[number * len(cases) // count] for number in range(count)]
+
+
 def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow], options) -> str:
     comparison = compare(
         cases,
@@ -169,21 +176,21 @@ def main():
     parser.add_argument("problem", choices=list(PROBLEMS))
     parser.add_argument("--out", type=Path, default=Path("comparisons"))
     parser.add_argument("--methods", help="in place of those of the table, separated by commas")
-    parser.add_argument("--cases", type=int, help="only so many of the first")
+    parser.add_argument("--cases", type=int, help="only so many, evenly spaced")
     parser.add_argument("--peer-cases", type=int, default=4)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--table", type=Path, default=TABLE, help="file of the tables")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     problem = PROBLEMS[options.problem](Path(os.environ["HYBRIDREG_DATA"]))
     methods = options.methods.split(",") if options.methods else problem.methods
-    found = run(options.problem, problem, methods, problem.cases[: options.cases], options)
-    write_section(TABLE, problem.title, f"{problem.note}\n\n{found}", head=HEAD)
+    found = run(options.problem, problem, methods, spaced(problem.cases, options.cases), options)
+    write_section(options.table, problem.title, f"{problem.note}\n\n{found}", head=HEAD)
     if problem.peers and options.peer_cases:
-        few = problem.cases[:: max(1, len(problem.cases) // options.peer_cases)]
-        few = few[: options.peer_cases]
+        few = spaced(problem.cases, options.peer_cases)
         found = run(options.problem, problem, [*methods, *problem.peers], few, options)
         title = f"{problem.title}: slow methods too, {len(few)} of the cases"
-        write_section(TABLE, title, found, head=HEAD)
+        write_section(options.table, title, found, head=HEAD)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Table:
 
 
 def numeric(value: float | None, *, signed: bool = False) -> Cell:
-    return Cell(number(value, signed=signed), value)
+    return Cell(number(value, signed=signed), None if value is None else float(value))
 
 
 def main_table(summary: Summary) -> Table:
