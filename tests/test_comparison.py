@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -371,3 +372,17 @@ def test_settings_of_every_method_are_in_the_folder(compared):
     assert state["settings"] == {"reference": "rigid", "score": None, "margin": 0.05, "starts": 0}
     (affine,) = [each for each in state["methods"] if each["name"] == "affine"]
     assert affine["settings"]["method"]["transform"] == "affine"
+
+
+def test_the_example_of_the_page_adds_a_method(cases, tmp_path, in_turn, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+    for file in cases.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "compare.md", "exec"), {"__name__": "__main__"})
+    scores = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert list(scores) == ["identity", "mass", "fields", "rigid"]
+    assert float(scores["mass"]) > float(scores["identity"])
