@@ -34,6 +34,7 @@ from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # children do not find this folder
 
 RIGID = {"name": "linear", "transform": "rigid"}
+STILL = {"name": "identity"}
 METHODS = {"rigid": RIGID, "affine": {"name": "linear", "transform": "affine"}}
 
 

@@ -94,14 +94,17 @@ def hippocampus(data: Path) -> Problem:
 
 def cardiac(data: Path) -> Problem:
     """Diastole onto systole, every slice level of the test persons."""
-    cases = [case for person in HEARTS for case in _levels(data / "sunnybrook_2d", person)]
+    cases = [case for person in HEARTS for case in frame_pairs(data / "sunnybrook_2d", person)]
     methods = ("cardiac-2d", "bspline", "deformable-2d", "greedy", "ants-syn")
     note = "Dice of the blood pool of the left ventricle; 1 pixel is taken as 1 mm."
     return Problem("Cardiac, 2D", cases, methods, (), 0.01, note)
 
 
-def _levels(folder: Path, person: str) -> Iterator[CaseRow]:
-    """Each slice level with two frames; the one with more blood is diastole, and moves."""
+def frame_pairs(folder: Path, person: str, *, onto: str = "systole") -> Iterator[CaseRow]:
+    """Each slice level with two frames, of which the one with more blood is diastole.
+
+    onto: the phase that is fixed, "systole" or "diastole".
+    """
     levels: dict[int, list[Path]] = {}
     for path in sorted((folder / "images").glob(f"SC-{person}-IM-*.png")):
         number = int(re.search(r"-(\d+)\.dcm\.png$", path.name)[1])
@@ -109,14 +112,16 @@ def _levels(folder: Path, person: str) -> Iterator[CaseRow]:
     for level, frames in levels.items():
         if len(frames) == 2:
             labels = {path: folder / "labels" / path.name for path in frames}
-            systole, diastole = sorted(frames, key=lambda path: _blood(labels[path]))
+            fixed, moving = sorted(
+                frames, key=lambda path: _blood(labels[path]), reverse=onto == "diastole"
+            )
             yield CaseRow(
                 f"{person} level {level}",
-                systole,
-                diastole,
+                fixed,
+                moving,
                 subject=person,
-                fixed_labels=labels[systole],
-                moving_labels=labels[diastole],
+                fixed_labels=labels[fixed],
+                moving_labels=labels[moving],
             )
 
 

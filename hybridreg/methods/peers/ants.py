@@ -11,18 +11,19 @@ from hybridreg.io.transforms import read_transform
 from hybridreg.io.working_folder import working_folder
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.methods.peers import process
-from hybridreg.transforms import IDENTITY, Transform
+from hybridreg.transforms import IDENTITY, Transform, compose
 
 
 @dataclass(frozen=True)
 class AntsSyn:
     """ANTs' symmetric diffeomorphic registration after an affine.
 
-    metric: "mattes" for any two contrasts, "CC" for one, slower and closer. sampling: bins of
+    stages: "SyNOnly" for the deformable one, "SyN" with ANTs' own affine before it. metric: "mattes" for any two contrasts, "CC" for one, slower and closer. sampling: bins of
     mattes, radius in voxels of CC. iterations: per level, coarse to fine. affine: the measure of
     hybridreg's affine before it; empty for none. python: see the package.
     """
 
+    stages: Literal["SyNOnly", "SyN"] = "SyNOnly"
     metric: Literal["mattes", "CC"] = "mattes"
     sampling: int = 32
     iterations: tuple[int, ...] = (40, 20, 0)
@@ -42,6 +43,8 @@ class AntsSyn:
         check_pair(pair, initial)
         start = process.affine_start(pair, initial, self.affine, self.threads)
         settings = {
+            "type_of_transform": self.stages,
+            "initial_transform": "Identity" if self.stages == "SyNOnly" else None,
             "syn_metric": self.metric,
             "syn_sampling": self.sampling,
             "reg_iterations": self.iterations,
@@ -53,4 +56,5 @@ class AntsSyn:
             answer = process.run_script(
                 "run_ants", folder, job, python=self.python, threads=self.threads
             )
-            return RegistrationResult(read_transform(answer["field"])).after(start)
+            found = compose(*[read_transform(path) for path in reversed(answer["transforms"])])
+            return RegistrationResult(found).after(start)

@@ -1,4 +1,4 @@
-"""ANTs' SyN on fixed.nii.gz and moving.nii.gz of a folder: its displacement field, as a file."""
+"""ANTs' SyN on fixed.nii.gz and moving.nii.gz of a folder: its transforms, as files, the last applied first."""
 
 import json
 import sys
@@ -13,11 +13,9 @@ mask = ants.image_read(f"{folder}/fixed_mask.nii.gz") if job["mask"] else None
 done = ants.registration(
     fixed,
     moving,
-    type_of_transform="SyNOnly",
-    initial_transform="Identity",
     outprefix=f"{folder}/ants_",
     mask=mask,
     **job["settings"],
 )
-field = next(name for name in done["fwdtransforms"] if name.endswith(".nii.gz"))
-(folder / "answer.json").write_text(json.dumps({"field": field}))
+named = [name for name in done["fwdtransforms"] if name != "Identity"]
+(folder / "answer.json").write_text(json.dumps({"transforms": named}))
