@@ -13,6 +13,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _NAMES = {
     "register": "pipeline",
+    "compare": "comparison.run",
     "Outcome": "outcome",
     "Grid": "geometry",
     "Image": "images",

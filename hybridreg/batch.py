@@ -57,7 +57,7 @@ class Order:
             "interpolation": self.interpolation,
             "initial": self.initial and str(self.initial),
         }
-        found |= files_of(found)
+        found |= files_of(found["method"])
         return json.loads(json.dumps(found, default=str))
 
 

@@ -12,7 +12,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridreg.descriptors.base import Descriptor
-from hybridreg.io.checkpoints import weights_in
 from hybridreg.io.files import sha256_of
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.parameter_folder import parameter_folder
@@ -47,12 +46,12 @@ def load_method(name: str | Path | Mapping[str, Any]):
 
     Raises ValueError with the list of valid names or fields for anything unknown.
     """
-    return build({key: value for key, value in _table(name).items() if key != "intent"})
+    return build({key: value for key, value in method_table(name).items() if key != "intent"})
 
 
 def load_intent(name: str | Path | Mapping[str, Any]) -> Intent:
     """The intended use of a preset, file or table, from ``[intent]``."""
-    declared = _table(name).get("intent", {})
+    declared = method_table(name).get("intent", {})
     valid = [field.name for field in fields(Intent)]
     for key in declared:
         if key not in valid:
@@ -60,7 +59,8 @@ def load_intent(name: str | Path | Mapping[str, Any]) -> Intent:
     return Intent(**declared)
 
 
-def _table(name: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+def method_table(name: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of a method with its intended use, as in a TOML file."""
     if isinstance(name, Mapping):
         return name
     path = Path(name)
@@ -85,22 +85,21 @@ def describe_method(method: RegistrationMethod) -> dict[str, Any]:
 
 
 def files_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """{"files": {path: SHA-256}} of the elastix files and weights of described methods; may be empty.
+    """{"files": {path: SHA-256}} of the files that described methods name; may be empty.
 
-    Packaged ones are left out: they are part of the version.
+    Such as parameter files and weights. Packaged ones are left out: they are part of the version.
     """
-    names = [*_parameter_files(settings), *(n for n in weights_in(settings) if Path(n).is_file())]
-    found = {name: sha256_of(Path(name)) for name in names}
+    found = {name: sha256_of(Path(name)) for name in _files_in(settings)}
     return {"files": found} if found else {}
 
 
-def _parameter_files(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        yield from (name for name in value.get("parameter_files", ()) if Path(name).is_file())
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _parameter_files(item)
+def _files_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and Path(value).suffix and Path(value).is_file():
+        yield value
+    items = list(value.values()) if isinstance(value, Mapping) else value
+    if isinstance(items, (list, tuple)):
+        for item in items:
+            yield from _files_in(item)
 
 
 def with_settings(method, **settings):

@@ -91,22 +91,28 @@ class Outcome:
         overwrite: bool = False,
         report: bool = True,
         pictures: bool = True,
+        images: bool = True,
         command: str | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> Path:
         """Writes the output folder, completely or not at all, and returns its path.
 
         pictures: write the data of the report's pictures; without them its page has none.
+        images: write the images; without them there are the transforms alone.
         command: the command line, for the record; it may contain patient file names.
+        about: further entries of result.json.
         """
         record = CaseLog()
         with output.output_folder(folder, overwrite=overwrite) as partial:
             with record.timing("write"):
-                self._write_files(partial)
+                self._write_transforms(partial)
+                if images:
+                    self._write_images(partial)
             if pictures:
                 with record.timing("views"):
                     save_views(partial / output.VIEWS, self.views())
             with record.timing("summary"):
-                summary = self.summary(command)
+                summary = {**self.summary(command), **(about or {})}
             summary["times_s"] |= record.times_s
             output.write_json(partial / output.RESULT, summary)
             (partial / output.LOG).write_text(
@@ -119,13 +125,15 @@ class Outcome:
                 output.write_json(partial / output.RESULT, summary)
         return Path(folder)
 
-    def _write_files(self, folder: Path):
-        write_image(folder / output.MOVED, self.moved)
-        if self.jacobian is not None:
-            write_image(folder / output.JACOBIAN, self.jacobian)
+    def _write_transforms(self, folder: Path):
         write_transform(folder / output.TRANSFORM, self._with_dimension(self.transform))
         if self.inverse is not None:
             write_transform(folder / output.INVERSE, self._with_dimension(self.inverse.transform))
+
+    def _write_images(self, folder: Path):
+        write_image(folder / output.MOVED, self.moved)
+        if self.jacobian is not None:
+            write_image(folder / output.JACOBIAN, self.jacobian)
         for geodesic in momenta(self.transform)[:1]:
             write_image(folder / output.MOMENTUM, Image(geodesic.momentum, geodesic.grid))
         if self.result.uncertainty is not None:

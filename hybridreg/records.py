@@ -20,13 +20,15 @@ class Headline:
     """A main score, shown first in tables and pages.
 
     name: of its column in records. path: its keys in result.json, with "after" (or "before")
-    inserted after the first key. better: which direction is better.
+    inserted after the first key. better: which direction is better. worst: the worst possible value;
+    None where there is none, as of distances.
     """
 
     name: str
     title: str
     path: tuple[str, ...]
     better: Literal["higher", "lower"] = "lower"
+    worst: float | None = None
 
     def of(self, result: Mapping[str, Any], side: Literal["before", "after"] = "after") -> Any:
         """Its value in a result.json; None if it was not measured."""
@@ -45,7 +47,7 @@ HEADLINES = (
         "higher",
     ),
     Headline("correlation", "Correlation", ("similarity", "correlation"), "higher"),
-    Headline("dice", "Mean Dice", ("scores", "dice", "mean"), "higher"),
+    Headline("dice", "Mean Dice", ("scores", "dice", "mean"), "higher", worst=0.0),
     Headline("hd95_mm", "Mean HD95 (mm)", ("scores", "surface", "mean_hd95_mm")),
     Headline("tre_mean_mm", "Landmark error, mean (mm)", ("scores", "landmarks", "mean_mm")),
     Headline("tre_max_mm", "Landmark error, largest (mm)", ("scores", "landmarks", "max_mm")),
@@ -55,6 +57,13 @@ HEADLINES = (
     Headline("gradient_correlation", "Correlation of edges", ("similarity", "gradient_correlation"), "higher"),
     Headline("log_jacobian_sd", "SD of log det", ("scores", "jacobian", "log_sd")),
     Headline("folding_percent", "Folded voxels (%)", ("scores", "jacobian", "folding_percent")),
+    Headline("ndv_percent", "Non-diffeomorphic volume (%)", ("comparison", "ndv_percent")),
+    Headline(
+        "inverse_mm", "Inverse consistency (mm)", ("scores", "inverse_consistency", "mean_mm")
+    ),
+    Headline(
+        "capture_mm", "Capture range (mm)", ("comparison", "capture_mm"), "higher", worst=0.0
+    ),
 )
 
 
@@ -96,17 +105,16 @@ class Record:
     def of(cls, result: Mapping[str, Any], name: str, **known: Any) -> Record:
         """The record of a result.json; ``known``: further fields."""
         verdict = result["verdict"] or {"status": "", "reasons": ()}
-        return cls(
-            name,
-            method=result.get("preset") or result["method"]["name"],
-            verdict=verdict["status"],
-            reason="; ".join(verdict["reasons"]),
-            register_s=result["times_s"].get("register"),
-            scores={headline.name: headline.of(result) for headline in HEADLINES},
-            config=config_hash(result["method"]),
-            version=result["versions"]["hybridreg"],
-            **known,
-        )
+        found = {
+            "method": result.get("preset") or result["method"]["name"],
+            "verdict": verdict["status"],
+            "reason": "; ".join(verdict["reasons"]),
+            "register_s": result["times_s"].get("register"),
+            "scores": {headline.name: headline.of(result) for headline in HEADLINES},
+            "config": config_hash(result["method"]),
+            "version": result["versions"]["hybridreg"],
+        }
+        return cls(name, **{**found, **known})
 
     def row(self) -> dict[str, Any]:
         """One flat row: the fields, with scores and further columns in place of their tables."""
@@ -154,10 +162,11 @@ def read_records(path: str | Path) -> list[Record]:
             rows = found["records"]
         else:
             rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        return [_record(row) for row in rows]
+        return [record_of_row(row) for row in rows]
 
 
-def _record(row: Mapping[str, Any]) -> Record:
+def record_of_row(row: Mapping[str, Any]) -> Record:
+    """The record of a flat row (ValueError for a row of something else)."""
     names = {column.name for column in fields(Record)}
     numbers = {"register_s", "total_s", "cpu_s", "peak_memory_mb"}
     scores = {headline.name for headline in HEADLINES}

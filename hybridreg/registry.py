@@ -166,8 +166,43 @@ METHODS = Registry(
             "hybridreg.methods.combine:Scaled",
             "a method on intensities scaled to [0, 1] by a named rule",
         ),
+        "identity": (
+            "hybridreg.methods.given:Identity",
+            "no registration: the baseline of a comparison",
+        ),
+        "given": (
+            "hybridreg.methods.given:Given",
+            "a transform from a file, to be evaluated",
+        ),
+        "greedy": (
+            "hybridreg.methods.peers.greedy:Greedy",
+            "greedy: affine, then a diffeomorphic map (needs picsl_greedy)",
+        ),
+        "ants-syn": (
+            "hybridreg.methods.peers.ants:AntsSyn",
+            "ANTs: affine, then SyN (needs antspyx)",
+        ),
+        "convex-adam": (
+            "hybridreg.methods.peers.convex_adam:ConvexAdam",
+            "ConvexAdam: coupled convex search and Adam on MIND, after an affine (needs convexAdam)",
+        ),
+        "fireants": (
+            "hybridreg.methods.peers.fireants:FireAnts",
+            "FireANTs on the processor: greedy diffeomorphic, after an affine (needs fireants)",
+        ),
+        "unigradicon": (
+            "hybridreg.methods.peers.unigradicon:UniGradIcon",
+            "uniGradICON with your weights, after an affine (needs unigradicon)",
+        ),
+        "voxelmorph": (
+            "hybridreg.methods.peers.voxelmorph:VoxelMorph",
+            "VoxelMorph with your weights, after an affine (needs voxelmorph)",
+        ),
     },
 )
+
+# The methods of other packages, which are not installed with hybridreg.
+PEERS = ("ants-syn", "greedy", "convex-adam", "fireants", "unigradicon", "voxelmorph")
 
 MEASURES = Registry(
     "measure",

@@ -49,6 +49,13 @@ register -o new -f some.nii -m some.nii --device gpu
 register -o . -f some.nii -m some.nii
 register -o new some.nii --workers 2 --scheduler tcp://10.0.0.1:1
 register -o new some.nii --case-time soon
+compare none.csv -o new --methods rigid
+compare some.nii -o new --methods rigit
+compare some.nii -o new --methods none.toml
+compare some.nii -o new --transform-of lab
+compare some.nii -o new --methods rigid --case-time soon
+compare some.nii -o new --methods rigid --workers 2 --slurm some.nii
+compare some.nii -o new --methods rigid --device gpu
 apply -o new.nii -t none.h5 -f some.nii -m some.nii --threads 2
 apply -o new.nii -t some.nii -m some.nii
 apply -o new.nii -t some.nii -f some.nii -m none.nii

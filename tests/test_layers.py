@@ -21,13 +21,20 @@ LAYERS = [
     ["methods.base", "methods.*"],
     ["case_log", "records", "evaluation", "quality", "assessment", "projection_assessment"]
     + ["config", "training", "views", "projection_views", "cluster"],
-    ["report", "outcome", "pipeline", "batch", "targets", "testing"],
+    ["report", "outcome", "pipeline", "batch", "comparison", "targets", "testing"],
     ["cli"],
 ]
 ONLY_IN = {
-    "itk": {"methods.elastix.worker"},
+    "itk": {"methods.elastix.worker", "methods.peers.scripts"},
     "numba": {"kernels.loops"},
-    "SimpleITK": {"io"},
+    "matplotlib": {"comparison.plots"},
+    "picsl_greedy": {"methods.peers.scripts"},
+    "ants": {"methods.peers.scripts"},
+    "fireants": {"methods.peers.scripts"},
+    "voxelmorph": {"methods.peers.scripts"},
+    "unigradicon": {"methods.peers.scripts"},
+    "convexAdam": {"methods.peers.scripts"},
+    "SimpleITK": {"io", "methods.peers.scripts"},
     "nibabel": {"io"},
     "pydicom": {"io.dicom"},
     "lightning": {"training"},

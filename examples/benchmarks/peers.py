@@ -35,7 +35,8 @@ for line in sys.stdin:
 def elastix_default(kind: str, folder: Path, threads: int) -> Elastix:
     """The map of this kind ("rigid", "bspline") that elastix itself proposes, untouched."""
     path = folder / f"default_{kind}.txt"
-    subprocess.run([sys.executable, "-c", _DEFAULT_MAP, kind, str(path)], check=True)
+    if not path.exists():
+        subprocess.run([sys.executable, "-c", _DEFAULT_MAP, kind, str(path)], check=True)
     return Elastix((str(path),), schedule="elastix", threads=threads)
 
 

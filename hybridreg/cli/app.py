@@ -6,6 +6,7 @@ import typer
 
 from hybridreg.cli import (
     apply,
+    compare,
     demo,
     dicom,
     evaluate,
@@ -33,6 +34,7 @@ for command in (
     fuse.fuse,
     project.project,
     evaluate.evaluate,
+    compare.compare,
     targets.targets,
     train.train,
     inspect.info,

@@ -101,6 +101,10 @@ class ProgressLine:
     def __init__(self, current: Session, count: int):
         self._current, self._count, self._done = current, count, 0
 
+    def expect(self, count: int):
+        """Sets how many cases are to end."""
+        self._count = count
+
     def __call__(self, ended: Ended):
         from hybridreg import progress
 

@@ -46,19 +46,27 @@ def methods(json: options.Json = False):
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a registration.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of register or compare.")],
     json: options.Json = False,
     quiet: options.Quiet = False,
 ):
     """Build report.html again from an output folder."""
     with session(as_json=json, quiet=quiet) as current:
-        from hybridreg.io.output import RESULT
+        from hybridreg.io.output import COMPARISON, RESULT
 
-        if not (folder / RESULT).is_file():
-            raise ValueError(f"{folder} has no {RESULT}: is it a folder that register wrote?")
-        from hybridreg.report import write_report
+        if (folder / COMPARISON).is_file():
+            from hybridreg.comparison.results import read_comparison, write_page
 
-        path = write_report(folder)
+            path = write_page(read_comparison(folder))
+        elif (folder / RESULT).is_file():
+            from hybridreg.report import write_report
+
+            path = write_report(folder)
+        else:
+            raise ValueError(
+                f"{folder} has no {RESULT} and no {COMPARISON}: is it a folder that register or "
+                "compare wrote?"
+            )
         current.answer = {"report": str(path)}
         current.say(f"wrote {path}")
 

@@ -222,6 +222,8 @@ def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Dis
 def evaluated_region(image: Image, mask: LabelMap | None = None) -> tuple[str, LabelMap]:
     """The region of evaluation, by name and as a mask, without the air around the patient.
 
+    mask: that of the image, which is the region if there is one.
+
     The foreground is the set of voxels that lie between ones above Otsu's threshold along every
     axis, so it includes sinuses and ventricles. ``preprocessing.foreground``, inside which the
     verdict compares, takes ten times as long and moves errors by up to 1 %; compared inside this

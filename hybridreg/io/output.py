@@ -27,6 +27,7 @@ RESULT = "result.json"
 VIEWS = "views.npz"
 LOG = "log.txt"
 REPORT = "report.html"
+COMPARISON = "comparison.json"
 
 
 def check_output(path: str | Path, *, overwrite: bool = False):

@@ -1,0 +1,172 @@
+"""The outcome of a comparison in sentences, for the top of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hybridreg.comparison.statistics import ALPHA, FEW, Interval
+from hybridreg.comparison.summary import Summary, Test
+from hybridreg.records import Headline
+
+_ZERO = 1e-6
+_MOST = 10_000  # subjects, beyond which the number says nothing
+
+
+def sentences(summary: Summary) -> list[str]:
+    """What was found, how surely, at what cost, and where it fails."""
+    return [
+        *_extent(summary),
+        *_best(summary),
+        *_compared(summary),
+        *_distinguished(summary),
+        *_cost(summary),
+        *_failures(summary),
+        *_power(summary),
+    ]
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Three significant digits, with a true minus sign; a dash for None, and 0 for rounding errors."""
+    if value is None:
+        return "–"
+    value = 0.0 if abs(value) < _ZERO else value
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    if value and abs(value) < 0.001:
+        text = f"{value:.1g}"
+    else:
+        text = f"{value:{'+' if signed else ''}.{digits}f}" if value else "0"
+    return text.replace("-", "−")
+
+
+def interval(found: Interval | None) -> str:
+    return "–" if found is None else f"{number(found.low)} to {number(found.high)}"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def unit(score: Headline) -> str:
+    """The unit of a score, with a space before it; empty for a ratio."""
+    name = score.title
+    return f" {name[name.index('(') + 1 : name.index(')')]}" if "(" in name else ""
+
+
+def title(score: Headline, *, inside: bool = False) -> str:
+    """The name of a score without its unit; inside: as inside of a sentence."""
+    name = score.title.partition(" (")[0]
+    return name[0].lower() + name[1:] if inside and name[1].islower() else name
+
+
+def subjects(needed: int | None) -> str:
+    return "–" if needed is None else str(needed) if needed <= _MOST else f"over {_MOST}"
+
+
+def _extent(summary: Summary) -> Iterator[str]:
+    text = f"{len(summary.rows)} methods on {summary.cases} cases of {summary.subjects} subjects"
+    yield f"{text}; the unit of all statistics is the subject."
+    if summary.waiting:
+        yield f"{summary.waiting} cases are not finished with every method and are not counted yet."
+
+
+def _best(summary: Summary) -> Iterator[str]:
+    main = summary.main
+    if main is None or not summary.cases:
+        yield "No score was measured."
+        return
+    sign = summary.tables[main.name].sign
+    order = sorted(summary.rows, key=lambda row: -sign * row.scores[main.name].mean)
+    first, spread = order[0], order[0].scores[main.name]
+    within = f" (95 % interval {interval(spread.interval)})" if spread.interval else ""
+    yield (
+        f"{first.name} has the best {title(main, inside=True)}: {number(spread.mean)}{unit(main)}{within}; "
+        f"on its worst 30 % of the cases {number(spread.worst)}. Then come "
+        + ", ".join(f"{row.name} {number(row.scores[main.name].mean)}" for row in order[1:])
+        + "."
+    )
+
+
+def _compared(summary: Summary) -> Iterator[str]:
+    for test in summary.tests_of(summary.main):
+        yield f"{_verdict(test, summary)}{_inferior(test, summary)}."
+
+
+def _verdict(test: Test, summary: Summary) -> str:
+    what = title(test.score, inside=True)
+    seen = f"{number(test.difference, signed=True)}{unit(test.score)}"
+    seen += f", 95 % {interval(test.interval)}" if test.interval else ""
+    if test.holm is None:
+        side = "above" if test.difference > 0 else "below" if test.difference < 0 else "equal to"
+        return (
+            f"{test.method} is {side} {summary.reference} in {what} ({seen}), not tested: "
+            f"{summary.subjects} subjects, at least {FEW} are needed"
+        )
+    shown = f"{seen}; Wilcoxon p {_equals(test.holm)} after Holm, effect {number(test.effect)}"
+    if test.holm < ALPHA:
+        side = "better" if test.better else "worse"
+        return f"{test.method} is {side} than {summary.reference} in {what} ({shown})"
+    return f"{test.method} and {summary.reference} are not distinguished in {what} ({shown})"
+
+
+def _inferior(test: Test, summary: Summary) -> str:
+    if test.not_inferior is None:
+        return ""
+    margin = f"the stated margin of {number(summary.margin)}{unit(test.score)}"
+    if test.not_inferior:
+        return f"; not inferior by {margin}"
+    return f"; that it is not inferior by {margin} is not shown"
+
+
+def _equals(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _distinguished(summary: Summary) -> Iterator[str]:
+    if summary.friedman_p is not None:
+        differ = "differ" if summary.friedman_p < ALPHA else "are not distinguished"
+        yield (
+            f"Over all {len(summary.ranks)} methods together, they {differ} (Friedman p "
+            f"{_equals(summary.friedman_p)})."
+        )
+    if len(summary.ranks) > 1:
+        first = summary.ranks[0]
+        yield (
+            f"{first.method} has the best mean rank, {number(first.rank)}; it keeps the first place in "
+            f"{first.best:.0%} of resampled sets of subjects."
+        )
+
+
+def _cost(summary: Summary) -> Iterator[str]:
+    timed = [row for row in summary.rows if row.costs.register_s and row.name != "identity"]
+    if len(timed) > 1:
+        order = sorted(timed, key=lambda row: row.costs.register_s)
+        yield (
+            f"The fastest is {order[0].name} with {number(order[0].costs.register_s)} s a case "
+            f"(median), the slowest {order[-1].name} with {number(order[-1].costs.register_s)} s."
+        )
+
+
+def _failures(summary: Summary) -> Iterator[str]:
+    failed = [f"{row.name} in {row.failed}" for row in summary.rows if row.failed]
+    if failed:
+        yield f"Failed: {', '.join(failed)} of {summary.cases} cases; they count with the worst score."
+    else:
+        yield "No registration failed."
+
+
+def _power(summary: Summary) -> Iterator[str]:
+    unsure = [
+        test
+        for test in summary.tests_of(summary.main)
+        if (test.holm is None or test.holm >= ALPHA) and test.needed
+    ]
+    if unsure:
+        needs = [f"{test.method} {subjects(test.needed)}" for test in unsure]
+        yield (
+            f"To show the difference seen to {summary.reference} with 80 % power, about so many "
+            f"subjects are needed: {', '.join(needs)} (before correction; there are "
+            f"{summary.subjects})."
+        )

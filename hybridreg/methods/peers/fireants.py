@@ -1,0 +1,51 @@
+"""FireANTs (Jena 2024) on the processor: greedy diffeomorphic registration with Adam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridreg.cases import ImagePair, warp_pair
+from hybridreg.checks import check_pair
+from hybridreg.io.transforms import read_transform
+from hybridreg.io.working_folder import working_folder
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.methods.peers import process
+from hybridreg.transforms import IDENTITY, Transform
+
+
+@dataclass(frozen=True)
+class FireAnts:
+    """FireANTs' greedy deformable registration after an affine.
+
+    loss: "cc" for images of one contrast, "mi" for any two. scales, iterations: of each level, coarse
+    to fine. affine: the measure of hybridreg's affine before it; empty for none. python: see the
+    package; its pinned SimpleITK needs an environment of its own. It takes no image shorter than 32
+    voxels.
+    """
+
+    loss: str = "cc"
+    scales: tuple[int, ...] = (4, 2, 1)
+    iterations: tuple[int, ...] = (200, 100, 50)
+    affine: str = "lncc"
+    threads: int | None = None
+    python: str = ""
+    dimensions: ClassVar[tuple[int, ...]] = (3,)  # its files of 2D fields cannot be written
+
+    def missing(self) -> str:
+        """What to install before it can run; empty if nothing."""
+        return process.not_installed("fireants", self.python)
+
+    def versions(self) -> dict[str, str]:
+        return {"fireants": process.installed("fireants", self.python)}
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        check_pair(pair, initial)
+        start = process.affine_start(pair, initial, self.affine, self.threads)
+        job = {"scales": self.scales, "iterations": self.iterations, "loss_type": self.loss}
+        with working_folder("hybridreg-fireants-") as folder:
+            process.write_pair(warp_pair(pair, start), folder)
+            answer = process.run_script(
+                "run_fireants", folder, job, python=self.python, threads=self.threads
+            )
+            return RegistrationResult(read_transform(answer["field"])).after(start)

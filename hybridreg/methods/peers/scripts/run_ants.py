@@ -1,0 +1,21 @@
+"""ANTs' SyN on fixed.nii.gz and moving.nii.gz of a folder: its transforms, as files, the last applied first."""
+
+import json
+import sys
+from pathlib import Path
+
+import ants
+
+folder = Path(sys.argv[1])
+job = json.loads((folder / "job.json").read_text())
+fixed, moving = (ants.image_read(f"{folder}/{side}.nii.gz") for side in ("fixed", "moving"))
+mask = ants.image_read(f"{folder}/fixed_mask.nii.gz") if job["mask"] else None
+done = ants.registration(
+    fixed,
+    moving,
+    outprefix=f"{folder}/ants_",
+    mask=mask,
+    **job["settings"],
+)
+named = [name for name in done["fwdtransforms"] if name != "Identity"]
+(folder / "answer.json").write_text(json.dumps({"transforms": named}))
