@@ -12,6 +12,7 @@ from hybridreg.descriptors.intensity import Intensity
 from hybridreg.descriptors.mind import Mind
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
+from hybridreg.kernels.compiled import torch_only
 from hybridreg.phantoms import blobs
 from hybridreg.registry import DESCRIPTORS
 from hybridreg.testing import DESCRIPTOR_CHECKS, check_descriptor
@@ -103,6 +104,15 @@ def test_mind_is_the_published_formula(dimension, radius, dilation):
     found = Mind(radius, dilation)(values).data[(slice(None), *inner)].numpy()
     # The order of channels is of no account where both images have the same.
     assert np.allclose(np.sort(found, 0), np.sort(expected, 0), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(9, 11, 13), (4, 5, 4), (20, 31)])
+@pytest.mark.parametrize(("radius", "dilation"), [(0, 1), (1, 2), (2, 6)])
+def test_the_kernel_of_mind_agrees_with_torch_to_the_border(shape, radius, dilation):
+    image = Image(torch.rand(shape, generator=torch.Generator().manual_seed(2)), Grid(shape))
+    found = Mind(radius, dilation)(image).data
+    with torch_only():
+        assert torch.allclose(found, Mind(radius, dilation)(image).data, atol=1e-5)
 
 
 def test_mind_has_unit_norm_so_half_its_mean_square_is_its_correlation():

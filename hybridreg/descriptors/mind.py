@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hybridreg.descriptors.base import image_of
 from hybridreg.images import Image
+from hybridreg.kernels.compiled import loops
+from hybridreg.kernels.self_similarity import pair_distances
 from hybridreg.similarity import box_sum
 
 _LIMITS = 1e-3, 1e3  # of the local variance estimate, in its mean over the image (as published)
@@ -44,29 +47,39 @@ class Mind:
         return image_of([self._described(channel) for channel in image.data], image)
 
     def _described(self, values: Tensor) -> Tensor:
-        distances = self._distances(values)
-        distances -= distances.amin(0)
-        variance = distances.mean(0)
+        distances, variance = self._differing(values)
         low, high = (limit * variance.mean() for limit in _LIMITS)
         tiny = torch.finfo(values.dtype).tiny  # a constant image has no variance at all
         described = distances.div_(variance.clamp(low, high).clamp(min=tiny)).neg_().exp_()
         return described.div_(described.norm(dim=0))
 
+    def _differing(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The distances less the smallest of each voxel, (pairs, *shape), and their mean, (*shape)."""
+        if compiled := loops("self_similarity", values):
+            return pair_distances(compiled, values, _pairs(values.ndim, self.dilation), self.radius)
+        distances = self._distances(values)
+        distances -= distances.amin(0)
+        return distances, distances.mean(0)
+
     def _distances(self, values: Tensor) -> Tensor:
         """Mean squared differences of the patches of each pair, shape (pairs, *shape)."""
         count = box_sum(torch.ones_like(values)[None], self.radius)
-        neighbors = [
-            (axis, _shifted(values, axis, step))
-            for axis in range(values.ndim)
-            for step in (-self.dilation, self.dilation)
-        ]
-        pairs = [(a, b) for (i, a), (j, b) in combinations(neighbors, 2) if i != j]
-        differences = ((a - b).square()[None] for a, b in pairs)
+        pairs = _pairs(values.ndim, self.dilation)
+        differences = ((_at(values, a) - _at(values, b)).square()[None] for a, b in pairs)
         return torch.cat([box_sum(d, self.radius).div_(count) for d in differences])
 
 
-def _shifted(values: Tensor, axis: int, step: int) -> Tensor:
-    """values at ``step`` voxels along an axis from each; the border repeats."""
-    last = values.shape[axis] - 1
-    places = torch.arange(last + 1, device=values.device).add_(step).clamp_(0, last)
-    return values.index_select(axis, places)
+def _pairs(dimension: int, dilation: int) -> np.ndarray:
+    """The steps in voxels, array order, from a voxel to both neighbors of each pair: (pairs, 2, D)."""
+    along = dilation * np.eye(dimension, dtype=np.int64)
+    neighbors = [(axis, sign * along[axis]) for axis in range(dimension) for sign in (-1, 1)]
+    return np.array([(a, b) for (i, a), (j, b) in combinations(neighbors, 2) if i != j])
+
+
+def _at(values: Tensor, steps: np.ndarray) -> Tensor:
+    """values at so many voxels from each along every axis; the border repeats."""
+    for axis, step in enumerate(steps.tolist()):
+        last = values.shape[axis] - 1
+        places = torch.arange(last + 1, device=values.device).add_(step).clamp_(0, last)
+        values = values.index_select(axis, places) if step else values
+    return values
