@@ -16,6 +16,7 @@ from hybridreg.parameter_folder import parameter_folder
 CHECKOUT = Path(__file__).parents[1] / "hybridreg"
 INSTALLED = Path(hybridreg.__file__).parent
 # Imported only by scripts of methods/peers in another Python: their pins do not fit into ours.
+NAMED = {"ants": "antspyx"}  # distributions of other names that need not be installed
 OF_THEIR_OWN = {"fireants", "voxelmorph", "unigradicon", "icon-registration"}
 ENDINGS = {".py", ".toml", ".txt", ".json", ".safetensors", ".j2", ".js", ".css", ""}
 
@@ -53,7 +54,7 @@ def test_what_is_imported_is_required_and_the_other_way_round():
     extras = setup["options.extras_require"]
     known = packages_distributions()
     imported = {
-        module: {plain(name) for name in known.get(module, [module])} for module in imports()
+        module: {plain(name) for name in known.get(module, [NAMED.get(module, module)])} for module in imports()
     }
     declared = always | distributions(" ".join(extras[name] for name in ("train", "hpc", "peers")))
     declared |= OF_THEIR_OWN
