@@ -1,0 +1,309 @@
+"""What the shipped Quicksilver networks predict, compared with the optimization that they learned from.
+
+Slices: the first pairs of the test slices of oasis_2d_mermaid in a fixed random order. Brains: the test
+persons of oasis_malf35, every one onto every other. All methods follow the affine of the presets. Target:
+LDDMM with the settings of the training. Measures:
+
+  momentum   mean |m - m*| over mean |m*|, m* the target's; 1 for a prediction of 0
+  map_mm     mean distance from the target's map in the fixed brain; that of the affine alone is its size
+  rmse       of the moved and the fixed image, both scaled to [0, 1], in the fixed brain
+  dice       mean of all labels of the fixed image, resampled once (brains)
+  folds      folded voxels of the fixed image
+
+Rows are added to quicksilver.csv as they come and not computed again; `table` writes quicksilver.md.
+
+    HYBRIDREG_DATA=... python examples/benchmarks/quicksilver.py slices|brains|contrast|uncertainty|
+        regression|times|table [--pairs N] [--store TARGETS.zarr]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import os
+import random
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from brain_mr import TEST
+from scipy.stats import spearmanr
+
+from hybridreg.cases import ImagePair
+from hybridreg.config import load_method
+from hybridreg.evaluation import dice
+from hybridreg.geodesics import GeodesicTransform
+from hybridreg.images import Image
+from hybridreg.io.images import read_image, read_labels
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.methods.quicksilver.contrast import remapped
+from hybridreg.methods.quicksilver.prediction import Predictor, trained, upright_grid
+from hybridreg.momentum import along_axes
+from hybridreg.network_inputs import on_grid, scaled
+from hybridreg.preprocessing import coarser
+from hybridreg.transforms import DisplacementField, Transform, parts_of
+from hybridreg.warping import jacobian_determinant, warp
+
+HERE = Path(__file__).parent
+ROWS = HERE / "quicksilver.csv"
+COLUMNS = ("part", "pair", "arm", "measure", "value")
+SLICES, BRAINS = (load_method(f"quicksilver-{name}").stages[0] for name in ("2d", "brain"))
+LDDMM_2D = load_method(
+    {
+        "name": "lddmm",
+        "similarity": {"name": "lncc", "radius": 4},
+        "image_mm": [4.0, 2.0, 1.0],
+        "momentum_mm": [8.0, 4.0, 2.0],
+        "iterations": [40, 30, 20],
+        "sigma": 0.04,
+    }
+)
+LDDMM_3D = load_method(
+    {
+        "name": "lddmm",
+        "similarity": {"name": "lncc", "radius": 2},
+        "image_mm": [4.0, 2.0],
+        "momentum_mm": [8.0, 4.0],
+        "iterations": [40, 25],
+        "sigma": 0.03,
+    }
+)
+REFINE = load_method("quicksilver-brain-refined").stages[-1]
+
+
+def data() -> Path:
+    return Path(os.environ["HYBRIDREG_DATA"])
+
+
+def test_slices(count: int) -> list[tuple[int, int]]:
+    pairs = list(itertools.permutations(range(68, 80), 2))
+    random.Random(1).shuffle(pairs)
+    return pairs[:count]
+
+
+def slices(fixed: int, moving: int) -> ImagePair:
+    folder = data() / "oasis_2d_mermaid"
+    return ImagePair(*(read_image(folder / f"oasis2d_{n:04d}.nrrd") for n in (fixed, moving)))
+
+
+def brains(fixed: int, moving: int, spacing_mm: float = 1.0) -> ImagePair:
+    folder = data() / "oasis_malf35" / "subjects"
+    images = (read_image(folder / f"{person}_SS.nii.gz") for person in (fixed, moving))
+    return ImagePair(*(coarser(i, spacing_mm) if spacing_mm > 1 else i for i in images))
+
+
+def rows() -> list[dict[str, str]]:
+    return list(csv.DictReader(ROWS.open(newline=""))) if ROWS.exists() else []
+
+
+def add(part: str, pair: object, arm: str, **values: float):
+    new = not ROWS.exists()
+    with ROWS.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(COLUMNS)
+        writer.writerows((part, pair, arm, name, f"{value:.5g}") for name, value in values.items())
+    print(part, pair, arm, values, flush=True)
+
+
+def done(part: str, pair: object) -> bool:
+    return any(row["part"] == part and row["pair"] == str(pair) for row in rows())
+
+
+# Measures
+
+
+def seen_by(predictor: Predictor, pair: ImagePair, start: Transform, target: GeodesicTransform):
+    """Both images on the target's own grid, and its momentum there along the grid's axes."""
+    grid = upright_grid(target.grid)
+    order, turned = target.grid.upright_axes()
+    momentum = target.momentum.permute(0, *[a + 1 for a in order]).flip([a + 1 for a in turned])
+    shown = on_grid(pair, start, grid)
+    rule = predictor.card.intensity_rule
+    seen = ImagePair(scaled(shown.fixed, rule), scaled(shown.moving, rule))
+    return seen, along_axes(momentum, grid)
+
+
+def momentum_errors(
+    predictor: Predictor, pair: ImagePair, start: Transform, target: GeodesicTransform
+) -> dict[str, float]:
+    """Of the prediction, and with the correction if there is one."""
+    seen, wanted = seen_by(predictor, pair, start, target)
+    found = predictor.momentum(predictor.network, seen.fixed.data, seen.moving.data)
+    errors = {"prediction": (found - wanted).abs().mean() / wanted.abs().mean()}
+    if predictor.correction is not None:
+        back = warp(seen.fixed, predictor.shot(found, seen.fixed.grid, seen.fixed.grid).inverse(),
+                    onto=seen.fixed.grid)  # fmt: skip
+        found = found + predictor.momentum(predictor.correction, back.data, seen.moving.data)
+        errors["corrected"] = (found - wanted).abs().mean() / wanted.abs().mean()
+    return {name: value.item() for name, value in errors.items()}
+
+
+def fit(pair: ImagePair, found: Transform, target: Transform) -> dict[str, float]:
+    grid = pair.fixed.grid
+    inside = pair.fixed.data[0] > 0
+    field = DisplacementField.sampled(found, grid)
+    wanted = DisplacementField.sampled(target, grid)
+    fixed, moving = (scaled(image, "percentiles") for image in (pair.fixed, pair.moving))
+    moved = warp(moving, field, onto=grid)
+    return {
+        "map_mm": (field.vectors - wanted.vectors).norm(dim=0)[inside].mean().item(),
+        "rmse": (moved.data - fixed.data)[0][inside].square().mean().sqrt().item(),
+        "folds": int((jacobian_determinant(field, grid).data <= 0).sum()),
+    }
+
+
+def overlap(fixed: int, moving: int, found: Transform) -> float:
+    folder = data() / "oasis_malf35" / "subjects"
+    labels = [read_labels(folder / f"{person}_glm.nii.gz") for person in (fixed, moving)]
+    field = DisplacementField.sampled(found, labels[0].grid)
+    return statistics.mean(dice(labels[0], warp(labels[1], field, onto=labels[0].grid)).values())
+
+
+def timed(call, *given) -> tuple[RegistrationResult, float]:
+    before = time.process_time()
+    return call(*given), time.process_time() - before
+
+
+def network(name: str, **more):
+    return load_method({"name": "quicksilver", "weights": f"quicksilver-{name}", **more})
+
+
+def corrected(name: str):
+    return network(name, correction=f"quicksilver-{name}-correction")
+
+
+# Parts
+
+
+def compared_slices(count: int):
+    predictor = trained("quicksilver-2d", "quicksilver-2d-correction")
+    for fixed, moving in test_slices(count):
+        if done("slices", f"{fixed}-{moving}"):
+            continue
+        pair = slices(fixed, moving)
+        start = SLICES.register(pair).transform
+        target, seconds = timed(LDDMM_2D.register, pair, start)
+        momentum = momentum_errors(predictor, pair, start, parts_of(target.transform)[-1])
+        name = f"{fixed}-{moving}"
+        add("slices", name, "affine", momentum=1, **fit(pair, start, target.transform))
+        add("slices", name, "LDDMM", s=seconds, **fit(pair, target.transform, target.transform))
+        for arm, method in (("prediction", network("2d")), ("corrected", corrected("2d"))):
+            found, seconds = timed(method.register, pair, start)
+            add("slices", name, arm, momentum=momentum[arm], s=seconds,
+                **fit(pair, found.transform, target.transform))  # fmt: skip
+
+
+def compared_brains(count: int):
+    predictor = trained("quicksilver-brain", "quicksilver-brain-correction")
+    fast = load_method("brain-fast").stages[-1]
+    for fixed, moving in TEST[:count]:
+        name = f"{fixed}-{moving}"
+        if done("brains", name):
+            continue
+        full, pair = brains(fixed, moving), brains(fixed, moving, 2.0)
+        start = BRAINS.register(full).transform
+        target, seconds = timed(LDDMM_3D.register, pair, start)
+        momentum = momentum_errors(predictor, pair, start, parts_of(target.transform)[-1])
+        total = target.transform
+
+        def scores(found: Transform) -> dict[str, float]:
+            return {"dice": overlap(fixed, moving, found), **fit(full, found, total)}
+
+        add("brains", name, "affine", momentum=1, **scores(start))
+        add("brains", name, "LDDMM", s=seconds, **scores(total))
+        for arm, method in (("prediction", network("brain")), ("corrected", corrected("brain"))):
+            found, seconds = timed(method.register, pair, start)
+            add("brains", name, arm, momentum=momentum[arm], s=seconds, **scores(found.transform))
+            if arm == "prediction":
+                refined, more = timed(REFINE.register, full, found.transform)
+                add("brains", name, "refined", s=seconds + more, **scores(refined.transform))
+        found, seconds = timed(fast.register, full, start)
+        add("brains", name, "brain-fast", s=seconds, **scores(found.transform))
+        found, seconds = timed(REFINE.register, full, start)
+        add("brains", name, "two levels", s=seconds, **scores(found.transform))
+
+
+def contrasts(count: int):
+    """Moving slices with every tissue in another brightness: one random curve each."""
+    rival = replace(LDDMM_2D, similarity=load_method({"name": "instance", "similarity": "mi"}).similarity)
+    for fixed, moving in test_slices(count):
+        name = f"{fixed}-{moving}"
+        if done("contrast", name):
+            continue
+        pair = slices(fixed, moving)
+        start = SLICES.register(pair).transform
+        target = LDDMM_2D.register(pair, start).transform
+        generator = torch.Generator().manual_seed(1000 * fixed + moving)
+        data_ = remapped(scaled(pair.moving, "percentiles").data[None], generator)[0]
+        other = replace(pair, moving=Image(data_, pair.moving.grid))
+
+        def scores(found: Transform) -> dict[str, float]:
+            return fit(pair, found, target)  # the images of one contrast, moved by what was found
+
+        add("contrast", name, "affine", **scores(start))
+        for arm, method, images in (
+            ("one contrast, its network", network("2d"), pair),
+            ("two contrasts, its network", network("2d-multimodal"), other),
+            ("two contrasts, network of one", network("2d"), other),
+            ("two contrasts, LDDMM by MI", rival, other),
+        ):
+            found, seconds = timed(method.register, images, start)
+            add("contrast", name, arm, s=seconds, **scores(found.transform))
+
+
+def uncertainty(count: int):
+    method = network("2d-dropout", samples=50)
+    for fixed, moving in test_slices(count):
+        name = f"{fixed}-{moving}"
+        if done("uncertainty", name):
+            continue
+        pair = slices(fixed, moving)
+        start = SLICES.register(pair).transform
+        target = LDDMM_2D.register(pair, start).transform
+        result = method.register(pair, start)
+        grid, inside = pair.fixed.grid, pair.fixed.data[0] > 0
+        found = DisplacementField.sampled(result.transform, grid).vectors
+        error = (found - DisplacementField.sampled(target, grid).vectors).norm(dim=0)
+        moved = (found - DisplacementField.sampled(start, grid).vectors).norm(dim=0)
+        gradient = torch.stack(torch.gradient(pair.fixed.data[0])).norm(dim=0)
+        for arm, values in (
+            ("uncertainty", result.uncertainty.data[0]),
+            ("displacement", moved),
+            ("image gradient", gradient),
+        ):
+            rank = spearmanr(values[inside].numpy(), error[inside].numpy()).statistic
+            add("uncertainty", name, arm, spearman=float(rank))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = {
+        "slices": compared_slices,
+        "brains": compared_brains,
+        "contrast": contrasts,
+        "uncertainty": uncertainty,
+    }
+    parser.add_argument("part", choices=[*parts, "regression", "times", "table"])
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--steps", type=int, default=600)
+    given = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    if given.part in parts:
+        parts[given.part](given.pairs)
+    elif given.part == "regression":
+        from quicksilver_regression import regressions
+
+        regressions(given.store, given.steps, given.pairs)
+    else:
+        import quicksilver_tables as tables
+
+        tables.times() if given.part == "times" else tables.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The tables of quicksilver.md from quicksilver.csv, and the times of the methods compared there."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from quicksilver import (
+    BRAINS,
+    LDDMM_2D,
+    LDDMM_3D,
+    REFINE,
+    SLICES,
+    add,
+    brains,
+    network,
+    rows,
+    slices,
+    test_slices,
+)
+from sections import table, write_section
+
+from hybridreg.config import load_method
+from hybridreg.io.checkpoints import packaged_weights, read_card
+from hybridreg.similarity import SSD
+
+TABLE = Path(__file__).with_name("quicksilver.md")
+HEAD = """`quicksilver-2d` and `quicksilver-brain` compared with the optimization that they learned from
+
+`quicksilver.py`; each pair stands in `quicksilver.csv`. Test persons and slices only. Momentum: mean |m - m*| over mean |m*|, m* of the
+target's LDDMM; 1 for a prediction of 0. Map: mean distance from the target's map in the fixed brain, mm. RMSE: of the fixed and the moved image,
+both in [0, 1]. Intervals: bootstrap over the pairs, 95 %."""
+MEASURES = {
+    "dice": ("Dice", 3),
+    "momentum": ("momentum", 3),
+    "map_mm": ("map, mm", 2),
+    "rmse": ("RMSE", 4),
+    "folds": ("folded voxels, sum", 0),
+    "spearman": ("Spearman with the true error", 3),
+}
+
+
+def values_of(part: str) -> dict[str, dict[str, dict[str, float]]]:
+    """arm -> measure -> pair -> value."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows():
+        if row["part"] == part:
+            measures = found.setdefault(row["arm"], {})
+            measures.setdefault(row["measure"], {})[row["pair"]] = float(row["value"])
+    return found
+
+
+def interval(values: Sequence[Sequence[float]], of=lambda columns: columns[0]) -> str:
+    """A statistic of paired columns of means, with its bootstrap interval over the pairs."""
+    columns = np.array(values, dtype=float)
+    draws = np.random.default_rng(0).integers(0, columns.shape[1], (2000, columns.shape[1]))
+    found = [of(columns[:, draw].mean(1)) for draw in draws]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return f"{of(columns.mean(1)):.3f} ({low:.3f} to {high:.3f})"
+
+
+def arms_table(part: str) -> str:
+    found = values_of(part)
+    shown = [m for m in MEASURES if any(m in measures for measures in found.values())]
+    body = []
+    for arm, measures in found.items():
+        cells = []
+        for name in shown:
+            numbers = list(measures.get(name, {}).values())
+            total = sum(numbers) if name == "folds" else numbers and statistics.mean(numbers)
+            cells.append(f"{total:.{MEASURES[name][1]}f}" if numbers else "")
+        body.append([arm, len(next(iter(measures.values()))), *cells])
+    return table(["", "pairs", *(MEASURES[name][0] for name in shown)], body)
+
+
+def gap(part: str, measure: str, low: str, high: str, best: str | None) -> str:
+    """How much of the way from one arm to the best another one goes, by means over the pairs."""
+    found = values_of(part)
+    if not {low, high, *([best] if best else [])} <= found.keys():
+        return "not measured"
+    pairs = list(found[low][measure])
+    columns = [[found[arm][measure][pair] for pair in pairs] for arm in (low, high)]
+    columns.append([found[best][measure][pair] if best else 0.0 for pair in pairs])
+    return interval(columns, lambda c: (c[1] - c[0]) / (c[2] - c[0]))
+
+
+def weights() -> str:
+    body = []
+    for name in packaged_weights():
+        if name.startswith("quicksilver"):
+            card = read_card(name)
+            about = card.training
+            body.append([f"`{name}`", card.architecture, f"{card.spacing_mm:g} mm", about["cases"],
+                         about["best_step"], about["batch_size"],
+                         f"{card.validation['relative']:.3f}"])  # fmt: skip
+    names = ["", "network", "voxels", "pairs", "steps", "patches a step"]
+    return table([*names, "validation, momentum (patches)"], body)
+
+
+def times():
+    """Processor seconds of one pair each, after the affine, warm, the median of three."""
+    torch.set_num_threads(2)
+    flat, solid = slices(*test_slices(1)[0]), brains(1015, 1017, 2.0)
+    full = brains(1015, 1017)
+    parts = [
+        ("2D", flat, SLICES, LDDMM_2D, network("2d"), 2.0),
+        ("brain, 2 mm", solid, BRAINS, LDDMM_3D, network("brain"), 4.0),
+    ]
+    for name, pair, linear, ours, predicting, spacing in parts:
+        start = linear.register(pair).transform
+        published = replace(
+            ours, optimizer="fixed", iterations=(50,), similarity=SSD(), image_mm=(spacing,),
+            momentum_mm=(spacing,), sigma_factor=1.0, unfolding=0.0,
+        )  # fmt: skip
+        for arm, method, repeats in (
+            ("network", predicting, 3),
+            ("our LDDMM", ours, 1),
+            ("published optimizer, 50 steps", published, 1),
+        ):
+            add("times", name, arm, s=_seconds(method, pair, start, repeats))
+    start = BRAINS.register(full).transform
+    fast = load_method("brain-fast").stages[-1]
+    add("times", "brain, 1 mm", "brain-fast", s=_seconds(fast, full, start, 1))
+    predicted = network("brain").register(full, start).transform
+    refined = _seconds(network("brain"), full, start, 1) + _seconds(REFINE, full, predicted, 1)
+    add("times", "brain, 1 mm", "network and instance", s=refined)
+
+
+def _seconds(method, pair, start, repeats: int) -> float:
+    method.register(pair, start) if repeats > 1 else None  # warm
+    found = []
+    for _ in range(repeats):
+        before = time.perf_counter()
+        method.register(pair, start)
+        found.append(time.perf_counter() - before)
+    return statistics.median(found)
+
+
+def _times() -> str:
+    body = [(row["pair"], row["arm"], f"{float(row['value']):.2f}") for row in rows()
+            if row["part"] == "times"]  # fmt: skip
+    return table(["", "after the affine", "s, 2 threads"], body) if body else "Not measured yet."
+
+
+def _gaps(part: str, measures: Sequence[tuple[str, str]]) -> str:
+    lines = [
+        f"- The correction closes {gap(part, m, 'prediction', 'corrected', best or None)} of what the "
+        f"prediction misses ({MEASURES[m][0]}{f', up to {best}' if best else ', down to 0'})."
+        for m, best in measures
+    ]
+    return "\n".join(lines)
+
+
+def write():
+    def section(title: str, text: str):
+        write_section(TABLE, title, text, head=HEAD)
+
+    section("The networks", weights())
+    for title, part, measures in (
+        ("Slices", "slices", [("momentum", ""), ("map_mm", "")]),
+        ("Brains", "brains", [("dice", "LDDMM"), ("momentum", ""), ("map_mm", "")]),
+    ):
+        text = f"{arms_table(part)}\n\n{_gaps(part, measures)}" if values_of(part) else "Not measured."
+        section(title, text)
+    for title, part in (
+        ("Momentum, velocity or displacement", "regression"),
+        ("Another contrast of the moving image", "contrast"),
+        ("Uncertainty", "uncertainty"),
+    ):
+        section(title, arms_table(part) if values_of(part) else "Not measured.")
+    section("Times", _times())
