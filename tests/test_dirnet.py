@@ -212,6 +212,23 @@ def test_stages_are_composed_the_first_one_last(tmp_path):
     assert (swapped(points) - points - wanted).norm(dim=-1).mean() > 5 * error.mean()
 
 
+def test_a_repeated_stage_sees_what_it_has_left(tmp_path):
+    stages, pair = [*STAGES["affine"], *STAGES["spline"]], pair_on(oblique_grid(2))
+    once = random_network(2, stages)
+    weights = weights_of(once, tmp_path / "once.safetensors", dimension=2)
+    thrice = StagedNetwork(2, 1, (*stages, stages[-1], stages[-1]))
+    for number in (0, 1, 2, 3):
+        source = once.regressors[min(number, 1)]
+        thrice.regressors[number].load_state_dict(source.state_dict())
+    longer = weights_of(thrice, tmp_path / "thrice.safetensors", dimension=2)
+    points = pair.fixed.grid.points()
+    repeated = Dirnet(weights, repeats=3).register(pair).transform
+    assert len(parts_of(repeated)) == 4
+    assert torch.equal(repeated(points), Dirnet(longer).register(pair).transform(points))
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        Dirnet(weights, repeats=0)
+
+
 def test_the_initial_transform_comes_before_the_network(tmp_path):
     grid = oblique_grid(2)
     pair = pair_on(grid)

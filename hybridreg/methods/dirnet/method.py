@@ -36,12 +36,19 @@ class Dirnet:
     """Registers by a trained network (de Vos 2017, 2019); unlike others it takes no similarity.
 
     weights: of a ``dirnet`` training, a file NAME.safetensors with its card, or a packaged name.
+    repeats: how often the last stage is applied, each time to what is left; more fit more closely, take
+        longer, and deform more.
     The images are seen on one grid around the fixed image, in the voxels and intensities of
     the network's training. Where a pair has a fixed mask, both images are seen inside it only.
     """
 
     weights: str
+    repeats: int = 1
     device: str = "cpu"
+
+    def __post_init__(self):
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, found {self.repeats}")
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform: the initial one after the network's stages, each exact.
@@ -59,10 +66,10 @@ class Dirnet:
         seen = _masked(seen, pair)
         fixed, moving = (image.data[None].to(self.device) for image in (seen.fixed, seen.moving))
         with torch.no_grad():
-            outputs = network(fixed, moving).outputs
+            found = network(fixed, moving, self.repeats)
         parts = [
             _transform(stage, output[0].cpu().clone(), grid)
-            for stage, output in zip(network.settings, outputs, strict=True)
+            for stage, output in zip(found.stages, found.outputs, strict=True)
         ]
         return RegistrationResult(compose(*parts), doubts=doubts).after(initial)
 

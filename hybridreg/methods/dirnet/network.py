@@ -109,10 +109,14 @@ class StagedNetwork(nn.Module):
         """Of which the number of voxels along each axis must be."""
         return max(max(stage.spacing, stage.shrink) for stage in self.settings)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Found:
-        """From images (B, C, *shape); moving(x + displacement(x)) is like fixed(x)."""
+    def forward(self, fixed: Tensor, moving: Tensor, repeats: int = 1) -> Found:
+        """From images (B, C, *shape); moving(x + displacement(x)) is like fixed(x).
+
+        repeats: how often the last stage is applied, each time to what is left.
+        """
         found = Found((), (), None, tuple(fixed.shape[2:]))
-        for stage, regressor in zip(self.settings, self.regressors, strict=True):
+        passes = list(zip(self.settings, self.regressors, strict=True))
+        for stage, regressor in passes + passes[-1:] * (repeats - 1):
             before = found.displacement if found.outputs else None
             moved = moving if before is None else sampled(moving, before)
             output = regressor(*(standardized(shrunk(i, stage.shrink)) for i in (fixed, moved)))
