@@ -52,25 +52,16 @@ class ImagePairs:
         """A batch: {"fixed", "moving": (count, C, *shape)}; the two change roles in half of the pairs."""
         pairs = []
         for number in torch.randint(len(self.cases), (count,), generator=generator).tolist():
-            fixed, moving = self._pair(number)
-            free = [n - wanted for n, wanted in zip(fixed.shape[1:], self.shape, strict=True)]
-            draws = torch.rand(len(free) + 1, generator=generator).tolist()
-            corner = [int(draw * (n + 1)) for draw, n in zip(draws, free)]
-            cut = tuple(slice(a, a + n) for a, n in zip(corner, self.shape, strict=True))
-            pair = [image[(slice(None), *cut)] for image in (fixed, moving)]
-            pairs.append(pair if draws[-1] < 0.5 else pair[::-1])
+            *place, swap = torch.rand(len(self.size) + 1, generator=generator).tolist()
+            pair = self._cut(self._pair(number), place)
+            pairs.append(pair if swap < 0.5 else pair[::-1])
         return _batch(pairs)
 
     def middle(self, count: int) -> Iterator[dict[str, Tensor]]:
         """All pairs in order, from the middle of their images, in batches of ``count``; for validation."""
         for start in range(0, len(self.cases), count):
-            pairs = []
-            for number in range(start, min(start + count, len(self.cases))):
-                pair = self._pair(number)
-                corner = [(n - wanted) // 2 for n, wanted in zip(pair[0].shape[1:], self.shape)]
-                cut = tuple(slice(a, a + n) for a, n in zip(corner, self.shape, strict=True))
-                pairs.append([image[(slice(None), *cut)] for image in pair])
-            yield _batch(pairs)
+            numbers = range(start, min(start + count, len(self.cases)))
+            yield _batch([self._cut(self._pair(n), [0.5] * len(self.size)) for n in numbers])
 
     def domain(self, most: int = 20) -> TrainingDomain:
         """What the images are like, from ``most`` cases at most, evenly over the table."""
@@ -87,6 +78,13 @@ class ImagePairs:
         while len(self._cache) > self.pairs_in_memory:
             del self._cache[next(iter(self._cache))]
         return found
+
+    def _cut(self, pair: Pair, place: Sequence[float]) -> list[Tensor]:
+        """Both images cropped to the size; place: 0 is the first possible corner, 1 the last."""
+        shapes = zip(place, pair[0].shape[1:], self.shape, strict=True)
+        corner = [int(where * (n - wanted + 1)) for where, n, wanted in shapes]
+        cut = tuple(slice(a, a + n) for a, n in zip(corner, self.shape, strict=True))
+        return [image[(slice(None), *cut)] for image in pair]
 
     def _read(self, row: CaseRow) -> Pair:
         seen = self._images(row)[1]
