@@ -1,7 +1,6 @@
 """How well trained networks (DIRNet, DLIR) register, and how fast, compared with methods that optimize.
 
-`cardiac`: the test persons of sunnybrook_2d as in `cardiac_2d.py`, diastole onto systole, one pair per slice level; the records that
-`cardiac_2d.py` left in --records are compared with those added here. The interval of a difference of Dice is that of 10,000 bootstrap
+`cardiac`: the test persons of sunnybrook_2d as in `cardiac_2d.py`, diastole onto systole, one pair per slice level. The interval of a difference of Dice is that of 10,000 bootstrap
 samples of persons, of the mean over all their pairs.
 `brain`: the 12 pairs of test persons of oasis_malf35 (`brain_mr.py`), 1 mm, mean Dice of all labels of the fixed image, resampled once.
 `mnist`: as de Vos 2017, pairs of one digit each, of the 10,000 test digits of MNIST: the first 8000 for training, the next 1000 for
@@ -43,7 +42,8 @@ TABLE = Path(__file__).with_suffix(".md")
 HEAD = "\n\n".join(
     ["Trained networks compared with methods that optimize", *__doc__.split("\n\n")[1:2]]
 )
-CARDIAC = ("dirnet-cardiac-2d", "deformable-2d")
+CARDIAC = ("dirnet-cardiac-2d", "cardiac-2d", "deformable-2d")
+BRAIN = ("dirnet-brain", "bspline")
 DIGITS = {"train": (0, 8000), "validation": (8000, 9000), "test": (9000, 10_000)}
 PAIRS = {"train": 2000, "validation": 100, "test": 200}
 """Pairs per part of MNIST, the same number of each digit."""
@@ -60,18 +60,22 @@ stage = { spacing = 8, width = 16, layers = 5 }
 """
 
 
-def cardiac(folder: Path, persons: list[str], records: Path, threads: int):
-    methods = {name: with_settings(load_method(name), threads=threads) for name in CARDIAC}
-    own = records / "dirnet"
-    found = known_records(own, without=persons)
-    found += records_of(methods, folder / "sunnybrook_2d", persons, both_ways=False)
-    own.mkdir(parents=True, exist_ok=True)
-    write_records(own, found)
-    measured = {record.subject for record in found}
-    others = [r for r in known_records(records, without=[]) if r.subject in measured]
-    found = [r for r in [*others, *found] if r.more["onto"] == "systole"]
-    first = {(record.name, record.method): record for record in found}
-    found = list(first.values())
+def cardiac(folder: Path, names: Sequence[str], persons: list[str], records: Path, threads: int):
+    """Records are added as they come and not computed again."""
+    records.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        method = with_settings(load_method(name), threads=threads)
+        for person in persons:
+            known = known_records(records, without=[])
+            if all((r.subject, r.method) != (person, name) for r in known):
+                new = records_of(
+                    {name: method}, folder / "sunnybrook_2d", [person], both_ways=False
+                )
+                of_known = {(record.name, record.method) for record in known}
+                known += [r for r in new if (r.name, r.method) not in of_known]
+                write_records(records, known)
+    found = [r for r in known_records(records, without=[]) if r.more["onto"] == "systole"]
+    found.sort(key=lambda record: ["before", *CARDIAC].index(record.method))
     write_section(TABLE, "Heart, all pairs", method_table(found), head=HEAD)
     write_section(TABLE, "Heart, mean Dice", patient_table(found), head=HEAD)
     write_section(TABLE, "Heart, differences", difference_table(found), head=HEAD)
@@ -224,8 +228,8 @@ def times(folder: Path, persons: list[str], threads: int) -> str:
     whole = ImagePair(*(read_image(brains / f"{p}_SS.nii.gz") for p in BRAIN_PAIRS[0]))
     rows = []
     for names, pairs in (
-        ((CARDIAC[0], "cardiac-2d", CARDIAC[1]), heart),
-        (("dirnet-brain", "bspline"), [whole] * 2),
+        (CARDIAC, heart),
+        (BRAIN, [whole] * 2),
     ):
         medians = {}
         for name in names:
@@ -251,18 +255,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("cardiac", "brain", "mnist", "times"))
     parser.add_argument("--persons", nargs="+", default=[])
-    parser.add_argument("--methods", nargs="+", default=["dirnet-brain"], help="of brain")
+    parser.add_argument(
+        "--methods", nargs="+", default=[], help="of heart or brain, by default all"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=5, help="of training, mnist")
-    parser.add_argument("--records", type=Path, default=Path("cardiac-2d-records"))
+    parser.add_argument("--records", type=Path, default=Path("dirnet-records"))
     parser.add_argument("--out", type=Path, default=Path("dirnet-mnist"), help="folder of mnist")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = Path(os.environ["HYBRIDREG_DATA"])
     if options.part == "cardiac":
-        cardiac(folder, options.persons or TEST, options.records, options.threads)
+        names = options.methods or CARDIAC
+        cardiac(folder, names, options.persons or TEST, options.records, options.threads)
     elif options.part == "brain":
-        brain(folder, options.methods, options.persons)
+        brain(folder, options.methods or BRAIN, options.persons)
     elif options.part == "mnist":
         mnist(folder, options.out, options.minutes)
     else:
