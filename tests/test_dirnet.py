@@ -18,7 +18,13 @@ from hybridreg.io.checkpoints import Card, write_checkpoint
 from hybridreg.io.images import write_image
 from hybridreg.methods.dirnet.affine import affine_displacement, affine_parts
 from hybridreg.methods.dirnet.method import Dirnet, input_grid, spline_transform
-from hybridreg.methods.dirnet.network import Stage, StagedNetwork, initialized, standardized
+from hybridreg.methods.dirnet.network import (
+    Stage,
+    StagedNetwork,
+    composed,
+    initialized,
+    standardized,
+)
 from hybridreg.methods.dirnet.splines import bending, dense
 from hybridreg.momentum import to_lps
 from hybridreg.phantoms import blobs
@@ -167,6 +173,18 @@ def test_networks_do_not_see_brightness_and_contrast():
     first, second = (network(fixed, m).displacement for m in (moving, 3 * moving + 7))
     torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
     assert standardized(torch.full((1, 1, 4, 4), 5.0)).abs().max() == 0
+
+
+def test_reduced_precision_leaves_displacements_exact():
+    network = random_network(2, [Stage(transform="affine", width=8), Stage(spacing=4)], size=10)
+    fixed, moving = torch.rand(2, 1, 1, 16, 24, generator=seeded())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = network(fixed, moving)
+        exact = found.displacement
+    assert found.outputs[-1].dtype == torch.bfloat16 and exact.dtype == torch.float32
+    with torch.no_grad():
+        control = dense(found.outputs[-1].float(), 4)
+        assert torch.equal(exact, composed(found.before, control))
 
 
 STAGES = {

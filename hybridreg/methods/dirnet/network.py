@@ -171,10 +171,11 @@ def composed(first: Tensor | None, then: Tensor) -> Tensor:
 
 
 def displacement_of(stage: Stage, output: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The displacement of a stage at every voxel, (B, D, *shape)."""
-    if stage.transform == "affine":
-        return affine_displacement(output, shape)
-    return dense(output, stage.spacing)
+    """The displacement of a stage at every voxel, (B, D, *shape), float32 whatever the precision."""
+    with torch.autocast(output.device.type, enabled=False):
+        if stage.transform == "affine":
+            return affine_displacement(output.float(), shape)
+        return dense(output.float(), stage.spacing)
 
 
 def sampled(values: Tensor, displacement: Tensor) -> Tensor:
