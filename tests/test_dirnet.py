@@ -90,14 +90,18 @@ def test_the_dense_spline_of_training_is_the_transform_of_registration(dimension
     points = grid.points()
     moved = spline_transform(control, spacing, grid)(points) - points
     along = dense(control[None], spacing)[0]
-    torch.testing.assert_close(moved, to_lps(along.double(), grid).movedim(0, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        moved, to_lps(along.double(), grid).movedim(0, -1), atol=1e-5, rtol=0
+    )
 
 
 def test_the_spline_ends_smoothly_at_the_border_of_its_support():
     grid = oblique_grid(2)
     transform = spline_transform(torch.full((2, 6, 8), 3.0), 4, grid)
     inverse = transform.grid.physical_to_voxel()
-    line = grid.center + torch.linspace(-60, 60, 2000, dtype=torch.float64)[:, None] * torch.eye(2)[0]
+    line = (
+        grid.center + torch.linspace(-60, 60, 2000, dtype=torch.float64)[:, None] * torch.eye(2)[0]
+    )
     moved = (transform(line) - line).norm(dim=-1)
     assert moved.max() > 2
     assert moved.diff().abs().max() < 0.1  # 0.06 mm apart
@@ -151,7 +155,9 @@ def test_a_new_network_starts_at_the_identity(stage):
     network = initialized(StagedNetwork(2, 1, (stage,)), seeded())
     fixed, moving = torch.rand(2, 1, 1, 16, 24, generator=seeded())
     assert network(fixed, moving).displacement.abs().max() == 0
-    assert all((p != 0).any() for n, p in network.named_parameters() if p.ndim > 1 and "head" not in n)
+    assert all(
+        (p != 0).any() for n, p in network.named_parameters() if p.ndim > 1 and "head" not in n
+    )
 
 
 def test_the_published_width_has_the_parameters_of_the_published_layers():
@@ -251,7 +257,9 @@ def test_the_initial_transform_comes_before_the_network(tmp_path):
     grid = oblique_grid(2)
     pair = pair_on(grid)
     initial = rigid([5.0], [2.0, -1.0], grid.center)
-    weights = weights_of(random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2)
+    weights = weights_of(
+        random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2
+    )
     found = Dirnet(weights).register(pair, initial).transform
     first, last = parts_of(found)
     assert torch.equal(first.matrix, initial.matrix)
@@ -263,7 +271,9 @@ def test_the_initial_transform_comes_before_the_network(tmp_path):
 @pytest.mark.parametrize("shape", [(19, 30), (24, 32), (61, 25)])
 def test_any_size_and_spacing_is_registered_and_repeats(shape, tmp_path):
     grid = Grid(shape, (0.7, 2.1), (10.0, -5.0))
-    weights = weights_of(random_network(2, STAGES["shrunk"]), tmp_path / "n.safetensors", dimension=2)
+    weights = weights_of(
+        random_network(2, STAGES["shrunk"]), tmp_path / "n.safetensors", dimension=2
+    )
     pair = pair_on(grid)
     first, second = (Dirnet(weights).register(pair).transform(grid.points()) for _ in range(2))
     assert torch.equal(first, second) and torch.isfinite(first).all()
@@ -282,7 +292,9 @@ def test_its_inverse_leads_back(tmp_path):
 
 
 def test_images_that_do_not_fit_the_weights_are_refused(tmp_path):
-    weights = weights_of(random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2)
+    weights = weights_of(
+        random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2
+    )
     with pytest.raises(ValueError, match="3 dimensions.*for 2"):
         Dirnet(weights).register(pair_on(oblique_grid(3)))
     pair = pair_on(oblique_grid(2))
@@ -332,12 +344,16 @@ def test_weights_are_read_again_when_their_file_has_changed(tmp_path):
     ids=lambda check: check.__name__,
 )
 def test_the_promises_that_need_no_training_are_kept(check, tmp_path):
-    weights = weights_of(random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2)
+    weights = weights_of(
+        random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2
+    )
     check(Dirnet(weights))
 
 
 def test_voxels_outside_the_fixed_mask_have_no_influence(tmp_path):
-    weights = weights_of(random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2)
+    weights = weights_of(
+        random_network(2, STAGES["spline"]), tmp_path / "n.safetensors", dimension=2
+    )
     pair = pair_on(oblique_grid(2))
     inside = torch.zeros(pair.fixed.grid.shape, dtype=torch.int32)
     inside[4:20, 6:26] = 1
@@ -437,7 +453,9 @@ def curve(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob("logs/start_*/metrics.csv")):
         with path.open() as file:
-            found += [r["validation/loss"] for r in csv.DictReader(file) if r.get("validation/loss")]
+            found += [
+                r["validation/loss"] for r in csv.DictReader(file) if r.get("validation/loss")
+            ]
     return found
 
 
@@ -491,7 +509,8 @@ def test_a_later_stage_starts_where_the_earlier_ones_ended_and_leaves_them(tmp_p
     network = task.network(seeded())
     batch = next(iter(task.validation()))
     before = task.losses(network, batch)["similarity"].item()
-    assert before == pytest.approx(json.loads(earlier.with_suffix(".json").read_text())["validation"]["similarity"])  # noqa: E501
+    known = json.loads(earlier.with_suffix(".json").read_text())
+    assert before == pytest.approx(known["validation"]["similarity"])
     later = train(task, tmp_path / "second", max_epochs=1)
     from hybridreg.io.checkpoints import read_checkpoint
 
@@ -502,11 +521,18 @@ def test_a_later_stage_starts_where_the_earlier_ones_ended_and_leaves_them(tmp_p
     path.write_text(path.read_text().replace("spacing_mm = 1.5", "spacing_mm = 2.0"))
     with pytest.raises(ValueError, match="spacing_mm 1.5, and 2.0 is requested"):
         load_training("dirnet", path).task()
+    text = path.read_text().replace("spacing_mm = 2.0", "spacing_mm = 1.5")
+    path.write_text(text.replace("[40, 32]", "[40, 32, 32]"))
+    with pytest.raises(ValueError, match="for 2 dimensions, and the size .* has 3"):
+        load_training("dirnet", path).task()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
+        ("size = [40, 32]", "size = [40]", "2 or 3 axes"),
+        ("bending = 0.1", "bending = -0.1", "must not be negative"),
+        ("batch_size = 4", "batch_size = 0", "batch_size must be more than 0"),
         ("size = [40, 32]", "size = [36, 32]", "no multiple of 8"),
         ("size = [40, 32]", "size = [40, 32, 32]", "images are 2D"),
         ('"cases4.csv"', '"cases0.csv"', "in both training and validation"),

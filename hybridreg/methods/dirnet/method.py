@@ -14,7 +14,7 @@ from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.io.checkpoints import Card, card_path, checkpoint_path, read_checkpoint
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.methods.dirnet.affine import affine_parts
-from hybridreg.methods.dirnet.network import Stage, StagedNetwork, staged_network
+from hybridreg.methods.dirnet.network import Stage, StagedNetwork, multiple_of, staged_network
 from hybridreg.methods.dirnet.task import KIND
 from hybridreg.momentum import to_lps
 from hybridreg.network_inputs import NetworkInputs
@@ -59,7 +59,7 @@ class Dirnet:
         network, card = trained(self.weights, self.device)
         _check_fit(card, pair)
         domain = TrainingDomain.from_card(card.domain)
-        grid = input_grid(pair.fixed.grid, card.spacing_mm, network.multiple)
+        grid = input_grid(pair.fixed.grid, card.spacing_mm, multiple_of(network.settings))
         inputs = NetworkInputs(card.spacing_mm, card.intensity_rule)
         seen = inputs(pair, initial, grid)
         doubts = () if domain is None else tuple(domain.doubts(pair, seen))

@@ -7,6 +7,7 @@ components (x, y, z), from the fixed to the moving image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -74,6 +75,11 @@ class Stage:
         )
 
 
+def multiple_of(stages: Sequence[Stage]) -> int:
+    """Of which the number of voxels along each axis must be a multiple."""
+    return max(stage.spacing for stage in stages)
+
+
 class Found(NamedTuple):
     """The output of each stage: control points (B, D, *control shape), or parameters of an affine map.
 
@@ -103,11 +109,6 @@ class StagedNetwork(nn.Module):
             else ControlRegressor(dimension, channels, stage)
             for stage in stages
         )
-
-    @property
-    def multiple(self) -> int:
-        """Of which the number of voxels along each axis must be."""
-        return max(max(stage.spacing, stage.shrink) for stage in self.settings)
 
     def forward(self, fixed: Tensor, moving: Tensor, repeats: int = 1) -> Found:
         """From images (B, C, *shape); moving(x + displacement(x)) is like fixed(x).

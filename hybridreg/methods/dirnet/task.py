@@ -23,6 +23,7 @@ from hybridreg.methods.dirnet.network import (
     Stage,
     StagedNetwork,
     initialized,
+    multiple_of,
     sampled,
     staged_network,
 )
@@ -69,6 +70,16 @@ class DirnetTraining:
     data_licence: str = "not stated"
     weights_licence: str = "not stated"
 
+    def __post_init__(self):
+        if len(self.size) not in (2, 3):
+            raise ValueError(f"the size has 2 or 3 axes, found {self.size}")
+        positive = ("spacing_mm", "batch_size", "steps_per_epoch", "learning_rate", "halving")
+        for name in (*positive, "scaling"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
+        if not self.bending >= 0:
+            raise ValueError(f"bending must not be negative, found {self.bending}")
+
     def task(self) -> DirnetTask:
         """What ``training.train`` takes."""
         cases = read_case_table(self.cases)
@@ -100,11 +111,20 @@ class DirnetTask:
             self.earlier.require(
                 spacing_mm=self.given.spacing_mm, intensity_rule=self.given.intensity
             )
-        multiple = StagedNetwork(self.dimension, 1, self.stages).multiple
+            self._check_dimension()
+        multiple = multiple_of(self.stages)
         if any(n % multiple for n in self.given.size):
             raise ValueError(
                 f"the size {self.given.size} is no multiple of {multiple} voxels, the largest spacing "
                 "of control points: choose another size"
+            )
+
+    def _check_dimension(self):
+        found = self.earlier.card.arguments["dimension"]
+        if found != self.dimension:
+            raise ValueError(
+                f"{self.earlier.path}: these weights are for {found} dimensions, and the size "
+                f"{self.given.size} has {self.dimension}: train for the same images"
             )
 
     @property
