@@ -212,6 +212,10 @@ MEASURES = Registry(
         "ncc": ("hybridreg.similarity:NCC", "1 - correlation over all voxels"),
         "lncc": ("hybridreg.similarity:LNCC", "1 - mean squared local correlation"),
         "mi": ("hybridreg.similarity:MI", "mutual information, for any two contrasts"),
+        "mixed": (
+            "hybridreg.similarity:Mixed",
+            "the first channel by one measure, the others by another: an image and descriptors",
+        ),
         "gc": (
             "hybridreg.gradient_correlation:GradientCorrelation",
             "1 - correlation of derivatives: agreement of edges, for radiographs",
@@ -234,6 +238,26 @@ DESCRIPTORS = Registry(
         "mind": (
             "hybridreg.descriptors.mind:Mind",
             "MIND-SSC, self-similarity of the neighborhood: for any two contrasts",
+        ),
+        "pca": (
+            "hybridreg.descriptors.pca:Pca",
+            "principal components of patches, learned without labels",
+        ),
+        "autoencoder": (
+            "hybridreg.descriptors.autoencoder.descriptor:Autoencoder",
+            "a stacked autoencoder of patches, learned without labels",
+        ),
+        "anatomy": (
+            "hybridreg.descriptors.anatomy.descriptor:Anatomy",
+            "which structure a voxel belongs to, learned from labels; the images need none",
+        ),
+        "stacked": (
+            "hybridreg.descriptors.stacked:Stacked",
+            "the channels of several descriptors, one after the other",
+        ),
+        "torchscript": (
+            "hybridreg.descriptors.torchscript:TorchScript",
+            "layers of any TorchScript model in a file that you trust, reduced by PCA",
         ),
     },
 )
@@ -301,6 +325,18 @@ TASKS = Registry(
         "pehl": (
             "hybridreg.methods.pehl.task:PehlTraining",
             "the pose of one CT in a radiograph, from its projections (PEHL)",
+        ),
+        "sae": (
+            "hybridreg.descriptors.autoencoder.training:AutoencoderTraining",
+            "the stacked autoencoder of the descriptor autoencoder, from images without labels",
+        ),
+        "pca": (
+            "hybridreg.descriptors.pca:PcaTraining",
+            "the components of the descriptor pca, from images without labels",
+        ),
+        "anatomy": (
+            "hybridreg.descriptors.anatomy.training:AnatomyTraining",
+            "the encoder of the descriptor anatomy, from images with labels",
         ),
     },
 )

@@ -235,6 +235,28 @@ def _cubic(t: Tensor) -> list[Tensor]:
     return [s.square() * s / 6, *middle, t.square() * t / 6]
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """The first channel by one measure plus all others by another: an image and its descriptors.
+
+    weight: of the others; a larger one follows the descriptors more closely and the image less.
+    """
+
+    first: Measure = LNCC(2)
+    others: Measure = SSD()
+    weight: float = 10.0
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise ValueError(f"mixed needs a weight of more than 0, found {self.weight}")
+
+    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        value = self.first(fixed[:1], moved[:1], weight)
+        if len(fixed) == 1:
+            return value
+        return value + self.weight * self.others(fixed[1:], moved[1:], weight)
+
+
 def box_sum(values: Tensor, radius: int) -> Tensor:
     """The sum over the 2 radius + 1 voxels around each along every axis of (C, *shape), zero beyond."""
     for axis in range(1, values.ndim):

@@ -18,6 +18,9 @@ from hybridreg.registry import DESCRIPTORS
 from hybridreg.testing import DESCRIPTOR_CHECKS, check_descriptor
 
 
+NEED_A_FILE = ("pca", "autoencoder", "anatomy", "torchscript")  # see test_learned_descriptors
+
+
 def oblique(dimension: int) -> Grid:
     return blobs(dimension=dimension).pair.fixed.grid
 
@@ -29,7 +32,7 @@ def noise(dimension: int, seed: int = 0) -> Image:
 
 
 @pytest.mark.parametrize("check", DESCRIPTOR_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", DESCRIPTORS)
+@pytest.mark.parametrize("name", [n for n in DESCRIPTORS if n not in NEED_A_FILE])
 def test_every_descriptor_keeps_the_contract(name, check):
     check(DESCRIPTORS[name]())
 

@@ -16,11 +16,14 @@ TURN = {"angles_deg": (4.0, -3.0, 5.0), "translation_mm": (5.0, -4.0, 6.0), "spa
 BENT = {**TURN, "deformation_mm": 4.0}
 FLAT = {"dimension": 2, "angles_deg": (5.0,), "translation_mm": (5.0, -4.0), "deformation_mm": 4.0}
 ONE, TWO = {"fixed": "t1", "moving": "t1"}, {"fixed": "ct", "moving": "t1"}
+TWO_MR = {"fixed": "t1", "moving": "t2"}
 # Of presets without a test file of their own: the phantom, and the median error in mm that is
 # allowed, a quarter of a voxel for linear ones. B-splines take a minute in 3D and seconds in 2D.
 PHANTOMS = {
     "affine": ({**ONE, **TURN}, 1.0),
     "affine-fast": ({**ONE, **TURN}, 1.0),
+    "brain-any-contrast-mind": ({**TWO_MR, **BENT}, 1.5),
+    "brain-best-mind": ({**ONE, **BENT}, 1.5),
     "brain-fast": ({**ONE, **BENT}, 1.5),
     "brain-lddmm": ({**ONE, **BENT}, 1.5),
     "brain-mr": ({**ONE, **FLAT}, 1.0),

@@ -7,7 +7,7 @@ from scipy import ndimage
 from sklearn.metrics import mutual_info_score
 
 from hybridreg.registry import MEASURES
-from hybridreg.similarity import LNCC, MI, NCC, SSD, box_sum
+from hybridreg.similarity import LNCC, MI, Mixed, NCC, SSD, box_sum
 from hybridreg.testing import MEASURE_CHECKS, check_measure
 
 
@@ -77,7 +77,8 @@ def test_mutual_information_nears_that_of_bins():
 def test_gradients_agree_with_finite_differences(name, weighted):
     fixed, moved, weight = images(5, 6, 4, seed=2)
     weight = weight[0] if weighted else None
-    measure = {"lncc": LNCC(1, 0.1), "mi": MI(8)}.get(name) or MEASURES[name]()
+    known = {"lncc": LNCC(1, 0.1), "mi": MI(8), "mixed": Mixed(LNCC(1, 0.1))}
+    measure = known.get(name) or MEASURES[name]()
     # The limits of mutual information's bins move with the extremes, whose gradient is left out.
     moved[:, 0, 0, 0], moved[:, 0, 0, 1] = -0.1, 1.1
     inner = torch.zeros(moved.shape, dtype=torch.bool)
@@ -99,6 +100,18 @@ def test_what_weighs_nothing_does_not_count():
     for measure in (SSD(), NCC(), MI(8)):
         a, b = (measure(fixed, m, weight).item() for m in (moved, other))
         assert a == pytest.approx(b)
+
+
+def test_mixed_compares_the_first_channel_in_one_way_and_the_others_in_another():
+    fixed, moved, weight = images(6, 7, 8)
+    fixed, moved = (torch.cat([i, i.flip(-1), i.square()]) for i in (fixed[:1], moved[:1]))
+    for w in (None, weight[0]):
+        parts = LNCC(1)(fixed[:1], moved[:1], w) + 4 * SSD()(fixed[1:], moved[1:], w)
+        assert Mixed(LNCC(1), SSD(), weight=4.0)(fixed, moved, w).item() == pytest.approx(parts.item())
+    alone = Mixed(LNCC(1))(fixed[:1], moved[:1])
+    assert alone.item() == pytest.approx(LNCC(1)(fixed[:1], moved[:1]).item())
+    with pytest.raises(ValueError, match="weight of more than 0, found 0"):
+        Mixed(weight=0)
 
 
 def test_a_window_of_no_voxels_around_is_refused():

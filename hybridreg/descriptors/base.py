@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from hybridreg.geometry import Grid
 from hybridreg.images import Image
 
 
@@ -18,6 +19,22 @@ class Descriptor(Protocol):
     """
 
     def __call__(self, image: Image) -> Image: ...
+
+
+@runtime_checkable
+class OfSomeGrids(Protocol):
+    """A descriptor that cannot describe every image, such as a network trained for volumes."""
+
+    def check(self, grid: Grid):
+        """Raises ValueError for images on such a grid, and says what to do."""
+        ...
+
+
+@runtime_checkable
+class OfSeveral(Protocol):
+    """A descriptor whose channels can only be compared between images that it describes together."""
+
+    def jointly(self, *images: Image) -> list[Image]: ...
 
 
 def image_of(descriptors: list[Tensor], image: Image) -> Image:

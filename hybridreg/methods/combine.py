@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from hybridreg import progress
 from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
 from hybridreg.checks import check_pair
-from hybridreg.descriptors.base import Descriptor
+from hybridreg.descriptors.base import Descriptor, OfSeveral, OfSomeGrids
 from hybridreg.images import Image
 from hybridreg.intensity import to_unit
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult, accepted
@@ -42,6 +42,9 @@ class Chain:
         return accepted(self.stages[0])
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        for inner in _nested(self):  # before the first stage, not after it
+            if isinstance(inner, OnFeatures):
+                inner.check(pair)
         result = RegistrationResult(initial)
         trace, doubts = (), ()
         count = len(self.stages)
@@ -175,8 +178,26 @@ class OnFeatures:
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform x -> A(R(x)), A = initial and R what the method found on the channels."""
         check_pair(pair, initial)
+        self.check(pair)
         aligned = warp_pair(with_field_of_view(pair, initial), initial)
-        return self.method.register(_of_both(aligned, self.descriptor)).after(initial)
+        return self.method.register(self._described(aligned)).after(initial)
+
+    def check(self, pair: ImagePair):
+        """Refuses a fixed image that the descriptor cannot describe (ValueError).
+
+        The moving image is described on the grid of the fixed one.
+        """
+        if isinstance(self.descriptor, OfSomeGrids):
+            try:
+                self.descriptor.check(pair.fixed.grid)
+            except ValueError as error:
+                raise ValueError(f"the fixed image: {error}") from error
+
+    def _described(self, pair: ImagePair) -> ImagePair:
+        if not isinstance(self.descriptor, OfSeveral):
+            return _of_both(pair, self.descriptor)
+        fixed, moving = self.descriptor.jointly(pair.fixed, pair.moving)
+        return replace(pair, fixed=fixed, moving=moving)
 
 
 _READ_INTENSITIES = (Masked, Clipped, Scaled)

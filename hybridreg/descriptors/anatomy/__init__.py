@@ -1,0 +1,1 @@
+"""Descriptors that tell anatomical structures apart, learned from labels: network, task, descriptor."""
