@@ -86,7 +86,7 @@ def match(
     matches of the moved image's points back to these. sigma: voxels along x, y (and z).
     """
     step = sides[0].costs.new_zeros(len(shape), *shape)
-    kept = [torch.ones(len(side.points), dtype=torch.bool) for side in sides]
+    kept = [s.costs.new_ones(len(s.points), dtype=torch.bool) for s in sides]
     for softness, coupling in zip(_SOFT_TO_HARD, _COUPLING, strict=True):
         offsets = [s.matched(_at(step, s.points).T, softness, coupling) for s in sides]
         step = _interpolated(sides, offsets, kept, shape, sigma)
@@ -157,7 +157,7 @@ def _interpolated(sides, offsets, kept, shape, sigma) -> Tensor:
 def _agreeing(difference: Tensor) -> Tensor:
     """Which matches differ from the step no more than most do; difference: (N, D)."""
     if not len(difference):
-        return torch.ones(0, dtype=torch.bool)
+        return difference.new_ones(0, dtype=torch.bool)
     length = difference.norm(dim=1)
     return length <= _SPREADS * 1.4826 * length.median() + 0.1
 
