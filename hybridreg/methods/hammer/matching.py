@@ -12,7 +12,7 @@ from hybridreg.kernels.smoothing import smoothed
 
 _SOFT_TO_HARD = (0.5, 0.25, 0.12, 0.0)  # temperature, in units of the costs' typical contrast
 _COUPLING = (0.0, 0.5, 1.0, 2.0)  # of a candidate's distance from the smooth step, in radii squared
-_SPREADS = 3.0  # robust standard deviations: matches that differ more from the step are outliers
+_SPREADS = 2.0  # robust standard deviations: matches that differ more from the step are outliers
 _FLOOR = 0.05  # of the mean density of points: below it a step fades
 
 
