@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hybridreg.cases import ImagePair
 from hybridreg.images import Image, LabelMap
-from hybridreg.kernels.smoothing import antialiasing
+from hybridreg.kernels.smoothing import antialiasing, smoothed
 from hybridreg.transforms import IDENTITY
 from hybridreg.warping import lowest, warp
 
@@ -141,12 +141,11 @@ def smoothed_for(image: Image, spacing_mm: float) -> Image:
 
 
 def antialiased(values: Tensor, factors: Sequence[float]) -> Tensor:
-    """Values (C, *shape) smoothed for voxels larger by factors along (x, y, z)."""
+    """Values (C, *shape) smoothed for voxels larger by factors along (x, y, z), as by scipy."""
     sigma = antialiasing(factors)
     if not any(sigma):
         return values
-    smooth = [ndimage.gaussian_filter(c, sigma[::-1], mode="nearest") for c in values.numpy()]
-    return torch.from_numpy(np.stack(smooth))
+    return smoothed(values, sigma, radius=tuple(int(4 * s + 0.5) for s in sigma))
 
 
 def _ordinary(channel: Tensor) -> tuple[float, float]:

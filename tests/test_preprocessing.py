@@ -3,13 +3,14 @@
 import pytest
 import torch
 from conftest import oblique_grid
+from scipy import ndimage
 
 from hybridreg.evaluation import dice
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import read_image, read_labels
 from hybridreg.phantoms import head
-from hybridreg.preprocessing import foreground
+from hybridreg.preprocessing import antialiased, foreground
 
 
 def overlap(found: LabelMap, true: torch.Tensor) -> float:
@@ -75,3 +76,15 @@ def test_the_lungs_belong_to_the_body(data):
     found = foreground(read_image(folder / "3DCT_lung_baseline.mha"))
     lungs = read_labels(folder / "3DCT_lung_baseline_mask.mha").data != 0
     assert (found.data[lungs] != 0).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("factors", [(2.0, 3.5, 1.0), (6.0, 1.2)])
+def test_antialiasing_agrees_with_scipy(factors):
+    shape = (11, 17, 23)[: len(factors)]
+    values = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * 2000
+    sigma = [0.5 * (f**2 - 1) ** 0.5 for f in factors][::-1]
+    expected = [ndimage.gaussian_filter(c, sigma, mode="nearest") for c in values.double().numpy()]
+    found = antialiased(values, factors)
+    assert found.dtype == torch.float32
+    for channel, truth in zip(found.double(), expected, strict=True):
+        assert torch.allclose(channel, torch.from_numpy(truth), rtol=1e-6, atol=1e-3)

@@ -16,18 +16,25 @@ from hybridreg.kernels.sampling import Placement, sample
 _REACH = 3.0  # standard deviations
 
 
-def smoothed(values: Tensor, sigma: tuple[float, ...], *, threads: int | None = None) -> Tensor:
+def smoothed(
+    values: Tensor,
+    sigma: tuple[float, ...],
+    *,
+    radius: tuple[int, ...] | None = None,
+    threads: int | None = None,
+) -> Tensor:
     """Values (C, *shape) smoothed by Gaussians of sigma voxels along (x, y, z), cut at 3 sigma.
 
-    Beyond the border values repeat. 0 leaves an axis alone.
+    Beyond the border values repeat. 0 leaves an axis alone. radius: voxels at which to cut instead.
     """
-    windows = [_window(s) for s in sigma]
+    radii = radius or [math.ceil(_REACH * s) if s > 0.05 else 0 for s in sigma]
+    windows = [_window(s, r) for s, r in zip(sigma, radii, strict=True)]
     if max(len(w) for w in windows) == 1:
         return values.clone()
     if compiled := loops("smoothing", values):
         given = volume(values)
         out = np.empty_like(given)
-        spread = along_axes(windows, _window(0.0))
+        spread = along_axes(windows, _window(0.0, 0))
         over_slabs(compiled.smooth, given.shape[1:], given, *spread, out, threads=threads)
         return torch.from_numpy(out.reshape(values.shape))
     return _by_torch(values, windows)
@@ -57,9 +64,8 @@ def antialiasing(factors: Sequence[float]) -> tuple[float, ...]:
     return tuple(0.5 * math.sqrt(max(f**2 - 1, 0.0)) for f in factors)
 
 
-def _window(sigma: float) -> np.ndarray:
+def _window(sigma: float, radius: int) -> np.ndarray:
     """The middle value and one side of a Gaussian whose sum is 1, float32."""
-    radius = math.ceil(_REACH * sigma) if sigma > 0.05 else 0
     places = np.arange(radius + 1)
     values = np.exp(-0.5 * (places / max(sigma, 1e-6)) ** 2)
     return (values / (2 * values.sum() - 1)).astype(np.float32)
