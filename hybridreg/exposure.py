@@ -1,4 +1,4 @@
-"""Simulated exposure of line integrals: scatter, blur and quantum noise, for training and tests."""
+"""Simulated exposure of line integrals: scatter, blur and quantum noise."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ class Exposure:
             counts = torch.poisson(self.photons * signal, generator=generator)
             signal = counts.clamp(min=0.5) / self.photons  # a pixel without any has a logarithm too
         return Radiograph(-signal.log(), radiograph.detector)
+
+
+def saturated(integrals: Tensor, scatter: float | Tensor) -> Tensor:
+    """Line integrals as measured with a uniform ratio of scattered X-rays to those without a patient.
+
+    They end at log(1 / scatter + 1), so metal looks flat; 0 changes nothing.
+    """
+    return -((torch.exp(-integrals) + scatter) / (1 + scatter)).log()
 
 
 def _blurred(values: Tensor, sigma_mm: float, spacing: tuple[float, ...]) -> Tensor:

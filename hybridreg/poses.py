@@ -59,6 +59,16 @@ def pose_parameters(transform: AffineTransform, isocenter: Sequence[float] = ORI
     return torch.cat([torch.tensor(parts.rotation_deg, dtype=torch.float64), shift])
 
 
+def stepped(matrix: Tensor, steps: Tensor, axes: Tensor) -> Tensor:
+    """The pose (4, 4) after steps (..., 6), as for ``pose_matrices``, along axes of the C-arm's frame.
+
+    axes: (3, 3), its columns; the object turns about the isocenter. Shape (..., 4, 4).
+    """
+    frame = torch.eye(4, dtype=torch.float64)
+    frame[:3, :3] = axes
+    return matrix @ frame @ pose_matrices(steps) @ frame.mT
+
+
 def rigid_matrix(pose: Transform) -> Tensor:
     """The matrix (4, 4) of a pose; ValueError for a transform that is no rigid one in 3D."""
     total = compose(pose)

@@ -21,11 +21,12 @@ from hybridreg.evaluation import (
     rotation_between,
     transform_error,
 )
+from hybridreg.exposure import saturated
 from hybridreg.gradient_correlation import GradientCorrelation
 from hybridreg.images import Image
 from hybridreg.kernels.smoothing import smoothed
 from hybridreg.methods.base import RegistrationResult, TraceEntry
-from hybridreg.poses import PARAMETERS, pose_parameters, projection_error, rigid_matrix
+from hybridreg.poses import PARAMETERS, pose_parameters, projection_error, rigid_matrix, stepped
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.quality import Intent, Verdict
 from hybridreg.radiographs import Radiograph
@@ -35,6 +36,8 @@ from hybridreg.warping import Inverse
 _SHOWN = 0.05  # of the largest integral: where the object is
 _DENSE = 0.2  # of the largest attenuation
 _BLUR_PX = 1.5
+_SCATTER = (0.0, 0.1)
+_STEPS = ((3.0, "degrees"),) * 3 + ((2.0, "mm"),) * 2 + ((15.0, "mm in depth"),)
 _UNIT = {"r": "deg", "t": "mm"}
 
 
@@ -72,6 +75,10 @@ def _(
     with log.timing("evaluate"):
         scores = _scores(case, start, box), _scores(case, found, box)
     fit = _agreement(pair, before, start, box), _agreement(pair, drawn, found, box)
+    verdict = None
+    if "verdict" not in without:
+        with log.timing("verdict"):
+            verdict = judged(fit, result.trace, beside=_beside(pair, projector, found))
     return Assessment(
         moved=Image(drawn[0].data[:, None], drawn[0].grid),
         displacement=None,
@@ -81,25 +88,37 @@ def _(
         similarity=fit,
         scores=scores,
         affine=decompose(found),
-        verdict=None if "verdict" in without else judged(fit, result.trace),
+        verdict=verdict,
         pose=(_numbers(start, mu.grid.center), _numbers(found, mu.grid.center)),
     )
 
 
-def judged(fit: tuple[Agreement, Agreement], trace: Sequence[TraceEntry]) -> Verdict:
-    """Whether a pose is plausible, by the agreement of edges and the range of the training."""
-    findings = list(_findings(*fit, trace))
+def judged(
+    fit: tuple[Agreement, Agreement],
+    trace: Sequence[TraceEntry],
+    *,
+    beside: tuple[float, str] | None = None,
+) -> Verdict:
+    """Whether a pose is plausible, by the agreement of edges and the range of the training.
+
+    fit: before and after. beside: the best correlation of poses beside the found one, and the step there.
+    """
+    findings = list(_findings(*fit, trace, beside))
     statuses = {status for status, _ in findings}
     status = "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
     return Verdict(status, tuple(text for _, text in findings))
 
 
-GOOD_EDGES, POOR_EDGES = 0.6, 0.3
-"""Gradient correlations of right and wrong poses: examples/benchmarks/pehl.md."""
+GOOD_EDGES, POOR_EDGES = 0.5, 0.25
+BETTER_BESIDE = 0.005, 0.08  # warn, fail
+"""Correlations of edges at right and wrong poses: examples/benchmarks/pehl.md."""
 
 
 def _findings(
-    before: Agreement, after: Agreement, trace: Sequence[TraceEntry]
+    before: Agreement,
+    after: Agreement,
+    trace: Sequence[TraceEntry],
+    beside: tuple[float, str] | None,
 ) -> Iterator[tuple[str, str]]:
     if after.gradient_correlation is None:
         yield "fail", "the CT is projected beside the radiograph: start from another pose"
@@ -124,6 +143,14 @@ def _findings(
             f"the edges of projection and radiograph correlate by {after.gradient_correlation:.2f} only: look at the "
             "edges in the report; start nearer to the true pose",
         )
+    if beside is not None and beside[0] > after.gradient_correlation + BETTER_BESIDE[0]:
+        better, step = beside
+        far = better > after.gradient_correlation + BETTER_BESIDE[1]
+        yield (
+            "fail" if far else "warn",
+            f"the edges agree better {step} beside (correlation {better:.2f}, here {after.gradient_correlation:.2f}): "
+            "refine the pose with projection or projection-hybrid, or start nearer to the true one",
+        )
     outside = [entry.terms["outside_deg"] for entry in trace if "outside_deg" in entry.terms]
     if outside and outside[-1] > 0:
         yield (
@@ -142,13 +169,18 @@ def _numbers(pose: AffineTransform, center: Tensor) -> dict[str, float]:
 def _agreement(
     pair: ProjectionPair, drawn: Sequence[Radiograph], pose: AffineTransform, box: Tensor
 ) -> Agreement:
-    found = [_edges(r.data[:1], d.data) for r, d in zip(pair.fixed, drawn, strict=True)]
     inside = [r.grid.contains(r.detector.shadows(pose.inverse()(_filled(box)))) for r in pair.fixed]
+    return Agreement(torch.cat(inside).double().mean().item(), _correlation(pair, drawn))
+
+
+def _correlation(pair: ProjectionPair, drawn: Sequence[Radiograph]) -> float | None:
+    # Line integrals as they are, or flattened where much is absorbed: whichever agrees better.
+    found = [
+        max((_edges(r.data[:1], saturated(d.data, s)) for s in _SCATTER), key=lambda e: e or -1)
+        for r, d in zip(pair.fixed, drawn, strict=True)
+    ]
     known = [value for value in found if value is not None]
-    return Agreement(
-        overlap=torch.cat(inside).double().mean().item(),
-        gradient_correlation=sum(known) / len(known) if len(known) == len(found) else None,
-    )
+    return sum(known) / len(known) if len(known) == len(found) else None
 
 
 def _edges(measured: Tensor, drawn: Tensor) -> float | None:
@@ -159,6 +191,23 @@ def _edges(measured: Tensor, drawn: Tensor) -> float | None:
     near = (smoothed((drawn > _SHOWN * drawn.max()).float(), (3.0, 3.0)) > 0.01).float()
     images = (smoothed(image, sigma) for image in (measured, drawn))
     return 1 - GradientCorrelation()(*images, near[0]).item()
+
+
+def _beside(
+    pair: ProjectionPair, projector: Projector, pose: AffineTransform
+) -> tuple[float, str]:
+    """The best correlation of edges at poses a step away along the first detector, and that step."""
+    axes = torch.tensor(pair.fixed[0].grid.direction, dtype=torch.float64)
+    best = -1.0, ""
+    for number, (size, unit) in enumerate(_STEPS):
+        for way in (-1.0, 1.0):
+            steps = torch.zeros(6, dtype=torch.float64)
+            steps[number] = way * size
+            at = stepped(pose.matrix, steps, axes)
+            drawn = [Radiograph(projector(r.detector, at), r.detector) for r in pair.fixed]
+            found = _correlation(pair, drawn)
+            best = max(best, (-1.0 if found is None else found, f"{size:g} {unit}"))
+    return best
 
 
 def _box(mu: Image) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from hybridreg.config import load_training
 from hybridreg.drr import Projector, attenuation
+from hybridreg.exposure import saturated
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.images import write_image
@@ -20,7 +21,6 @@ from hybridreg.methods.pehl.residuals import (
     crops,
     regions,
     residual,
-    saturated,
     shifted,
 )
 from hybridreg.methods.pehl.samples import Ranges
@@ -224,11 +224,27 @@ def test_samples_pair_a_residual_with_the_error_that_made_it(folder):
     task = load_training("pehl", folder / "pehl.toml").task()
     still = replace(task.how.ranges, errors=((1e-9,) * 6,) * 3)
     clean = replace(task, how=replace(task.how, ranges=still, blur_mm=0.0))
-    pool = clean._pool(0, 8)
-    for group in GROUPS:
+    for group, pool in clean._pool(0, 8).items():
         # Without an error the projection at the estimate is that at the true pose.
-        torch.testing.assert_close(pool.projected[group], pool.shadows[group])
-        assert pool.targets[group].shape == (8, len(GROUPS[group]))
+        torch.testing.assert_close(pool.projected, pool.shadows)
+        assert pool.targets.shape == (8, len(GROUPS[group]))
+
+
+def test_rendered_samples_are_read_from_the_cache(folder, tmp_path):
+    task = load_training("pehl", folder / "pehl.toml").task()
+    cached = replace(task, how=replace(task.how, cache=tmp_path / "cache"))
+    made, plain = cached._pool(0, 4), task._pool(0, 4)
+    assert len(list((tmp_path / "cache").iterdir())) == len(GROUPS)
+    again = replace(cached)._pool(0, 4)
+    for group in GROUPS:
+        for name, values in vars(plain[group]).items():
+            assert torch.equal(getattr(made[group], name), values)
+            assert torch.equal(getattr(again[group], name), values)
+    assert cached.settings == task.settings
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged .* remove it"):
+        replace(cached)._pool(0, 4)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Radiographs through the pipeline: files, checks, assessment, report and command line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import hybridreg
 from hybridreg.checks import check_pair
 from hybridreg.cli.app import app
 from hybridreg.config import load_method
+from hybridreg.exposure import saturated
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LandmarkSet
 from hybridreg.io.images import write_image
@@ -157,7 +159,7 @@ def test_a_ct_that_is_not_between_source_and_detector_is_refused(case):
     ("before", "after", "outside", "status", "word"),
     [
         (0.5, 0.9, 0.0, "pass", None),
-        (0.5, 0.5, 0.0, "warn", "correlate by 0.50"),
+        (0.4, 0.4, 0.0, "warn", "correlate by 0.40"),
         (0.1, 0.2, 0.0, "fail", "correlate by 0.20"),
         (0.95, 0.8, 0.0, "fail", "less than at the start"),
         (0.5, 0.9, 12.0, "warn", "12.0 degrees beyond"),
@@ -183,3 +185,27 @@ def test_a_detector_knows_how_far_a_point_is_on_the_way():
     view = Detector.of_c_arm((4, 4), (1, 1), source_to_detector=1000, source_to_isocenter=700)
     points = torch.tensor([view.source, (0.0, 0.0, 0.0), tuple(view.grid.center.tolist())])
     torch.testing.assert_close(view.depth(points), torch.tensor([0.0, 0.7, 1.0]).double())
+
+
+def test_a_pose_beside_a_better_one_is_doubted(case):
+    start = hybridreg.register(
+        case.pair.fixed[0], case.pair.moving, {**QUICK, "iterations": 1, "pixels": [8.0]}, initial=START
+    )
+    assert start.verdict.status != "pass"
+    assert any("beside (correlation" in reason for reason in start.verdict.reasons)
+    for better, status in ((0.9, "pass"), (0.92, "warn"), (0.99, "fail")):
+        fit = Agreement(1.0, 0.5), Agreement(1.0, 0.9)
+        assert judged(fit, (), beside=(better, "2 mm")).status == status
+
+
+def test_scatter_flattens_the_projection_of_metal(case):
+    (front, _), ct = case.pair.fixed, case.pair.moving
+    flat = replace(front, data=saturated(front.data, 0.2))
+    errors = []
+    for scatter in (0.0, 0.2):
+        method = Projection(optimizer="l-bfgs", pixels=(2.0, 1.0), iterations=15, scatter=scatter)
+        found = method.register(ProjectionPair(flat, ct), START).transform
+        errors.append(projection_error(found, TRUE, implant_corners(), front.detector).mean())
+    assert errors[1] < errors[0] / 2
+    with pytest.raises(ValueError, match="scatter is 0 or more"):
+        Projection(scatter=-1.0)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hybridreg import progress
 from hybridreg.drr import Projector, attenuation, coarser, matched
+from hybridreg.exposure import saturated
 from hybridreg.gradient_correlation import GradientCorrelation
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
-from hybridreg.poses import pose_matrices, rigid_matrix
+from hybridreg.poses import rigid_matrix, stepped
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.radiographs import Radiograph
 from hybridreg.similarity import MI, Measure
@@ -38,7 +39,8 @@ class Projection:
     step_deg, step_mm, depth_mm: the first steps of turns, of shifts along the detector and in depth; larger ones
         reach further and may leap over the optimum.
     iterations: at most, a level; one of Powell's is a search along six lines.
-    calcium: contrast of bone, as in ``drr.attenuation``.
+    calcium: contrast of bone, as in ``drr.attenuation``. scatter: of the projection, as in
+        ``exposure.saturated``; above 0 for metal, whose line integrals a detector does not show.
     """
 
     measure: Measure = field(default_factory=GradientCorrelation)
@@ -49,11 +51,14 @@ class Projection:
     depth_mm: float = 10.0
     iterations: int = 20
     calcium: float = 1.0
+    scatter: float = 0.0
     accepts: ClassVar[type] = ProjectionPair
 
     def __post_init__(self):
         if self.optimizer not in ("powell", "l-bfgs"):
             raise ValueError(f"the optimizer is powell or l-bfgs; found {self.optimizer!r}")
+        if not 0 <= self.scatter < float("inf"):
+            raise ValueError(f"scatter is 0 or more; found {self.scatter}")
         if not self.pixels or min(self.pixels) < 1:
             raise ValueError(f"pixels grow by factors of 1 or more; found {self.pixels}")
 
@@ -64,7 +69,8 @@ class Projection:
         mu = attenuation(pair.moving, calcium=self.calcium)
         for level, factor in enumerate(self.pixels):
             coarse = [coarser(radiograph, factor) for radiograph in pair.fixed]
-            scene = _Scene(coarse, Projector(matched(mu, coarse[0])), self.measure, self._scales())
+            projector = Projector(matched(mu, coarse[0]))
+            scene = _Scene(coarse, projector, self.measure, self._scales(), self.scatter)
             with progress.within(level / len(self.pixels), (level + 1) / len(self.pixels)):
                 matrix = self._descended(scene, matrix, level, trace)
         found = AffineTransform(matrix)
@@ -111,15 +117,15 @@ class _Scene:
     projector: Projector
     measure: Measure
     scales: Tensor
+    scatter: float
 
     def stepped(self, start: Tensor, steps: Tensor) -> Tensor:
         """The pose after steps, in scales, along the axes of the first detector."""
-        frame = torch.eye(4, dtype=torch.float64)
-        frame[:3, :3] = torch.tensor(self.radiographs[0].grid.direction, dtype=torch.float64)
-        return start @ frame @ pose_matrices(steps * self.scales) @ torch.linalg.inv(frame)
+        axes = torch.tensor(self.radiographs[0].grid.direction, dtype=torch.float64)
+        return stepped(start, steps * self.scales, axes)
 
     def images(self, matrix: Tensor) -> list[Tensor]:
-        return [self.projector(radiograph.detector, matrix) for radiograph in self.radiographs]
+        return [saturated(self.projector(r.detector, matrix), self.scatter) for r in self.radiographs]
 
     def measured(self, start: Tensor, steps: Tensor) -> Tensor:
         images = self.images(self.stepped(start, steps))

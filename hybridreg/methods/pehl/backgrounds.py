@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridreg.exposure import saturated
+
 _BONES = 4  # at most
 
 
@@ -50,7 +52,7 @@ def varied(shadows: Tensor, behind: Tensor, generator: torch.Generator) -> Tenso
     contrast, other, scatter, photons = draws
     total = (0.5 + contrast) * shadows + 1.2 * other * behind
     scatter = 10 ** (-2.5 + 2 * scatter)  # 0.003 to 0.3
-    measured = -((torch.exp(-total) + scatter) / (1 + scatter)).log()
+    measured = saturated(total, scatter)
     photons = 10 ** (3.5 + 1.5 * photons) # a pixel without absorption
     noise = torch.randn(shadows.shape, generator=generator) * torch.exp(measured / 2) / photons.sqrt()
     return measured + noise

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hybridreg import progress
 from hybridreg.drr import Projector, attenuation, coarser
+from hybridreg.exposure import saturated
 from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
 from hybridreg.methods.pehl.body import Body, check_body, check_c_arm
 from hybridreg.methods.pehl.network import PehlNetwork, trained_network
@@ -19,7 +20,6 @@ from hybridreg.methods.pehl.residuals import (
     crops,
     regions,
     residual,
-    saturated,
     shifted,
 )
 from hybridreg.poses import rigid_matrix

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridreg.drr import Projector
+from hybridreg.exposure import saturated
 from hybridreg.images import Image
 from hybridreg.methods.pehl.placement import Placement, corrected
-from hybridreg.methods.pehl.residuals import crops, regions, residual, saturated
+from hybridreg.methods.pehl.residuals import crops, regions, residual
 from hybridreg.transforms import interpolate
 
 _STEP_MM = 0.5  # along a ray

@@ -53,11 +53,6 @@ def crops(images: Tensor, at: Tensor) -> Tensor:
     return F.grid_sample(images[:, None], normalized, **how)[:, 0].unflatten(1, at.shape[1:3])
 
 
-def saturated(integrals: Tensor, scatter: float | Tensor) -> Tensor:
-    """Line integrals as measured with a uniform fraction of scattered X-rays; larger ones are flatter."""
-    return -((torch.exp(-integrals) + scatter) / (1 + scatter)).log()
-
-
 def residual(projected: Tensor, measured: Tensor) -> Tensor:
     """The residual of regions (B, N, h, w), independent of scale and offset of each image."""
     return _contrast(projected) - _contrast(measured)

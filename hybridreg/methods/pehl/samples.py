@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from hybridreg.drr import Projector
+from hybridreg.exposure import saturated
+from hybridreg.io.files import whole_file
 from hybridreg.kernels.smoothing import smoothed
-from hybridreg.methods.pehl.backgrounds import backgrounds, varied
+from hybridreg.methods.pehl.backgrounds import varied
 from hybridreg.methods.pehl.placement import GROUPS, Placement, before, corrected
-from hybridreg.methods.pehl.residuals import crops, regions, residual, saturated
+from hybridreg.methods.pehl.residuals import crops, regions, residual
+from hybridreg.progress import report
 
 _AT_ONCE = 16
+_SHIFT_PX = 40.0  # of backgrounds, between the samples that share one
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Ranges:
     centered: Literal["estimate", "pose"] = "estimate"
 
     def poses(self, count: int, middle: Tensor, zone_deg: float, generator: Generator) -> Tensor:
-        """(count, 6)"""
+        """Parameters (count, 6) in a zone about ``middle`` (2,), alpha and beta."""
         plane, turn, half = self.in_plane_mm, self.in_plane_deg, zone_deg / 2
         reach = torch.tensor([plane, plane, turn, self.depth_mm, half, half], dtype=torch.float64)
         center = torch.cat([torch.zeros(4, dtype=torch.float64), middle])
@@ -46,90 +53,117 @@ class Ranges:
 
     def drawn_errors(self, count: int, group: str, generator: Generator) -> Tensor:
         """(count, 6)"""
-        reach = torch.tensor(self.errors[list(GROUPS).index(group)], dtype=torch.float64)
-        return reach * (2 * torch.rand(count, 6, generator=generator) - 1)
+        return self.reach(group) * (2 * torch.rand(count, 6, generator=generator) - 1)
+
+    def reach(self, group: str) -> Tensor:
+        """The largest errors of a group, (6,)."""
+        return torch.tensor(self.errors[list(GROUPS).index(group)], dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """How residuals are made: regions of ``pixels`` that are ``width_mm`` wide; see ``residuals``."""
+    """How residuals are made: regions around points (N, 3), of ``pixels``, ``width_mm`` wide.
 
+    scatter: of the projection at the estimate, see ``exposure.saturated``.
+    """
+
+    placement: Placement
+    points: Tensor
     width_mm: float
     pixels: int
     scatter: float
 
+    def regions(self, parameters: Tensor) -> Tensor:
+        size = {"width_mm": self.width_mm, "pixels": self.pixels}
+        return regions(self.placement, parameters, self.points, **size)
+
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Rendered regions for one zone: by group, (S, N, h, w) at the estimate and at the true pose.
+    """Rendered regions of one group in one zone, float16 (S, N, h, w): line integrals.
 
-    estimates: (S, 6) for each group; targets: (S, parameters of the group), in units of the ranges.
-    behind: backgrounds (K, rows, columns).
+    projected: at the estimate; shadows: at the true pose. estimates: (S, 6). targets: (S, outputs), errors in
+    units of the ranges.
     """
 
-    projected: dict[str, Tensor]
-    shadows: dict[str, Tensor]
-    places: dict[str, Tensor]
-    targets: dict[str, Tensor]
-    behind: Tensor
+    projected: Tensor
+    shadows: Tensor
+    estimates: Tensor
+    targets: Tensor
 
-    def batch(self, index: Tensor, group: str, scatter: float, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Residuals (B, N, h, w) and targets of samples ``index`` (B,), before random backgrounds."""
-        chosen = torch.randint(len(self.behind), (len(index),), generator=generator)
-        images = self.behind[chosen]
+    def batch(
+        self, index: Tensor, look: Look, behind: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Residuals (B, N, h, w) and targets of samples ``index`` (B,), before random backgrounds.
+
+        behind: backgrounds (K, rows, columns).
+        """
+        images = behind[torch.randint(len(behind), (len(index),), generator=generator)]
         for axis in (1, 2):
             turned = torch.rand(len(index), 1, 1, generator=generator) < 0.5
             images = torch.where(turned, images.flip(axis), images)
-        places = self.places[group][index].double()
-        move = 40 * (torch.rand(len(index), 1, 1, 1, 2, generator=generator).double() - 0.5)
-        behind = crops(images, places + move)
-        measured = varied(self.shadows[group][index].float(), behind, generator)
-        projected = saturated(self.projected[group][index].float(), scatter)
-        return residual(projected, measured), self.targets[group][index]
+        move = torch.rand(len(index), 1, 1, 1, 2, generator=generator, dtype=torch.float64) - 0.5
+        tissue = crops(images, look.regions(self.estimates[index]) + _SHIFT_PX * move)
+        measured = varied(self.shadows[index].float(), tissue, generator)
+        projected = saturated(self.projected[index].float(), look.scatter)
+        return residual(projected, measured), self.targets[index]
+
+    def save(self, path: Path):
+        """Writes the samples to a file; complete or absent."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, **{name: values.numpy() for name, values in vars(self).items()})
+
+    @classmethod
+    def load(cls, path: Path) -> Pool:
+        """Reads the file of ``save`` (ValueError where it is damaged)."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        except (zipfile.BadZipFile, EOFError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it") from error
 
 
 def render(
     projector: Projector,
-    placement: Placement,
-    points: Tensor,
+    look: Look,
     middle: Tensor,
     *,
     count: int,
     zone_deg: float,
     ranges: Ranges,
-    look: Look,
     blur_px: float,
-    behind: int,
     generator: Generator,
-) -> Pool:
-    """Renders ``count`` samples for each group. The images of one pose or estimate are shared by the groups.
+) -> dict[str, Pool]:
+    """Renders ``count`` samples of each group; the images of one pose are shared by the groups.
 
     blur_px: the largest sigma of the detector's blur of the radiograph.
     """
-    detector = placement.detector
     base = ranges.poses(count, middle, zone_deg, generator)
-    centered_true = ranges.centered == "pose"
-    parts: dict[str, dict[str, list]] = {
-        n: {g: [] for g in GROUPS} for n in ("projected", "shadows", "places")
-    }
-    targets = {}
-    others = {}
-    for group, chosen in GROUPS.items():
-        error = ranges.drawn_errors(count, group, generator)
-        others[group] = (before if centered_true else corrected)(base, error)
-        scale = torch.tensor(ranges.errors[list(GROUPS).index(group)], dtype=torch.float64)
-        targets[group] = (error / scale)[:, list(chosen)].float()
+    errors = {group: ranges.drawn_errors(count, group, generator) for group in GROUPS}
+    if ranges.centered == "pose":
+        pairs = {group: (before(base, error), base) for group, error in errors.items()}
+    else:
+        pairs = {group: (base, corrected(base, error)) for group, error in errors.items()}
     blurs = blur_px * torch.rand(-(-count // _AT_ONCE), generator=generator)
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {group: [] for group in GROUPS}
     for number, part in enumerate(torch.arange(count).split(_AT_ONCE)):
-        blur = (blurs[number].item(),) * 2
-        shared = projector(detector, placement.matrices(base[part]))[:, 0]
-        for group in GROUPS:
-            other = projector(detector, placement.matrices(others[group][part]))[:, 0]
-            estimate, true = (other, shared) if centered_true else (shared, other)
-            start = others[group][part] if centered_true else base[part]
-            at = regions(placement, start, points, width_mm=look.width_mm, pixels=look.pixels)
-            parts["projected"][group].append(crops(estimate, at).half())
-            parts["shadows"][group].append(crops(smoothed(true, blur), at).half())
-            parts["places"][group].append(at.float())
-    joined = {n: {g: torch.cat(v) for g, v in by.items()} for n, by in parts.items()}
-    return Pool(**joined, targets=targets, behind=backgrounds(behind, detector.shape, generator))
+        report(number * _AT_ONCE / count, "rendering samples")
+        drawn: dict[int, Tensor] = {}  # by the parameters, which groups share
+        for group, pair in pairs.items():
+            for parameters in pair:
+                if id(parameters) not in drawn:
+                    poses = look.placement.matrices(parameters[part])
+                    drawn[id(parameters)] = projector(look.placement.detector, poses)[:, 0]
+            at = look.regions(pair[0][part])
+            sharp, true = (drawn[id(parameters)] for parameters in pair)
+            blurred = smoothed(true, (blurs[number].item(),) * 2)
+            found[group].append((crops(sharp, at).half(), crops(blurred, at).half()))
+    return {
+        group: Pool(
+            *(torch.cat(images) for images in zip(*found[group], strict=True)),
+            estimates=pairs[group][0],
+            targets=(errors[group] / ranges.reach(group))[:, list(GROUPS[group])].float(),
+        )
+        for group in GROUPS
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from hybridreg.images import Image
 from hybridreg.io.checkpoints import Card
 from hybridreg.io.images import read_image
 from hybridreg.io.radiographs import read_geometry
+from hybridreg.methods.pehl.backgrounds import backgrounds
 from hybridreg.methods.pehl.body import Body, source_to_isocenter
 from hybridreg.methods.pehl.network import KIND, PehlNetwork, Seen, initialize
 from hybridreg.methods.pehl.placement import GROUPS, PARAMETERS, Placement
@@ -37,6 +39,7 @@ class PehlTraining:
     ct: in HU, of the object alone. geometry: the C-arm, a file as for ``hybridreg project``.
     zones: along alpha and beta, of zone_deg each, about middle_deg. points, width_mm, pixels: how many regions,
     how wide at the object, and in pixels. channels, local, joint: see ``network.Regressor``.
+    cache: folder for rendered samples, which a continued run then reads. data, licences: for the card.
     pixel_mm: of the detector in training. samples: of each group in each zone; batch_size: of each group in a step.
     """
 
@@ -63,6 +66,7 @@ class PehlTraining:
     choice: Choice = Choice()
     scatter: float = 0.03
     blur_mm: float = 1.0
+    cache: Path | None = None
     backgrounds: int = 200
     data: str = "projections of one CT before synthetic backgrounds"
     data_licence: str = "not stated"
@@ -92,7 +96,7 @@ class PehlTask:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that a run must share with the one it continues."""
-        stated = {k: v for k, v in asdict(self.how).items() if k not in ("ct", "geometry")}
+        stated = {k: v for k, v in asdict(self.how).items() if k not in ("ct", "geometry", "cache")}
         return {**stated, "ct": _checksum(self.ct.data), "source": list(self.detector.source)}
 
     @cached_property
@@ -156,23 +160,46 @@ class PehlTask:
     def _projector(self) -> Projector:
         return Projector(self.mu)
 
+    def look(self, zone: int) -> Look:
+        """How residuals are made in a zone."""
+        how = self.how
+        return Look(self.placement, self.points[zone], how.width_mm, how.pixels, how.scatter)
+
     @cached_property
-    def _pools(self) -> list[Pool]:
+    def _pools(self) -> list[dict[str, Pool]]:
         return [self._pool(zone, self.how.samples) for zone in range(len(self.middles))]
 
-    def _pool(self, zone: int, count: int, seed: int = 0) -> Pool:
+    @cached_property
+    def _behind(self) -> Tensor:
+        return self._backgrounds(0)
+
+    def _backgrounds(self, seed: int) -> Tensor:
+        random = Generator().manual_seed(seed)
+        return backgrounds(self.how.backgrounds, self.placement.detector.shape, random)
+
+    def _pool(self, zone: int, count: int, seed: int = 0) -> dict[str, Pool]:
+        """Samples of each group; from the cache, if there is one."""
+        if self.how.cache is None:
+            return self._rendered(zone, count, seed)
+        key = hashlib.sha256(json.dumps([self.settings, zone, count, seed]).encode())
+        files = {g: self.how.cache / f"{key.hexdigest()[:16]}-{g}.npz" for g in GROUPS}
+        if all(file.is_file() for file in files.values()):
+            return {group: Pool.load(file) for group, file in files.items()}
+        made = self._rendered(zone, count, seed)
+        for group, file in files.items():
+            made[group].save(file)
+        return made
+
+    def _rendered(self, zone: int, count: int, seed: int) -> dict[str, Pool]:
         how = self.how
         return render(
             self._projector,
-            self.placement,
-            self.points[zone],
+            self.look(zone),
             self.middles[zone],
             count=count,
             zone_deg=how.zone_deg,
             ranges=how.ranges,
-            look=Look(how.width_mm, how.pixels, how.scatter),
             blur_px=how.blur_mm / how.pixel_mm,
-            behind=how.backgrounds,
             generator=Generator().manual_seed(seed + zone),
         )
 
@@ -206,12 +233,19 @@ class PehlTask:
         """Residuals and targets of each group, of one zone drawn at random."""
         zone = int(torch.randint(len(self._pools), (), generator=generator))
         index = torch.randint(self.how.samples, (self.how.batch_size,), generator=generator)
-        return self._batch(self._pools[zone], zone, index, generator)
+        return self._batch(self._pools[zone], zone, index, self._behind, generator)
 
-    def _batch(self, pool: Pool, zone: int, index: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def _batch(
+        self,
+        pools: dict[str, Pool],
+        zone: int,
+        index: Tensor,
+        behind: Tensor,
+        generator: Generator,
+    ) -> dict[str, Tensor]:
         found = {"zone": torch.tensor(zone)}
-        for group in GROUPS:
-            part = pool.batch(index, group, self.how.scatter, generator)
+        for group, pool in pools.items():
+            part = pool.batch(index, self.look(zone), behind, generator)
             found[f"{group}_residuals"], found[f"{group}_targets"] = part
         return found
 
@@ -220,10 +254,11 @@ class PehlTask:
         batches = []
         for zone in range(len(self.middles)):
             count = _VALIDATION_BATCHES * self.how.batch_size
-            pool = self._pool(zone, count, seed=_HELD_OUT)
+            pools = self._pool(zone, count, seed=_HELD_OUT)
             random = Generator().manual_seed(_HELD_OUT + zone)
+            behind = self._backgrounds(_HELD_OUT)
             for index in torch.arange(count).split(self.how.batch_size):
-                batches.append(self._batch(pool, zone, index, random))
+                batches.append(self._batch(pools, zone, index, behind, random))
         return batches
 
     def validation(self) -> Iterator[dict[str, Tensor]]:
