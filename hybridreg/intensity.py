@@ -23,7 +23,6 @@ _SAMPLED_MM, _SAMPLED_FEWEST = 3.0, 16  # distance of voxels, and their number a
 _AIR_HU = -1000.0
 _MIN_HU = -1024.0  # lower values, such as -2048, are padding outside the scan
 _VALUES = 1_000_000  # sampled for percentiles
-_PERCENTILES_MM, _PERCENTILES_FEWEST = 3.0, 16  # distance, and voxels along an axis
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 
 

@@ -5,15 +5,18 @@ result is a success if its mTREproj, over the corners of the implant's box, is u
 noise and backgrounds are none of the training: backgrounds are projections of a head and neck (``HYBRIDREG_DATA``) or of
 other random tissue, the detector scatters over 40 mm, blurs and counts photons.
 
-    python examples/benchmarks/pehl.py protocol --poses 100
+    python examples/benchmarks/pehl.py pehl --poses 100
     python examples/benchmarks/pehl.py classical --poses 10
     python examples/benchmarks/pehl.py spread --poses 100
+
+Each adds its rows to ``pehl.csv``, in which finished ones are kept; ``table`` prints it.
     python examples/benchmarks/pehl.py edges --poses 40
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import time
 from collections.abc import Iterator
@@ -24,16 +27,21 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from hybridreg import projection_assessment  # noqa: F401 (registers)
+from hybridreg.assessment import assess
+from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
 from hybridreg.config import load_method
 from hybridreg.drr import Projector, attenuation
 from hybridreg.exposure import Exposure
 from hybridreg.io.images import read_image
+from hybridreg.methods.combine import Chain
 from hybridreg.methods.pehl import Pehl
 from hybridreg.methods.pehl.backgrounds import backgrounds
 from hybridreg.methods.pehl.placement import Placement
 from hybridreg.phantoms.implant import LENGTH_MM, implant_arm, implant_case, implant_corners
 from hybridreg.poses import pose, projection_error
+from hybridreg.quality import Intent
 from hybridreg.radiographs import Detector, Radiograph
 from hybridreg.transforms import AffineTransform
 
@@ -87,30 +95,71 @@ def error_mm(found, case: Case) -> float:
     return projection_error(found, case.true_transform, implant_corners(), view).mean().item()
 
 
-def compare(methods: dict, count: int, *, anatomy: bool):
-    """One row of a table for each method: mTREproj, successes and seconds."""
-    errors: dict[str, list[float]] = {name: [] for name in ("start", *methods)}
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for case, start in scenes(count, anatomy=anatomy):
-        errors["start"].append(error_mm(start, case))
-        for name, method in methods.items():
-            begun = time.process_time()
-            found = method.register(case.pair, start).transform
-            seconds[name].append(time.process_time() - begun)
-            errors[name].append(error_mm(found, case))
-    behind = "head and neck" if anatomy else "random tissue"
-    for name, found in errors.items():
-        values = torch.tensor(found)
-        p25, p50, p75, p95 = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75, 0.95])).tolist()
-        rate = 100 * (values < SUCCESS_MM).double().mean().item()
-        spent = f"{torch.tensor(seconds[name]).median():.2f}" if name in seconds else "–"
-        print(
-            f"| {name} | {behind} | {count} | {rate:.1f} | {p25:.2f} | {p50:.2f} | {p75:.2f} | {p95:.2f} | {spent} |",
-            flush=True,
-        )
+ROWS = Path(__file__).with_name("pehl.csv")
+COLUMNS = ("weights", "background", "pose", "method", "error_mm", "seconds", "verdict")
 
 
-def spread(count: int):
+def compare(methods: dict, poses: range, weights: str):
+    """Adds the missing rows of these poses to the file: mTREproj, processor seconds and verdict."""
+    known = {tuple(row[name] for name in COLUMNS[:4]) for row in rows()}
+    for background in BACKGROUNDS:
+        for number in poses:
+            wanted = [n for n in methods if (weights, background, str(number), n) not in known]
+            if not wanted:
+                continue
+            ((case, start),) = scenes(1, anatomy=background == "anatomy", seed=SEED + number)
+            for name in wanted:
+                error, spent, verdict = error_mm(start, case), 0.0, ""
+                if name != "start":
+                    begun = time.process_time()
+                    result = methods[name].register(case.pair, start)
+                    spent = time.process_time() - begun
+                    error = error_mm(result.transform, case)
+                    verdict = status(case, result, start)
+                with ROWS.open("a", newline="") as file:
+                    row = (weights, background, number, name, f"{error:.4f}", f"{spent:.3f}", verdict)
+                    csv.writer(file).writerow(row)
+
+
+def status(case: Case, result, start: AffineTransform) -> str:
+    """The verdict of the report."""
+    how = {"initial": start, "intent": Intent(), "interpolation": "linear", "log": CaseLog()}
+    return assess(case.pair, case, result, **how).verdict.status
+
+
+def rows() -> list[dict[str, str]]:
+    if not ROWS.is_file():
+        ROWS.write_text(",".join(COLUMNS) + "\n")
+    with ROWS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(weights: str):
+    """One row for each method and background, and how verdicts sort successes from failures."""
+    print(HEAD)
+    found = [row for row in rows() if row["weights"] == weights]
+    names = list(dict.fromkeys(row["method"] for row in found))
+    for background in BACKGROUNDS:
+        for name in names:
+            chosen = [r for r in found if (r["background"], r["method"]) == (background, name)]
+            if not chosen:
+                continue
+            values = torch.tensor([float(row["error_mm"]) for row in chosen])
+            spent = torch.tensor([float(row["seconds"]) for row in chosen]).median().item()
+            rate = 100 * (values < SUCCESS_MM).double().mean().item()
+            levels = torch.tensor([0.25, 0.5, 0.75, 0.95])
+            spread = " | ".join(f"{v:.2f}" for v in torch.quantile(values, levels).tolist())
+            took = f"{spent:.2f}" if name != "start" else "–"
+            print(f"| {name} | {background} | {len(chosen)} | {rate:.0f} | {spread} | {took} |")
+    print("\n| verdict | poses | successes | worst mm |\n|---|---|---|---|")
+    for verdict in ("pass", "warn", "fail"):
+        values = torch.tensor([float(r["error_mm"]) for r in found if r["verdict"] == verdict])
+        if len(values):
+            good = int((values < SUCCESS_MM).sum())
+            print(f"| {verdict} | {len(values)} | {good} | {values.max():.2f} |")
+
+
+def spread(network: Pehl, count: int):
     """RMS distance of the results of many starts from their mean, on the detector (RMSDproj)."""
     print("| iterations | RMSDproj mm |\n|---|---|")
     (case, _), *_ = scenes(1, anatomy=True)
@@ -119,7 +168,7 @@ def spread(count: int):
     random = Generator().manual_seed(SEED)
     starts = [true + (START * torch.randn(6, generator=random)).double() for _ in range(count)]
     for iterations in (1, 3, 6, 9):
-        method, shadows = Pehl(weights=WEIGHTS, iterations=iterations), []
+        method, shadows = replace(network, iterations=iterations), []
         for start in starts:
             at = AffineTransform(placement.matrices(start))
             found = method.register(case.pair, at).transform
@@ -133,28 +182,24 @@ HEAD = (
     "| method | background | poses | success % | 25 % mm | median mm | 75 % mm | 95 % mm | processor s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
-WEIGHTS = "pehl-implant"
+BACKGROUNDS = ("random", "anatomy")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("protocol", "classical", "spread"))
+    parser.add_argument("part", choices=("pehl", "classical", "spread", "table"))
     parser.add_argument("--poses", type=int, default=20)
-    parser.add_argument("--weights", default=WEIGHTS)
+    parser.add_argument("--weights", default="pehl-implant")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    WEIGHTS = given.weights
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
+    network = Pehl(given.weights)
+    refinement = load_method("projection-hybrid").stages[1]
+    chosen = {"start": None, **{f"PEHL, {n}": replace(network, iterations=n) for n in (1, 3, 9)}}
+    chosen["hybrid"] = Chain((network, refinement))
+    if given.part == "classical":
+        chosen = {"MI, then GC (Powell)": load_method("projection"), "GC (gradient)": refinement}
     if given.part == "spread":
-        spread(given.poses)
-    else:
-        hybrid = replace(load_method("projection-hybrid"))
-        if given.part == "protocol":
-            chosen = {f"PEHL, {n}": Pehl(WEIGHTS, iterations=n) for n in (1, 3, 9)}
-        else:
-            chosen = {
-                "PEHL, 3": Pehl(WEIGHTS),
-                "hybrid": hybrid,
-                "MI, then GC (Powell)": load_method("projection"),
-            }
-        print(HEAD)
-        for anatomy in (False, True):
-            compare(chosen, given.poses, anatomy=anatomy)
+        spread(network, given.poses)
+    elif given.part != "table":
+        compare(chosen, range(given.poses), given.weights)
+    table(given.weights)
