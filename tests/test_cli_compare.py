@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_cli import call
-from test_comparison import cases  # noqa: F401  a fixture
+from test_comparison import cases as cases_files  # noqa: F401  a fixture
 from test_report import Page, chromium
 from typer.testing import CliRunner
 
@@ -28,7 +28,9 @@ def made_up(folder: Path, cases: int, methods=METHODS, labels: int = 3) -> Compa
     for case in range(cases):
         for number, method in enumerate(methods):
             failed = number == len(methods) - 1 and case % 5 == 4
-            value = float(np.clip(hard[case] + (0.1, 0.2)[number == 1] + random.normal(0, 0.02), 0, 1))
+            value = float(
+                np.clip(hard[case] + (0.1, 0.2)[number == 1] + random.normal(0, 0.02), 0, 1)
+            )
             scores = {} if failed else {"dice": value, "hd95_mm": 9 - 8 * value, "ndv_percent": 0.0}
             record = Record(
                 f"case {case}",
@@ -46,7 +48,9 @@ def made_up(folder: Path, cases: int, methods=METHODS, labels: int = 3) -> Compa
                 LabelScores(n, f"label {n}", value, 1.0) for n in range(labels)
             )  # fmt: skip
             entries.append(Entry(record, {}, shown))
-    found = [Contender(name, name, {"method": {"name": name}}, name == "identity") for name in methods]
+    found = [
+        Contender(name, name, {"method": {"name": name}}, name == "identity") for name in methods
+    ]
     settings = {"reference": "ours", "score": None, "margin": 0.01, "starts": 0}
     folder.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(folder, entries, found, ("a note",), settings)
@@ -54,10 +58,10 @@ def made_up(folder: Path, cases: int, methods=METHODS, labels: int = 3) -> Compa
     return comparison
 
 
-def test_a_command_compares_and_continues(cases, tmp_path):  # noqa: F811
+def test_a_command_compares_and_continues(cases_files, tmp_path):
     quick = tmp_path / "rigid.toml"
     quick.write_text('name = "linear"\ntransform = "rigid"\n')
-    command = ("compare", cases / "cases.csv", "--methods", quick, "-o", tmp_path / "out",
+    command = ("compare", cases_files / "cases.csv", "--methods", quick, "-o", tmp_path / "out",
                "--workers", 1, "--no-report", "--json")  # fmt: skip
     answer = call(*command)
     assert (answer["records"], answer["new"], answer["kept"]) == (6, 6, 0)
@@ -75,15 +79,18 @@ def test_a_command_compares_and_continues(cases, tmp_path):  # noqa: F811
     [
         (["--methods", "rigit"], "did you mean 'rigid'"),
         (["--methods", "rigid", "--transform-of", "lab"], "NAME=PATTERN"),
-        (["--methods", "rigid", "--transform-of", "lab={nam}.h5"], r"has \{nam\}; known are \{name\}"),
+        (
+            ["--methods", "rigid", "--transform-of", "lab={nam}.h5"],
+            r"has \{nam\}; known are \{name\}",
+        ),
         (["--transform-of", "a=b", "--transform-of", "a=c"], "the name 'a' twice"),
         (["--methods", "rigid", "--margin", "-1"], "margin must be more than 0"),
         (["--methods", "rigid", "--score", "dise"], "did you mean 'dice'"),
     ],
 )
-def test_wrong_options_are_refused(options, says, cases, tmp_path):  # noqa: F811
+def test_wrong_options_are_refused(options, says, cases_files, tmp_path):
     done = CliRunner().invoke(
-        app, ["compare", str(cases / "cases.csv"), "-o", str(tmp_path / "out"), *options]
+        app, ["compare", str(cases_files / "cases.csv"), "-o", str(tmp_path / "out"), *options]
     )
     assert done.exit_code == 2 and re.search(says, done.stderr), done.stderr
     assert not (tmp_path / "out").exists()

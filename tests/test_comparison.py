@@ -79,7 +79,10 @@ def cases(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def in_turn(monkeypatch):
-    """Runs the jobs here, one after another, and lists them: the cluster is tested elsewhere."""
+    """Runs the jobs here, one after another, and lists them; the page has no plots.
+
+    The cluster and the plots are tested elsewhere.
+    """
     done = []
 
     def run(function, jobs, *, place, limits, callback):
@@ -92,6 +95,9 @@ def in_turn(monkeypatch):
             callback(end)
 
     monkeypatch.setattr("hybridreg.comparison.run.run", run)
+    monkeypatch.setattr("hybridreg.comparison.page.box_plots", lambda *_: [])
+    for plot in ("cost_plot", "rank_plot"):
+        monkeypatch.setattr(f"hybridreg.comparison.page.{plot}", lambda _: None)
     return done
 
 
@@ -102,7 +108,9 @@ def compared(cases, tmp_path_factory):
     methods = {**METHODS, "crashes": Shift(wrong="crash")}
     settings = Settings(reference="rigid", margin=0.05)
     limits = Limits(attempts=1)
-    return compare(cases / "cases.csv", methods, out, settings=settings, place=Local(1), limits=limits)
+    return compare(
+        cases / "cases.csv", methods, out, settings=settings, place=Local(1), limits=limits
+    )
 
 
 def test_every_case_and_method_has_a_record_with_scores_and_costs(compared):
@@ -160,7 +168,7 @@ def test_only_what_is_new_runs(cases, tmp_path, in_turn):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     lines = (cases / "cases.csv").read_text().splitlines()
     table.write_text("\n".join(lines[:3]) + "\n")
-    methods, out = {"rigid": RIGID, "shift": Shift()}, tmp_path / "out"
+    methods, out = {"rigid": STILL, "shift": Shift()}, tmp_path / "out"
 
     def ran(**changes) -> list[str]:
         in_turn.clear()
@@ -186,19 +194,19 @@ def test_a_killed_comparison_resumes_with_nothing_lost_or_done_twice(cases, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(cases / "cases.csv", {"rigid": RIGID}, out, report=False, callback=until_killed)
+        compare(cases / "cases.csv", {"rigid": STILL}, out, report=False, callback=until_killed)
     statuses = [record.status for record in read_records(out / "records.csv")]
     assert statuses == ["done"] * 4 + ["missing"] * 2
     # Killed between the worker's output and the record of it:
     (out / "cases" / "case 1" / "rigid.json").unlink()
-    found = compare(cases / "cases.csv", {"rigid": RIGID}, out, report=False)
+    found = compare(cases / "cases.csv", {"rigid": STILL}, out, report=False)
     assert len(in_turn) == len(set(in_turn)) == 6 and found.kept == 4
     assert [record.status for record in found.records] == ["done"] * 6
     assert all(record.scores["dice"] > 0 for record in found.records)
 
 
 def test_a_failure_is_kept_until_it_is_tried_again(cases, tmp_path, in_turn):
-    methods = {"rigid": RIGID, "fails": Shift(wrong="raise")}
+    methods = {"rigid": STILL, "fails": Shift(wrong="raise")}
     found = compare(cases / "cases.csv", methods, tmp_path / "out", report=False)
     (failed,) = [record for record in found.records if record.status == "failed"]
     assert (failed.name, failed.method, failed.reason) == ("case 1", "fails", "there is a spot")
@@ -252,7 +260,9 @@ def test_the_capture_range_ends_at_the_first_start_that_is_lost():
     near, far = TOLERANCE_MM / 2, TOLERANCE_MM * 2
     assert capture_mm({}) is None
     assert capture_mm({"0": (7.0, far)}) == 0
-    assert capture_mm({"0": (7.0, near), "1": (12.0, near), "2": (20.0, far), "3": (30.0, near)}) == 12
+    assert (
+        capture_mm({"0": (7.0, near), "1": (12.0, near), "2": (20.0, far), "3": (30.0, near)}) == 12
+    )
     assert capture_mm({"0": (7.0, near), "1": (None, None)}) == 7
 
 
@@ -276,7 +286,7 @@ def test_the_volume_that_folds_is_that_of_the_field_that_was_found(cases, tmp_pa
     field = DisplacementField(vectors, grid)
     write_transform(tmp_path / "case 0.nii.gz", field)
     given = {"folded": str(tmp_path / "{name}.nii.gz")}
-    found = compare(rows, {"rigid": RIGID}, tmp_path / "out", transforms=given, report=False)
+    found = compare(rows, {"rigid": STILL}, tmp_path / "out", transforms=given, report=False)
     (record,) = [r for r in found.records if r.method == "folded"]
     whole = non_diffeomorphic_percent(field)
     assert record.scores["ndv_percent"] > whole > 0  # of the foreground, which is smaller
@@ -335,17 +345,17 @@ def noted(rows, methods, folder) -> str:
 
 def test_what_weakens_a_comparison_is_said(cases, tmp_path, in_turn, caplog):
     rows = read_case_table(cases / "cases.csv")
-    few = noted(rows, {"rigid": RIGID}, tmp_path / "a")
+    few = noted(rows, {"rigid": STILL}, tmp_path / "a")
     assert "2 subjects, too few for p-values" in few and few in caplog.text.replace("\n", "\n")
-    one = noted(rows[:2], {"rigid": RIGID}, tmp_path / "b")
+    one = noted(rows[:2], {"rigid": STILL}, tmp_path / "b")
     assert "all cases are of one subject" in one
     unlabeled = [*rows[:2], replace(rows[2], fixed_labels=None, moving_labels=None)]
-    some = noted(unlabeled, {"rigid": RIGID}, tmp_path / "c")
+    some = noted(unlabeled, {"rigid": STILL}, tmp_path / "c")
     assert "1 of 3 cases have no labels (case 2)" in some
     nobody = [replace(row, subject="") for row in rows]
-    assert "no column subject" in noted(nobody, {"rigid": RIGID}, tmp_path / "d")
+    assert "no column subject" in noted(nobody, {"rigid": STILL}, tmp_path / "d")
     with pytest.raises(ValueError, match="the subject of 1 case"):
-        compare([*rows[:2], nobody[2]], {"rigid": RIGID}, tmp_path / "e")
+        compare([*rows[:2], nobody[2]], {"rigid": STILL}, tmp_path / "e")
 
 
 def test_methods_for_one_contrast_are_named_where_a_case_has_two(cases, tmp_path, in_turn):
@@ -355,14 +365,18 @@ def test_methods_for_one_contrast_are_named_where_a_case_has_two(cases, tmp_path
     write_image(tmp_path / "ct.nii", Image(ct, head.grid))
     rows = [replace(row, moving=tmp_path / "ct.nii")]
     assert "deformable-2d: for images of one contrast" in noted(
-        rows, {"rigid": RIGID, "deformable-2d": "deformable-2d"}, tmp_path / "out"
+        rows, {"rigid": STILL, "deformable-2d": "deformable-2d"}, tmp_path / "out"
     )
 
 
 def test_absent_peers_are_named(cases, tmp_path, in_turn, monkeypatch):
     monkeypatch.setattr("hybridreg.methods.peers.process.installed", lambda *_: "")
-    notes = noted(cases / "cases.csv", {"rigid": RIGID, "peers": "peers"}, tmp_path / "out")
-    for name, package in (("greedy", "picsl_greedy"), ("ants-syn", "antspyx"), ("fireants", "fireants")):
+    notes = noted(cases / "cases.csv", {"rigid": STILL, "peers": "peers"}, tmp_path / "out")
+    for name, package in (
+        ("greedy", "picsl_greedy"),
+        ("ants-syn", "antspyx"),
+        ("fireants", "fireants"),
+    ):
         assert f"{name} is left out: it needs the package {package}" in notes
     page = (tmp_path / "out" / "report.html").read_text()
     assert "greedy is left out" in page

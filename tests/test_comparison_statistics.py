@@ -146,7 +146,8 @@ def test_a_failure_counts_with_the_worst_score():
 
 def test_the_subject_is_the_unit_and_cases_without_a_score_do_not_count():
     table = score_table(
-        records({"a": [0.2, 0.4, 0.9, None], "b": [0.3, 0.5, 0.7, None]}, ["p", "p", "q", "r"]), DICE
+        records({"a": [0.2, 0.4, 0.9, None], "b": [0.3, 0.5, 0.7, None]}, ["p", "p", "q", "r"]),
+        DICE,
     )
     assert table.case_names == ("c0", "c1", "c2")
     assert table.subjects == pytest.approx(np.array([[0.3, 0.4], [0.9, 0.7]]))
@@ -171,7 +172,11 @@ def test_non_inferiority_is_shown_only_within_the_margin():
 
 
 def test_baselines_are_shown_but_neither_tested_nor_ranked():
-    values = {"identity": [0.1] * 8, "ref": np.linspace(0.5, 0.6, 8), "new": np.linspace(0.6, 0.8, 8)}
+    values = {
+        "identity": [0.1] * 8,
+        "ref": np.linspace(0.5, 0.6, 8),
+        "new": np.linspace(0.6, 0.8, 8),
+    }
     found = summarize(records(values), reference="ref", baselines=["identity"])
     assert [row.name for row in found.rows] == ["identity", "ref", "new"]
     assert [test.method for test in found.tests] == ["new"]
@@ -183,7 +188,8 @@ def test_baselines_are_shown_but_neither_tested_nor_ranked():
 def test_cases_that_some_method_has_not_reached_do_not_count():
     reached = records({"a": [0.5, 0.6, 0.7], "b": [0.6, 0.7, None]})
     waiting = [
-        Record(r.name, r.subject, r.method, "missing") if r.status == "failed" else r for r in reached
+        Record(r.name, r.subject, r.method, "missing") if r.status == "failed" else r
+        for r in reached
     ]
     found = summarize(waiting, reference="a")
     assert (found.cases, found.waiting) == (2, 1)

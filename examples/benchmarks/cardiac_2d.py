@@ -94,7 +94,10 @@ def method_table(records: dict[str, Sequence[Record]]) -> str:
             far = [np.nan if s["hd95_mm"] is None else s["hd95_mm"] for s in scores]
             rough, folds = ([s[n] for s in scores] for n in ("log_jacobian_sd", "folding_percent"))
             numbers = (np.mean(overlap), np.median(overlap), min(overlap))
-            cells = [f"{n:.4f}" for n in numbers] + [f"{np.nanmean(far):.2f}", f"{np.mean(rough):.3f}"]
+            cells = [f"{n:.4f}" for n in numbers] + [
+                f"{np.nanmean(far):.2f}",
+                f"{np.mean(rough):.3f}",
+            ]
             rows.append([method, onto, len(scores), *cells, f"{np.mean(folds):.4f}"])
     names = ["method", "onto", "pairs", "mean Dice", "median", "least", "mean HD95 mm"]
     return table([*names, "SD log J", "folds %"], rows)

@@ -169,7 +169,9 @@ def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow
         seed=0,
         place=Local(options.workers),
         limits=Limits(threads=options.threads, time_s=1800),
-        callback=lambda ended: print(ended.name, f"{ended.seconds:.0f} s", ended.reason, flush=True),
+        callback=lambda ended: print(
+            ended.name, f"{ended.seconds:.0f} s", ended.reason, flush=True
+        ),
     )
     words = "\n".join(f"- {sentence}" for sentence in sentences(comparison.summary))
     notes = "\n".join(f"- {note}" for note in comparison.notes)

@@ -140,7 +140,9 @@ def _contender(
         raise ValueError(f"{name}: {reason}")
     settings = {"method": describe_method(method)}
     settings |= files_of(settings)
-    versions = {k: v for part in parts(method) for k, v in getattr(part, "versions", dict)().items()}
+    versions = {
+        k: v for part in parts(method) for k, v in getattr(part, "versions", dict)().items()
+    }
     settings |= {"versions": versions} if versions else {}
     return Contender(name, source, json.loads(json.dumps(settings, default=str)), added)
 

@@ -49,6 +49,7 @@ def folder_of(root: Path, case: str, method: str) -> Path:
 
 
 def write_entry(root: Path, entry: Entry):
+    """Writes an entry beside its output folder, completely or not at all."""
     record = entry.record
     path = _path(root, record.name, record.method)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,9 @@ def write_entry(root: Path, entry: Entry):
         "starts": entry.starts,
     }
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(finite(values)) + "\n", encoding="utf-8", errors="backslashreplace")
+        partial.write_text(
+            json.dumps(finite(values)) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def read_entry(root: Path, case: str, method: str) -> Entry | None:
@@ -86,7 +89,9 @@ def entry_of_result(root: Path, case: str, method: str, **known: Any) -> Entry |
     about = result["comparison"]
     record = Record.of({**result, "preset": method}, case, config=about["config"], **known)
     inputs = {role: each["sha256"] for role, each in result["inputs"].items() if "sha256" in each}
-    return Entry(record, {**inputs, **about["inputs"]}, _labels(result["scores"]["after"]["labels"]))
+    return Entry(
+        record, {**inputs, **about["inputs"]}, _labels(result["scores"]["after"]["labels"])
+    )
 
 
 def _path(root: Path, case: str, method: str) -> Path:

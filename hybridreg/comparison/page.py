@@ -14,7 +14,6 @@ from hybridreg.comparison.entries import folder_of
 from hybridreg.comparison.plots import box_plots, cost_plot, rank_plot
 from hybridreg.comparison.summary import LabelRow, Summary
 from hybridreg.comparison.tables import (
-
     cost_table,
     failure_table,
     label_table,
@@ -86,7 +85,11 @@ def _facts(summary: Summary) -> list[str]:
     main = "no score" if summary.main is None else f"main score {summary.main.title}"
     margin = "" if summary.margin is None else f"margin {number(summary.margin)}"
     facts = [f"{summary.subjects} subjects", main, f"reference {summary.reference}", margin]
-    return [*filter(None, facts), f"hybridreg {version('hybridreg')}", "research software, not a medical device"]
+    return [
+        *filter(None, facts),
+        f"hybridreg {version('hybridreg')}",
+        "research software, not a medical device",
+    ]
 
 
 def _chosen_boxes(summary: Summary) -> list[str]:
@@ -111,7 +114,11 @@ def _worst(comparison: Comparison, links: dict[tuple[str, str], str]) -> Iterato
         return
     sign = comparison.summary.tables[main.name].sign
     for each in list(comparison.contenders)[:_PICTURED]:
-        done = [r for r in comparison.records if r.method == each.name and r.scores.get(main.name) is not None]
+        done = [
+            r
+            for r in comparison.records
+            if r.method == each.name and r.scores.get(main.name) is not None
+        ]
         if not done:
             continue
         record = min(done, key=lambda r: sign * r.scores[main.name])
@@ -130,7 +137,11 @@ def _pictures(path: Path) -> tuple[list[Panel], str]:
     drawn = Figures(views)
     outlined = "fixed_labels" in views and "moved_labels" in views
     rows = drawn.labels() if outlined else drawn.edges()
-    what = "outlines of fixed and moved labels over the fixed image" if outlined else "fixed edges over the moved image"
+    what = (
+        "outlines of fixed and moved labels over the fixed image"
+        if outlined
+        else "fixed edges over the moved image"
+    )
     return [row[len(row) // 2] for row in rows], what
 
 
@@ -140,5 +151,3 @@ def _methods(comparison: Comparison) -> list[tuple[str, str, str]]:
         (each.name, each.config, json.dumps(each.settings, indent=2, ensure_ascii=False))
         for each in comparison.contenders
     ]
-
-

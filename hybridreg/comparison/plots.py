@@ -35,7 +35,9 @@ _STYLE = {
 def look(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The color and marker of each method."""
     count = len(COLORS)
-    return {m: (COLORS[n % count], _MARKERS[n // count % len(_MARKERS)]) for n, m in enumerate(methods)}
+    return {
+        m: (COLORS[n % count], _MARKERS[n // count % len(_MARKERS)]) for n, m in enumerate(methods)
+    }
 
 
 def box_plot(table: ScoreTable) -> str:
@@ -52,14 +54,21 @@ def box_plot(table: ScoreTable) -> str:
             showfliers=len(table.cases) > _DOTS,
             flierprops={"markersize": 2, "markeredgecolor": "#777777"},
             medianprops={"color": "black"},
-            meanprops={"marker": "d", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 5},
+            meanprops={
+                "marker": "d",
+                "markerfacecolor": "white",
+                "markeredgecolor": "black",
+                "markersize": 5,
+            },
         )
         if len(table.cases) <= _DOTS:
             spread = np.random.default_rng(0).uniform(-0.16, 0.16, len(table.cases))
             for (color, marker), place, values in zip(
                 look(methods).values(), places, table.cases.T, strict=True
             ):
-                axes.scatter(values, place + spread, s=9, color=color, marker=marker, alpha=0.65, lw=0)
+                axes.scatter(
+                    values, place + spread, s=9, color=color, marker=marker, alpha=0.65, lw=0
+                )
         axes.set_yticks(places, methods)
         axes.set_xlabel(f"{table.headline.title} – {table.headline.better} is better")
         axes.grid(axis="x", color="#dddddd", lw=0.6)
@@ -128,4 +137,6 @@ def _uri(figure: Figure) -> str:
 
 def box_plots(tables: Mapping[str, ScoreTable], names: Sequence[str]) -> list[tuple[str, str]]:
     """(title, picture) of those of the scores that were measured."""
-    return [(tables[name].headline.title, box_plot(tables[name])) for name in names if name in tables]
+    return [
+        (tables[name].headline.title, box_plot(tables[name])) for name in names if name in tables
+    ]

@@ -112,7 +112,14 @@ def _labels(entries: Iterable[Entry]) -> str:
     for entry in entries:
         for each in entry.labels:
             table.writerow(
-                [entry.record.name, entry.record.method, each.label, each.name, each.dice, each.hd95_mm]
+                [
+                    entry.record.name,
+                    entry.record.method,
+                    each.label,
+                    each.name,
+                    each.dice,
+                    each.hd95_mm,
+                ]
             )
     return out.getvalue()
 

@@ -266,4 +266,6 @@ def _hashes(
             path = each.transform_of(row)
             files[f"{row.name}/{each.name}"] = {"transform": path} if path.is_file() else {}
     hashes = sha256_of_all(path for paths in files.values() for path in paths.values())
-    return {key: {role: hashes[path] for role, path in paths.items()} for key, paths in files.items()}
+    return {
+        key: {role: hashes[path] for role, path in paths.items()} for key, paths in files.items()
+    }

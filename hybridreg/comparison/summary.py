@@ -231,6 +231,11 @@ def label_rows(entries: Sequence[Entry], methods: Sequence[str]) -> list[LabelRo
             by_method = sums.setdefault(each.label, dict.fromkeys(methods, 0.0))
             by_method[entry.record.method] += each.dice
     return [
-        LabelRow(label, names[label], len(cases[label]), {m: s / len(cases[label]) for m, s in sums[label].items()})
+        LabelRow(
+            label,
+            names[label],
+            len(cases[label]),
+            {m: s / len(cases[label]) for m, s in sums[label].items()},
+        )
         for label in sorted(names)
     ]

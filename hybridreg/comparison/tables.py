@@ -33,6 +33,7 @@ class Table:
 
 
 def numeric(value: float | None, *, signed: bool = False) -> Cell:
+    """A number as text, sorted by its value."""
     return Cell(number(value, signed=signed), None if value is None else float(value))
 
 
@@ -51,7 +52,11 @@ def main_table(summary: Summary) -> Table:
         if main is not None:
             spread = row.scores[main.name]
             low = spread.interval and spread.interval.low
-            cells += [numeric(spread.mean), Cell(interval(spread.interval), low), numeric(spread.worst)]
+            cells += [
+                numeric(spread.mean),
+                Cell(interval(spread.interval), low),
+                numeric(spread.worst),
+            ]
         cells += [numeric(row.scores[score.name].mean) for score in others]
         rows.append(cells)
     return Table(
@@ -98,6 +103,7 @@ def test_table(summary: Summary, score: Headline, *, folded: bool = False) -> Ta
 
 
 def rank_table(summary: Summary) -> Table:
+    """Mean ranks of the methods, the best first."""
     rows = [
         [Cell(row.method), numeric(row.rank), Cell(interval(row.interval), row.interval.low),
          Cell(f"{row.best:.0%}", row.best)]
@@ -107,21 +113,27 @@ def rank_table(summary: Summary) -> Table:
 
 
 def label_table(rows: Sequence[LabelRow], methods: Sequence[str]) -> Table:
+    """Mean Dice of each label by method."""
     body = [
         [Cell(row.name), Cell(str(row.label), row.label), Cell(str(row.cases), row.cases),
          *(numeric(row.dice[name]) for name in methods)]
         for row in rows
     ]  # fmt: skip
-    return Table("Dice of each label", ["Label", "Number", "Cases", *methods], body, folded=len(rows) > 12)
+    return Table(
+        "Dice of each label", ["Label", "Number", "Cases", *methods], body, folded=len(rows) > 12
+    )
 
 
 def failure_table(records: Sequence[Record]) -> Table:
+    """Every failure with its reason."""
     rows = [[Cell(r.method), Cell(r.name), Cell(r.reason)] for r in records if r.status == "failed"]
     caption = "" if len(rows) <= LONGEST else f"The first {LONGEST} of {len(rows)}."
     return Table("Failures", ["Method", "Case", "Reason"], rows[:LONGEST], caption=caption)
 
 
-def record_table(records: Sequence[Record], summary: Summary, links: dict[tuple[str, str], str]) -> Table:
+def record_table(
+    records: Sequence[Record], summary: Summary, links: dict[tuple[str, str], str]
+) -> Table:
     """All records, the worst first by the main score where there are too many to show."""
     scores = [t.headline for t in summary.tables.values()]
     caption, shown = "", list(records)
@@ -157,7 +169,9 @@ def markdown(summary: Summary) -> str:
         tests = test_table(summary, summary.main)
         tables[f"Against {summary.reference}, {tests.title}:"] = tests
     tables["Cost:"] = cost_table(summary)
-    return "\n\n".join(f"{head}\n\n{_lines(table)}".strip() for head, table in tables.items()) + "\n"
+    return (
+        "\n\n".join(f"{head}\n\n{_lines(table)}".strip() for head, table in tables.items()) + "\n"
+    )
 
 
 def _lines(table: Table) -> str:

@@ -39,10 +39,12 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def interval(found: Interval | None) -> str:
+    """Both ends; a dash for None."""
     return "–" if found is None else f"{number(found.low)} to {number(found.high)}"
 
 
 def p_value(p: float | None) -> str:
+    """Three decimals without the leading zero; a dash for None."""
     if p is None:
         return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
@@ -61,6 +63,7 @@ def title(score: Headline, *, inside: bool = False) -> str:
 
 
 def subjects(needed: int | None) -> str:
+    """A number of subjects that is needed; a dash for None."""
     return "–" if needed is None else str(needed) if needed <= _MOST else f"over {_MOST}"
 
 

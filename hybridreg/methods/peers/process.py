@@ -54,12 +54,17 @@ def not_installed(distribution: str, python: str) -> str:
     where = f" for {python}" if python else ""
     return (
         f"it needs the package {distribution}, which is not installed{where}: pip install "
-        f"{distribution}, or name a Python that has it (python = \"...\" in its TOML file)"
+        f'{distribution}, or name a Python that has it (python = "..." in its TOML file)'
     )
 
 
 def run_script(
-    script: str, folder: Path, job: Mapping[str, Any], *, python: str = "", threads: int | None = None
+    script: str,
+    folder: Path,
+    job: Mapping[str, Any],
+    *,
+    python: str = "",
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """What a script answers, which works in a folder; RegistrationError if it fails or crashes."""
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -79,7 +84,9 @@ def run_script(
     return json.loads(answer.read_text(encoding="utf-8"))
 
 
-def affine_start(pair: ImagePair, initial: Transform, measure: str, threads: int | None) -> Transform:
+def affine_start(
+    pair: ImagePair, initial: Transform, measure: str, threads: int | None
+) -> Transform:
     """The start of a tool that takes aligned images: after hybridreg's affine by a measure, such as
     "lncc" for one contrast or "mi" for any two; the initial transform itself if it is empty."""
     if not measure:
@@ -107,7 +114,6 @@ def _ending(done: subprocess.CompletedProcess) -> str:
     if done.returncode < 0:
         return f"crashed ({signal.Signals(-done.returncode).name}){last}"
     return f"ended with code {done.returncode}{last}"
-
 
 
 def field_in_voxels(path: Path, grid: Grid) -> DisplacementField:

@@ -15,7 +15,9 @@ from convexAdam.convex_adam_MIND import convex_adam_pt
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text())
 images = [
-    torch.from_numpy(sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/{side}.nii.gz", sitk.sitkFloat32)))
+    torch.from_numpy(
+        sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/{side}.nii.gz", sitk.sitkFloat32))
+    )
     for side in ("fixed", "moving")
 ]
 field = convex_adam_pt(*images, device=torch.device("cpu"), dtype=torch.float32, **job)

@@ -12,7 +12,9 @@ from voxelmorph.nn.models import VxmPairwise
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text())
 images = [
-    sitk.DICOMOrient(sitk.ReadImage(f"{folder}/{side}.nii.gz", sitk.sitkFloat32), job["orientation"])
+    sitk.DICOMOrient(
+        sitk.ReadImage(f"{folder}/{side}.nii.gz", sitk.sitkFloat32), job["orientation"]
+    )
     for side in ("fixed", "moving")
 ]
 step = 2 ** len(job["features"])  # each level halves the image
