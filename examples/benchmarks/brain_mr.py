@@ -36,6 +36,7 @@ from hybridreg.records import Record
 
 TEST = list(itertools.permutations([1015, 1017, 1036, 1128], 2))
 RESCAN = [(1018, 1038), (1038, 1018)]
+THREADS = 2
 LINEAR = load_method("brain-lddmm").stages[0]  # the linear stages of brain-mr
 DEFAULT_ARMS = ("rigid", "affine", "bspline", "brain-mr", "elastix default", "greedy NCC")
 
@@ -79,7 +80,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=len(TEST), help="only so many of the first")
     parser.add_argument("--out", type=Path, default=Path("brain-mr"))
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
     folder = Path(os.environ["HYBRIDREG_DATA"]) / "oasis_malf35" / "subjects"
     options.out.mkdir(exist_ok=True)

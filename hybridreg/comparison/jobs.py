@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hybridreg import pipeline
 from hybridreg.case_files import LABELS, LANDMARKS, MASKS, POINTS, read_case, start_of
 from hybridreg.comparison.contenders import Contender
@@ -19,7 +21,7 @@ from hybridreg.io.output import TRANSFORM
 from hybridreg.io.tables import CaseRow
 from hybridreg.io.transforms import read_transform
 from hybridreg.outcome import Outcome
-from hybridreg.transforms import compose
+from hybridreg.transforms import affine_of, compose
 
 _INPUTS = (*MASKS, *POINTS, *LABELS, *LANDMARKS)
 _COMPARED_POINTS = 5_000  # about, at which two results are compared
@@ -86,6 +88,9 @@ def compute(root: Path, conditions: Conditions, key: str, job: Job) -> dict[str,
 
 def _folded_volume(outcome: Outcome) -> float | None:
     pair = outcome.case.pair
+    affine = affine_of(outcome.transform, pair.dimension)
+    if affine is not None:  # everywhere or nowhere
+        return 100.0 * bool(torch.linalg.det(affine.linear) <= 0)
     _, inside = evaluated_region(pair.fixed, pair.fixed_mask)
     return non_diffeomorphic_percent(outcome.displacement, mask=inside)
 

@@ -72,6 +72,11 @@ def non_diffeomorphic_percent(
     if min(grid.shape) < 2:
         return None
     inside = torch.ones(grid.shape, dtype=torch.bool) if mask is None else _inside(mask, field)
+    if not inside.any():
+        return None
+    box = _box(inside)
+    inside, vectors = inside[box], vectors[(slice(None), *box)]
+    grid = grid.crop([part.start for part in box], [part.stop for part in box])
     voxels_by_mm = grid.physical_to_voxel()[:-1, :-1].to(vectors)
     inverted, cells = 0.0, 0
     for rows, _ in grid.slabs(1 << 18):
@@ -81,6 +86,16 @@ def non_diffeomorphic_percent(
         inverted += (_inverted_volume(displacement) * used).sum(dtype=torch.float64).item()
         cells += int(used.sum())
     return 100 * inverted / cells if cells else None
+
+
+def _box(inside: Tensor) -> tuple[slice, ...]:
+    """The smallest box around the voxels inside."""
+    ends = []
+    for axis in range(inside.ndim):
+        others = [other for other in range(inside.ndim) if other != axis]
+        where = inside.any(dim=others).nonzero() if others else inside.nonzero()
+        ends.append(slice(int(where[0]), int(where[-1]) + 1))
+    return tuple(ends)
 
 
 def _inverted_volume(displacement: Tensor) -> Tensor:
