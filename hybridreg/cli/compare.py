@@ -14,10 +14,13 @@ from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, session
 
 
 def compare(
-    table: Annotated[Path, typer.Argument(metavar="CASES.csv", help="Table of cases.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write; one of a comparison is continued.")
     ],
+    table: Annotated[
+        Path | None, typer.Argument(metavar="[CASES.csv]", help="Table of cases.")
+    ] = None,
+    pairs_of: cases.PairsOf = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -78,13 +81,14 @@ def compare(
     with session(as_json=json, quiet=quiet) as current:
         names = [name.strip() for name in methods.split(",") if name.strip()]
         transforms = _transforms(transform_of or [])
-        check_files(table)
+        check_files(table, pairs_of)
         for name in names:
             check_method(None if name == "peers" else name)
         check_initial(initial)
         check_device(device)
         place = cases.place_of(workers, scheduler, slurm)
         limits = cases.limits_of(case_time, case_memory, threads)
+        rows = cases.read_rows(current, table, pairs_of)
         from hybridreg.choices import INITIALIZATIONS
         from hybridreg.comparison import Settings
         from hybridreg.comparison import compare as run
@@ -98,7 +102,7 @@ def compare(
             progress(ended)
 
         comparison = run(
-            table,
+            rows,
             names,
             out,
             settings=settings,
