@@ -67,7 +67,7 @@ def box_plot(table: ScoreTable) -> str:
                 look(methods).values(), places, table.cases.T, strict=True
             ):
                 axes.scatter(
-                    values, place + spread, s=9, color=color, marker=marker, alpha=0.65, lw=0
+                    values, place + spread, s=14, color=color, marker=marker, alpha=0.65, lw=0
                 )
         axes.set_yticks(places, methods)
         axes.set_xlabel(f"{table.headline.title} – {table.headline.better} is better")

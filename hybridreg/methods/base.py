@@ -69,7 +69,10 @@ class RegistrationResult:
 class RegistrationMethod(Protocol):
     """Aligns a moving image to a fixed one: moving(T(x)) ~ fixed(x), x in LPS mm.
 
-    A method for another type of pair than ``ImagePair`` names it in a class attribute ``accepts``.
+    A method for another type of pair than ``ImagePair`` names it in a class attribute ``accepts``, and
+    one for volumes alone has ``dimensions = (3,)``. One that needs what may not be there has
+    ``missing()``, which says what to install or to name, and ``versions()`` of it: a comparison asks
+    before anything runs.
     """
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult: ...
