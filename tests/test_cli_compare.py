@@ -58,7 +58,7 @@ def made_up(folder: Path, cases: int, methods=METHODS, labels: int = 3) -> Compa
     return comparison
 
 
-def test_a_command_compares_and_continues(cases_files, tmp_path):
+def test_a_command_compares_and_continues(cases_files, tmp_path):  # noqa: F811
     quick = tmp_path / "rigid.toml"
     quick.write_text('name = "linear"\ntransform = "rigid"\n')
     command = ("compare", cases_files / "cases.csv", "--methods", quick, "-o", tmp_path / "out",
@@ -88,7 +88,7 @@ def test_a_command_compares_and_continues(cases_files, tmp_path):
         (["--methods", "rigid", "--score", "dise"], "did you mean 'dice'"),
     ],
 )
-def test_wrong_options_are_refused(options, says, cases_files, tmp_path):
+def test_wrong_options_are_refused(options, says, cases_files, tmp_path):  # noqa: F811
     done = CliRunner().invoke(
         app, ["compare", str(cases_files / "cases.csv"), "-o", str(tmp_path / "out"), *options]
     )

@@ -37,7 +37,7 @@ _PICTURED = 12  # methods whose worst case is shown
 
 
 @dataclass(frozen=True)
-class WorstCase:
+class Worst:
     """The worst finished case of a method, with pictures if there are any."""
 
     method: str
@@ -107,7 +107,7 @@ def _links(folder: Path, records: Sequence[Record]) -> dict[tuple[str, str], str
     return found
 
 
-def _worst(comparison: Comparison, links: dict[tuple[str, str], str]) -> Iterator[WorstCase]:
+def _worst(comparison: Comparison, links: dict[tuple[str, str], str]) -> Iterator[Worst]:
     """The worst finished case of each method by the main score."""
     main = comparison.summary.main
     if main is None or not comparison.summary.cases:
@@ -126,7 +126,7 @@ def _worst(comparison: Comparison, links: dict[tuple[str, str], str]) -> Iterato
         text += f", verdict {record.verdict}" if record.verdict else ""
         panels, what = _pictures(folder_of(comparison.folder, record.name, each.name) / VIEWS)
         link = links.get((record.name, each.name), "")
-        yield WorstCase(each.name, record.name, text, link, panels, what)
+        yield Worst(each.name, record.name, text, link, panels, what)
 
 
 def _pictures(path: Path) -> tuple[list[Panel], str]:
