@@ -80,8 +80,8 @@ def test_a_command_compares_and_continues(cases_files, tmp_path):  # noqa: F811
         (["--methods", "rigit"], "did you mean 'rigid'"),
         (["--methods", "rigid", "--transform-of", "lab"], "NAME=PATTERN"),
         (
-            ["--methods", "rigid", "--transform-of", "lab={nam}.h5"],
-            r"has \{nam\}; known are \{name\}",
+            ["--methods", "rigid", "--transform-of", "lab={subjet}.h5"],
+            r"has \{subjet\}; known are \{name\}",
         ),
         (["--transform-of", "a=b", "--transform-of", "a=c"], "the name 'a' twice"),
         (["--methods", "rigid", "--margin", "-1"], "margin must be more than 0"),

@@ -17,6 +17,7 @@ from hybridreg.comparison.statistics import (
     worst_mean,
 )
 from hybridreg.comparison.summary import summarize
+from hybridreg.comparison.tables import main_table
 from hybridreg.comparison.words import sentences
 from hybridreg.records import HEADLINES, Record
 
@@ -194,3 +195,14 @@ def test_cases_that_some_method_has_not_reached_do_not_count():
     found = summarize(waiting, reference="a")
     assert (found.cases, found.waiting) == (2, 1)
     assert found.row("a").scores["dice"].mean == pytest.approx(0.55)
+
+
+def test_a_score_that_a_method_cannot_have_is_no_failure_of_it():
+    found = records({"ref": [5.0, 8.0, 9.0], "lost": [None] * 3}, score="capture_mm")
+    found += [Record(f"c{n}", f"s{n}", "given", scores={"dice": 0.5}) for n in range(3)]
+    summary = summarize(found, reference="ref", score="capture_mm")
+    assert [row.name for row in summary.rows if "capture_mm" in row.scores] == ["ref", "lost"]
+    assert summary.row("lost").scores["capture_mm"].mean == 0
+    assert [test.method for test in summary.tests_of(summary.main)] == ["lost"]
+    assert "given" not in "".join(sentences(summary)[1])
+    assert main_table(summary).rows[2][1].text == "–"

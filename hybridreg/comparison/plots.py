@@ -80,7 +80,8 @@ def cost_plot(summary: Summary) -> str | None:
     """The main score against the median seconds of a registration; None without times."""
     main = summary.main
     timed = [row for row in summary.rows if row.costs.register_s and row.name != "identity"]
-    if main is None or len(timed) < 2:
+    timed = [row for row in timed if main is not None and main.name in row.scores]
+    if len(timed) < 2:
         return None
     styles = look([row.name for row in summary.rows])
     with _drawing(6.2, 3.6) as (figure, axes):

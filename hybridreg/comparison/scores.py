@@ -64,9 +64,14 @@ def score_table(records: Sequence[Record], score: Headline) -> ScoreTable:
     """One score of all cases that at least one method has it of.
 
     A method that lacks it there, since it failed or its result has no such score, gets the worst
-    possible value, or the worst of any method in any case where there is no bound.
+    possible value, or the worst of any method in any case where there is no bound. A method whose
+    finished results never have it, such as the capture range of a given transform, is left out.
     """
-    methods = tuple(dict.fromkeys(record.method for record in records))
+    done = {record.method for record in records if record.status == "done"}
+    having = {r.method for r in records if r.scores.get(score.name) is not None}
+    every = dict.fromkeys(record.method for record in records)
+    methods = tuple(method for method in every if method in having or method not in done)
+    records = [record for record in records if record.method in methods]
     column = {name: number for number, name in enumerate(methods)}
     rows: dict[str, np.ndarray] = {}
     subject: dict[str, str] = {}

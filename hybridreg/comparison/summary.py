@@ -35,7 +35,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method: counts of its cases, its scores by name, and what it costs."""
+    """One method: counts of its cases, those of its scores that were measured, and what it costs."""
 
     name: str
     done: int
@@ -137,6 +137,7 @@ def summarize(
     ranks, friedman, difference = (), None, None
     if main is not None and len(ranked) > 1:
         table = tables[main.name]
+        ranked = [name for name in ranked if name in table.methods]
         gains = table.sign * table.of(ranked)
         found = st.mean_ranks(gains)
         rows = zip(ranked, found.mean.tolist(), found.intervals, found.best.tolist(), strict=True)
@@ -161,7 +162,9 @@ def summarize(
 def _tests(
     table: ScoreTable, reference: str, methods: Sequence[str], margin: float | None
 ) -> list[Test]:
-    others = [name for name in methods if name != reference]
+    others = [name for name in methods if name != reference and name in table.methods]
+    if reference not in table.methods:
+        return []
     ours = table.of([reference])[:, 0]
     differences = [table.of([name])[:, 0] - ours for name in others]
     p_values = [st.wilcoxon_p(each) for each in differences]
@@ -187,6 +190,8 @@ def _method_row(
 ) -> MethodRow:
     scores = {}
     for key, table in tables.items():
+        if name not in table.methods:
+            continue
         column = table.methods.index(name)
         values = table.subjects[:, column]
         worst = table.sign * st.worst_mean(table.sign * table.cases[:, column : column + 1])[0]

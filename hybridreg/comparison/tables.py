@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hybridreg.comparison.summary import LabelRow, Summary
+from hybridreg.comparison.summary import LabelRow, Spread, Summary
 from hybridreg.comparison.words import interval, number, p_value, subjects
 from hybridreg.records import Headline, Record
 
@@ -50,18 +50,20 @@ def main_table(summary: Summary) -> Table:
     for row in summary.rows:
         cells = [Cell(row.name)]
         if main is not None:
-            spread = row.scores[main.name]
-            low = spread.interval and spread.interval.low
-            cells += [
-                numeric(spread.mean),
-                Cell(interval(spread.interval), low),
-                numeric(spread.worst),
-            ]
-        cells += [numeric(row.scores[score.name].mean) for score in others]
+            cells += _main_cells(row.scores.get(main.name))
+        means = [row.scores.get(score.name) for score in others]
+        cells += [numeric(spread and spread.mean) for spread in means]
         rows.append(cells)
     return Table(
         "Scores", columns, rows, caption="Means over subjects; failures count with the worst score."
     )
+
+
+def _main_cells(spread: Spread | None) -> list[Cell]:
+    if spread is None:
+        return [numeric(None)] * 3
+    low = spread.interval and spread.interval.low
+    return [numeric(spread.mean), Cell(interval(spread.interval), low), numeric(spread.worst)]
 
 
 def cost_table(summary: Summary) -> Table:

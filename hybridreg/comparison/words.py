@@ -80,7 +80,8 @@ def _best(summary: Summary) -> Iterator[str]:
         yield "No score was measured."
         return
     sign = summary.tables[main.name].sign
-    order = sorted(summary.rows, key=lambda row: -sign * row.scores[main.name].mean)
+    rows = [row for row in summary.rows if main.name in row.scores]
+    order = sorted(rows, key=lambda row: -sign * row.scores[main.name].mean)
     first, spread = order[0], order[0].scores[main.name]
     within = f" (95 % interval {interval(spread.interval)})" if spread.interval else ""
     yield (
