@@ -17,7 +17,6 @@ from hybridreg.phantoms import blobs
 from hybridreg.registry import DESCRIPTORS
 from hybridreg.testing import DESCRIPTOR_CHECKS, check_descriptor
 
-
 NEED_A_FILE = ("pca", "autoencoder", "anatomy", "torchscript")  # see test_learned_descriptors
 
 

@@ -7,7 +7,7 @@ from scipy import ndimage
 from sklearn.metrics import mutual_info_score
 
 from hybridreg.registry import MEASURES
-from hybridreg.similarity import LNCC, MI, Mixed, NCC, SSD, box_sum
+from hybridreg.similarity import LNCC, MI, NCC, SSD, Mixed, box_sum
 from hybridreg.testing import MEASURE_CHECKS, check_measure
 
 
