@@ -37,20 +37,23 @@ from hybridreg.config import load_method
 from hybridreg.evaluation import dice
 from hybridreg.geodesics import GeodesicTransform
 from hybridreg.images import Image
+from hybridreg.io.checkpoints import packaged_weights
 from hybridreg.io.images import read_image, read_labels
-from hybridreg.methods.base import RegistrationResult
+from hybridreg.methods.base import RegistrationMethod, RegistrationResult
 from hybridreg.methods.quicksilver.contrast import remapped
 from hybridreg.methods.quicksilver.prediction import Predictor, trained, upright_grid
 from hybridreg.momentum import along_axes
 from hybridreg.network_inputs import on_grid, scaled
 from hybridreg.preprocessing import coarser
+from hybridreg.similarity import LNCC, MI
 from hybridreg.transforms import DisplacementField, Transform, parts_of
 from hybridreg.warping import jacobian_determinant, warp
 
 HERE = Path(__file__).parent
 ROWS = HERE / "quicksilver.csv"
 COLUMNS = ("part", "pair", "arm", "measure", "value")
-SLICES, BRAINS = (load_method(f"quicksilver-{name}").stages[0] for name in ("2d", "brain"))
+BRAINS = load_method("affine-fast")
+SLICES = replace(BRAINS, similarity=LNCC(4), levels_mm=(4.0, 2.0))
 LDDMM_2D = load_method(
     {
         "name": "lddmm",
@@ -71,7 +74,8 @@ LDDMM_3D = load_method(
         "sigma": 0.03,
     }
 )
-REFINE = load_method("quicksilver-brain-refined").stages[-1]
+FAST = load_method("brain-fast").stages[-1]
+REFINE = replace(FAST, iterations=FAST.iterations[-2:])  # its finest levels alone
 
 
 def data() -> Path:
@@ -172,15 +176,24 @@ def network(name: str, **more):
     return load_method({"name": "quicksilver", "weights": f"quicksilver-{name}", **more})
 
 
-def corrected(name: str):
-    return network(name, correction=f"quicksilver-{name}-correction")
+def networks(name: str) -> dict[str, RegistrationMethod]:
+    """The arms of a network, as far as its weights are there."""
+    found = {"prediction": network(name)}
+    if (correction := f"quicksilver-{name}-correction") in packaged_weights():
+        found["corrected"] = network(name, correction=correction)
+    return found
+
+
+def predictor_of(name: str) -> Predictor:
+    last = list(networks(name).values())[-1]
+    return trained(last.weights, last.correction)
 
 
 # Parts
 
 
 def compared_slices(count: int):
-    predictor = trained("quicksilver-2d", "quicksilver-2d-correction")
+    predictor = predictor_of("2d")
     for fixed, moving in test_slices(count):
         if done("slices", f"{fixed}-{moving}"):
             continue
@@ -191,15 +204,14 @@ def compared_slices(count: int):
         name = f"{fixed}-{moving}"
         add("slices", name, "affine", momentum=1, **fit(pair, start, target.transform))
         add("slices", name, "LDDMM", s=seconds, **fit(pair, target.transform, target.transform))
-        for arm, method in (("prediction", network("2d")), ("corrected", corrected("2d"))):
+        for arm, method in networks("2d").items():
             found, seconds = timed(method.register, pair, start)
             add("slices", name, arm, momentum=momentum[arm], s=seconds,
                 **fit(pair, found.transform, target.transform))  # fmt: skip
 
 
 def compared_brains(count: int):
-    predictor = trained("quicksilver-brain", "quicksilver-brain-correction")
-    fast = load_method("brain-fast").stages[-1]
+    predictor = predictor_of("brain")
     for fixed, moving in TEST[:count]:
         name = f"{fixed}-{moving}"
         if done("brains", name):
@@ -215,13 +227,13 @@ def compared_brains(count: int):
 
         add("brains", name, "affine", momentum=1, **scores(start))
         add("brains", name, "LDDMM", s=seconds, **scores(total))
-        for arm, method in (("prediction", network("brain")), ("corrected", corrected("brain"))):
+        for arm, method in networks("brain").items():
             found, seconds = timed(method.register, pair, start)
             add("brains", name, arm, momentum=momentum[arm], s=seconds, **scores(found.transform))
             if arm == "prediction":
                 refined, more = timed(REFINE.register, full, found.transform)
                 add("brains", name, "refined", s=seconds + more, **scores(refined.transform))
-        found, seconds = timed(fast.register, full, start)
+        found, seconds = timed(FAST.register, full, start)
         add("brains", name, "brain-fast", s=seconds, **scores(found.transform))
         found, seconds = timed(REFINE.register, full, start)
         add("brains", name, "two levels", s=seconds, **scores(found.transform))
@@ -229,7 +241,7 @@ def compared_brains(count: int):
 
 def contrasts(count: int):
     """Moving slices with every tissue in another brightness: one random curve each."""
-    rival = replace(LDDMM_2D, similarity=load_method({"name": "instance", "similarity": "mi"}).similarity)
+    rival = replace(LDDMM_2D, similarity=MI())
     for fixed, moving in test_slices(count):
         name = f"{fixed}-{moving}"
         if done("contrast", name):
@@ -245,12 +257,14 @@ def contrasts(count: int):
             return fit(pair, found, target)  # the images of one contrast, moved by what was found
 
         add("contrast", name, "affine", **scores(start))
-        for arm, method, images in (
+        arms = [
             ("one contrast, its network", network("2d"), pair),
-            ("two contrasts, its network", network("2d-multimodal"), other),
             ("two contrasts, network of one", network("2d"), other),
             ("two contrasts, LDDMM by MI", rival, other),
-        ):
+        ]
+        if "quicksilver-2d-multimodal" in packaged_weights():
+            arms.append(("two contrasts, their network", network("2d-multimodal"), other))
+        for arm, method, images in arms:
             found, seconds = timed(method.register, images, start)
             add("contrast", name, arm, s=seconds, **scores(found.transform))
 

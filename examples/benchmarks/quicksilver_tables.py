@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from quicksilver import (
     BRAINS,
+    FAST,
     LDDMM_2D,
     LDDMM_3D,
     REFINE,
@@ -25,7 +26,6 @@ from quicksilver import (
 )
 from sections import table, write_section
 
-from hybridreg.config import load_method
 from hybridreg.io.checkpoints import packaged_weights, read_card
 from hybridreg.similarity import SSD
 
@@ -124,8 +124,7 @@ def times():
         ):
             add("times", name, arm, s=_seconds(method, pair, start, repeats))
     start = BRAINS.register(full).transform
-    fast = load_method("brain-fast").stages[-1]
-    add("times", "brain, 1 mm", "brain-fast", s=_seconds(fast, full, start, 1))
+    add("times", "brain, 1 mm", "brain-fast", s=_seconds(FAST, full, start, 1))
     predicted = network("brain").register(full, start).transform
     refined = _seconds(network("brain"), full, start, 1) + _seconds(REFINE, full, predicted, 1)
     add("times", "brain, 1 mm", "network and instance", s=refined)

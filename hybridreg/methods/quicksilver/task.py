@@ -112,7 +112,7 @@ class MomentumTask:
     def _arguments(self) -> dict[str, Any]:
         dimension = self._facts["dimension"]
         if self.start is None:
-            scale = _scale(self._patches(self.train))
+            scale = _scale(self._training_patches)
         else:
             scale = self.start.card.arguments["scale"]  # its last layer is for that
         return {"dimension": dimension, "width": self.width, "dropout": self.dropout, "scale": scale}
