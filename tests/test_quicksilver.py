@@ -589,6 +589,7 @@ def test_the_output_names_the_data_of_the_weights_and_shows_the_uncertainty(fold
     page = (out / "report.html").read_text()
     assert "Trained on" in page and "phantoms" in page
     assert "Standard deviation of the displacement" in page and "Uncertainty" in page
+    assert page.count("moving image enlarged") == 1  # the bar of the Jacobian alone
     plain = run(Case(blobs(dimension=2).pair), Quicksilver(weights(folder, 2)))
     other = plain.save(tmp_path / "plain")
     assert not (other / "uncertainty.nii.gz").exists()

@@ -87,10 +87,11 @@ Draw = Callable[[Plane, int], dict[str, str]]  # the pictures of a slice by name
 
 @dataclass(frozen=True)
 class ColorBar:
-    """The legend of a map: CSS colors and numbers from its low to its high end."""
+    """The legend of a map: CSS colors, numbers and words from its low to its high end."""
 
     colors: Sequence[str]
     ticks: Sequence[str]
+    ends: Sequence[str] = ()
 
 
 class Figures:
@@ -175,7 +176,8 @@ class Figures:
         end = self._factor
         ticks = (1 / end, 1 / math.sqrt(end), 1, math.sqrt(end), end)
         colors = [f"rgb{color}" for color in _COLORS]
-        return ColorBar(colors, [f"{tick:.3g}" for tick in ticks])
+        ends = ("moving image enlarged", "shrunk")
+        return ColorBar(colors, [f"{tick:.3g}" for tick in ticks], ends)
 
     @property
     def uncertainty_bar(self) -> ColorBar:
