@@ -104,7 +104,9 @@ def test_dropout_follows_every_activation_but_those_after_a_change_of_resolution
     for part in (network.fixed, network.moving, *network.axes):
         layers = list(part)
         for number, layer in enumerate(layers[:-2]):
-            resized = isinstance(layer, nn.ConvTranspose3d) or getattr(layer, "stride", (1,))[0] == 2
+            resized = (
+                isinstance(layer, nn.ConvTranspose3d) or getattr(layer, "stride", (1,))[0] == 2
+            )
             if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d)):
                 dropped = isinstance(layers[number + 2], nn.Dropout)
                 assert isinstance(layers[number + 1], nn.PReLU) and dropped != resized
@@ -306,7 +308,7 @@ def test_impossible_numbers_of_samples_are_refused(samples):
 
 
 def test_the_next_stage_continues_from_the_momentum(folder):
-    """LDDMM with the kernel of the training goes on from the predicted momentum, to one geodesic."""
+    """LDDMM with the kernel of the training goes on from its momentum, to one geodesic."""
     refine = {"name": "lddmm", "kernel": KERNEL, "similarity": "ssd", "iterations": [1]}
     refine |= {"image_mm": [3.0], "momentum_mm": [3.0], "unfolding": 0.001}
     network = {"name": "quicksilver", "weights": weights(folder, 2)}
@@ -331,7 +333,9 @@ def test_images_unlike_the_training_are_doubted_in_the_verdict(folder):
     domain = TrainingDomain.of(images).for_card()
     known = Quicksilver(weights(folder, 2, "known", domain=domain))
     assert known.register(pair).doubts == ()
-    inverted = replace(pair, moving=Image(pair.moving.data.max() - pair.moving.data, pair.moving.grid))
+    inverted = replace(
+        pair, moving=Image(pair.moving.data.max() - pair.moving.data, pair.moving.grid)
+    )
     outcome = run(Case(inverted), known)
     assert outcome.verdict.status != "pass"
     assert any("moving image has another contrast" in text for text in outcome.verdict.reasons)
@@ -380,7 +384,9 @@ def momentum_store(folder: Path, *, images: int = 8, dimension: int = 2) -> Targ
     grid = Grid((24,) * dimension, (3.0,) * dimension, (5.0,) * dimension, axes)
     for number in range(images):
         generator = Generator().manual_seed(number)
-        pair = [torch.rand(1, 6, 6, generator=Generator().manual_seed(n)) for n in (number, number + 1)]
+        pair = [
+            torch.rand(1, 6, 6, generator=Generator().manual_seed(n)) for n in (number, number + 1)
+        ]
         fixed, moving = (
             Image(nn.functional.interpolate(x[None], grid.shape, mode="bilinear")[0], grid)
             for x in pair
@@ -510,9 +516,9 @@ def test_the_correction_learns_what_the_prediction_missed(store, folder):
     forth = warp(Image(changed["fixed"], grid), found, onto=grid).data
     inner = (slice(None), slice(4, -4), slice(4, -4))
     assert (changed["fixed"] - plain["fixed"])[inner].abs().mean() > 0.002
-    assert (forth - plain["fixed"])[inner].abs().mean() < 0.5 * (
-        changed["fixed"] - plain["fixed"]
-    )[inner].abs().mean() + 0.01
+    assert (forth - plain["fixed"])[inner].abs().mean() < 0.5 * (changed["fixed"] - plain["fixed"])[
+        inner
+    ].abs().mean() + 0.01
 
 
 def test_cases_are_turned_upright_with_their_vectors(store):
@@ -535,9 +541,7 @@ def test_mirrored_momenta_give_mirrored_maps():
     found = mirrored(batch, torch.tensor([False, True]))
     assert torch.equal(found["momentum"][0], m)
     assert torch.equal(found["fixed"][1], batch["fixed"][1].flip(-1))
-    maps = [
-        shot(x, Kernel(**KERNEL), grid, onto=grid).field.vectors for x in found["momentum"]
-    ]
+    maps = [shot(x, Kernel(**KERNEL), grid, onto=grid).field.vectors for x in found["momentum"]]
     assert maps[0].abs().max() > 0.3
     wanted = maps[0].flip(-1) * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1)
     torch.testing.assert_close(maps[1], wanted, atol=1e-3, rtol=1e-3)
@@ -546,7 +550,9 @@ def test_mirrored_momenta_give_mirrored_maps():
 def test_another_contrast_keeps_air_and_orders_nothing():
     images = torch.linspace(0, 1, 101).expand(5, 1, 101)
     found = remapped(images, Generator().manual_seed(1))
-    assert (found[..., 0] == 0).all() and (found[..., 1:] >= 0.05 - 1e-6).all() and (found <= 1).all()
+    assert (
+        (found[..., 0] == 0).all() and (found[..., 1:] >= 0.05 - 1e-6).all() and (found <= 1).all()
+    )
     slopes = found[..., 2:].diff(dim=-1)
     assert (slopes > 0).any() and (slopes < 0).any()  # some tissues change their order
     assert not torch.equal(found[0], found[1])

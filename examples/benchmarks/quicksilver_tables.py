@@ -164,7 +164,9 @@ def write():
         ("Slices", "slices", [("momentum", ""), ("map_mm", "")]),
         ("Brains", "brains", [("dice", "LDDMM"), ("momentum", ""), ("map_mm", "")]),
     ):
-        text = f"{arms_table(part)}\n\n{_gaps(part, measures)}" if values_of(part) else "Not measured."
+        text = (
+            f"{arms_table(part)}\n\n{_gaps(part, measures)}" if values_of(part) else "Not measured."
+        )
         section(title, text)
     for title, part in (
         ("Momentum, velocity or displacement", "regression"),

@@ -25,7 +25,9 @@ class Residual:
 
     def __call__(self, case: StoredTarget, values: dict[str, Tensor]) -> dict[str, Tensor]:
         values, grid = upright(case, values), upright_grid(case.grid)
-        momentum = self.predictor.momentum(self.predictor.network, values["fixed"], values["moving"])
+        momentum = self.predictor.momentum(
+            self.predictor.network, values["fixed"], values["moving"]
+        )
         found = self.predictor.shot(momentum, grid, grid)
         back = warp(Image(values["fixed"], grid), found.inverse(), onto=grid)
         return {**values, "fixed": back.data, "momentum": values["momentum"] - momentum}

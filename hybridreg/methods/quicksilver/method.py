@@ -31,13 +31,14 @@ class Quicksilver:
 
     Start it from a linear alignment, such as a first stage of a chain.
 
-    weights: of a ``quicksilver`` training, a file NAME.safetensors with its card, or a packaged name.
+    weights: of a ``quicksilver`` training, a file NAME.safetensors with its card, or a packaged
+        name.
     correction: weights of the ``quicksilver-correction`` training that follows it.
-    samples: with weights trained with dropout, how many networks are drawn; the result is their mean
-        momentum, and its uncertainty the deviation of their maps. 50 as published; 0 for none.
+    samples: with weights trained with dropout, how many networks are drawn; the result is their
+        mean momentum, and its uncertainty the deviation of their maps. 50 as published; 0 for none.
     stride: voxels from patch to patch; smaller ones average more of them, and take longer.
-    spacing_mm: the voxels on which the network works; None takes those of its training, the only ones
-        that are accepted.
+    spacing_mm: the voxels on which the network works; None takes those of its training, the only
+        ones that are accepted.
     seed: of the samples.
     """
 
@@ -58,8 +59,8 @@ class Quicksilver:
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform x -> A(phi^-1(x)), where A is the initial transform, and its inverse.
 
-        ValueError for weights of another kind or images that do not fit them; RegistrationError if the
-        predicted geodesic diverges.
+        ValueError for weights of another kind or images that do not fit them; RegistrationError if
+        the predicted geodesic diverges.
         """
         check_pair(pair, initial)
         predictor = self._predictor(pair)
@@ -72,8 +73,8 @@ class Quicksilver:
             found, uncertainty = self._found(predictor, seen, pair.fixed.grid)
         except Diverged as error:
             raise RegistrationError(
-                f"the predicted geodesic diverged ({error}): the images are unlike those that the network "
-                "was trained on; use a method that is not trained"
+                f"the predicted geodesic diverged ({error}): the images are unlike those that the "
+                "network was trained on; use a method that is not trained"
             ) from error
         return RegistrationResult(
             compose(initial, found),
@@ -88,7 +89,7 @@ class Quicksilver:
         if self.spacing_mm is not None and self.spacing_mm != card.spacing_mm:
             raise ValueError(
                 f"{self.weights}: these weights were trained at {card.spacing_mm:g} mm, and "
-                f"{self.spacing_mm:g} mm is requested: leave spacing_mm out, or train at that spacing"
+                f"{self.spacing_mm:g} mm is requested: leave spacing_mm out, or train at that"
             )
         for what, found, needed in (
             ("dimensions", pair.dimension, network.dimension),
@@ -96,13 +97,13 @@ class Quicksilver:
         ):
             if found != needed:
                 raise ValueError(
-                    f"the images have {found} {what}, and the weights {self.weights} are for {needed}: "
-                    f"give other weights or images (they were trained on {card.data})"
+                    f"the images have {found} {what}, and the weights {self.weights} are for "
+                    f"{needed}: give other weights or images (they were trained on {card.data})"
                 )
         if self.samples and not card.arguments.get("dropout"):
             raise ValueError(
-                f"samples need a network with dropout, and {self.weights} was trained without: train "
-                "with dropout = 0.2, or leave samples out"
+                f"samples need a network with dropout, and {self.weights} was trained without: "
+                "train with dropout = 0.2, or leave samples out"
             )
         return predictor
 

@@ -23,7 +23,7 @@ def upright(case: StoredTarget, values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mirrored(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """Upright patches (N, ...), those ``chosen`` (N,) with left and right exchanged, vectors too."""
+    """Upright patches (N, ...), those ``chosen`` (N,) with left and right exchanged."""
     found = {}
     for name, data in batch.items():
         turned = data.flip(-1)

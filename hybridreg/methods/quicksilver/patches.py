@@ -15,12 +15,17 @@ _AT_ONCE = {2: 64, 3: 8}  # patches evaluated together
 
 
 def predicted(
-    network: MomentumNetwork, fixed: Tensor, moving: Tensor, *, size: int = PATCH, stride: int = STRIDE
+    network: MomentumNetwork,
+    fixed: Tensor,
+    moving: Tensor,
+    *,
+    size: int = PATCH,
+    stride: int = STRIDE,
 ) -> Tensor:
     """The network's output over whole images (1, *shape), shape (D, *shape).
 
-    Patches overlap by size - stride voxels and are averaged there; the last ones along each axis end
-    at the border. Patches where both images are 0 everywhere are left out, and 0 there. Images
+    Patches overlap by size - stride voxels and are averaged there; the last ones along each axis
+    end at the border. Patches where both images are 0 everywhere are left out, and 0 there. Images
     smaller than a patch are padded with zeros.
     """
     shape = fixed.shape[1:]

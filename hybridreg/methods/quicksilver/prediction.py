@@ -50,7 +50,7 @@ class Predictor:
         return Kernel(**self.card.kernel)
 
     def grid(self, pair: ImagePair) -> Grid:
-        """The network's grid: around the foreground of both, which are on the fixed grid, upright."""
+        """The network's grid, upright, around what both images (on the fixed grid) show."""
         spacing = self.card.spacing_mm
         box = shown_box(pair)
         box = box.with_spacing([min(s, spacing) for s in box.spacing])
@@ -60,7 +60,9 @@ class Predictor:
         """The same on a device; the images stay where they are."""
         if device == "cpu":
             return self
-        moved = [None if n is None else deepcopy(n).to(device) for n in (self.network, self.correction)]
+        moved = [
+            None if n is None else deepcopy(n).to(device) for n in (self.network, self.correction)
+        ]
         return replace(self, network=moved[0], correction=moved[1], device=device)
 
     def __call__(self, seen: ImagePair, onto: Grid) -> GeodesicTransform:
@@ -114,7 +116,7 @@ def _read(paths: tuple[Path, ...], stamps: tuple[int, ...]) -> Predictor:
     second.require(**{name: getattr(checkpoint.card, name) for name in _MUST_AGREE})
     if second.card.training.get("corrects") != sha256_of(paths[0]):
         raise ValueError(
-            f"{paths[1]}: this correction was trained for other weights than {paths[0]}: give those, "
-            "or train a correction for these"
+            f"{paths[1]}: this correction was trained for other weights than {paths[0]}: give "
+            "those, or train a correction for these"
         )
     return replace(predictor, correction=second.built(momentum_network))

@@ -1,4 +1,4 @@
-"""The probabilistic network: momenta drawn by dropout, their mean, and how far their maps spread."""
+"""The probabilistic network: momenta drawn by dropout, their mean, and the spread of their maps."""
 
 from __future__ import annotations
 

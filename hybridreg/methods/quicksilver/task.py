@@ -1,4 +1,4 @@
-"""What the networks of Quicksilver learn: the momentum in random patches, by absolute differences."""
+"""What the networks of Quicksilver learn: the momentum in random patches."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class MomentumTask:
     """Learns the momentum of stored targets.
 
     store: of momentum targets. train, validation: names of cases. prepare: see ``TargetPatches``.
-    start: weights to begin with. remap: the moving image gets another contrast in every patch. mirror: half of the patches have left
-    and right exchanged. about: of the card's ``training``.
+    start: weights to begin with. remap: the moving image gets another contrast in every patch.
+    mirror: half of the patches have left and right exchanged. about: of the card's ``training``.
     """
 
     store: TargetStore
@@ -101,7 +101,9 @@ class MomentumTask:
         if self.start is None:
             network.initialize(generator)
         else:
-            self.start.require(**{name: self._facts[name] for name in ("spacing_mm", "kernel", "shooting")})
+            self.start.require(
+                **{name: self._facts[name] for name in ("spacing_mm", "kernel", "shooting")}
+            )
             self.start.fill(network).train()
         return network.to(memory_format=_FORMAT[network.dimension])
 
@@ -115,7 +117,12 @@ class MomentumTask:
             scale = _scale(self._training_patches)
         else:
             scale = self.start.card.arguments["scale"]  # its last layer is for that
-        return {"dimension": dimension, "width": self.width, "dropout": self.dropout, "scale": scale}
+        return {
+            "dimension": dimension,
+            "width": self.width,
+            "dropout": self.dropout,
+            "scale": scale,
+        }
 
     def optimizer(self, network: MomentumNetwork) -> tuple[Optimizer, LRScheduler]:
         optimizer = Adam(network.parameters(), self.steps.learning_rate)
@@ -168,7 +175,11 @@ class MomentumTask:
             architecture=f"Quicksilver in {network.dimension}D, {narrow}{weights} weights",
             training_grid=f"patches of {PATCH} voxels at {self._facts['spacing_mm']:g} mm",
             intensity_rule=INTENSITY,
-            split={"train": list(self.train), "validation": list(self.validation_cases), "test": []},
+            split={
+                "train": list(self.train),
+                "validation": list(self.validation_cases),
+                "test": [],
+            },
             seed=0,
             validation={},
             training={**about, **(self.about or {})},
@@ -230,8 +241,8 @@ def facts_of(store: TargetStore, cases: Sequence[str]) -> dict[str, Any]:
         spacing = {round(s, 6) for s in case.grid.spacing}
         if len(spacing) > 1:
             raise ValueError(
-                f"{store.path}: the case {name} has voxels of {case.grid.spacing} mm; a network needs "
-                "the same spacing along every axis: make the targets with a larger momentum spacing"
+                f"{store.path}: the case {name} has voxels of {case.grid.spacing} mm; a network "
+                "needs the same spacing along every axis: make the targets with a larger momentum spacing"
             )
         facts = {
             "dimension": case.grid.dimension,
@@ -243,8 +254,8 @@ def facts_of(store: TargetStore, cases: Sequence[str]) -> dict[str, Any]:
         for key, value in facts.items():
             if found.setdefault(key, value) != value:
                 raise ValueError(
-                    f"{store.path}: the cases differ in their {key}: {found[key]} and {value} ({name}); "
-                    "train on cases that agree"
+                    f"{store.path}: the cases differ in their {key}: {found[key]} and {value} "
+                    f"({name}); train on cases that agree"
                 )
         largest = max(largest, values)
     return {**found, "values": largest}

@@ -25,15 +25,16 @@ _EVERY = 10  # of the images, if the settings name no validation cases
 class QuicksilverTraining:
     """Trains the network that predicts momenta (Yang 2017).
 
-    store: made by `hybridreg targets --kind momentum`. validation: names of the cases that choose the
-    weights, with wildcards such as "1013-*"; by default the pairs of every tenth image among themselves.
-    excluded: names of cases that are not used. Cases that share an image with a validation case are
+    store: made by `hybridreg targets --kind momentum`. validation: names of the cases that choose
+    the weights, with wildcards such as "1013-*"; by default the pairs of every tenth image among
+    themselves. excluded: names of cases that are not used. Cases that share an image with a validation case are
     not trained on.
     width: 64 as published; the cost grows with its square. dropout: 0.2 for the probabilistic
-    network. start: weights of the same dimension and width to begin with, a file or a packaged name.
-    contrast: "remapped" gives the moving image a random contrast in every patch, for images
+    network. start: weights of the same dimension and width to begin with, a file or a packaged
+    name. contrast: "remapped" gives the moving image a random contrast in every patch, for images
     of two modalities. mirror: exchange left and right in half of the patches.
-    batch_size, learning_rate, halved_every, steps_per_epoch, validation_batches: see ``task.Steps``.
+    batch_size, learning_rate, halved_every, steps_per_epoch, validation_batches: see
+    ``task.Steps``.
     """
 
     store: Path
@@ -56,7 +57,13 @@ class QuicksilverTraining:
     def __post_init__(self):
         if self.contrast not in ("same", "remapped"):
             raise ValueError(f'contrast is "same" or "remapped", found {self.contrast!r}')
-        for name in ("width", "batch_size", "learning_rate", "steps_per_epoch", "validation_batches"):
+        for name in (
+            "width",
+            "batch_size",
+            "learning_rate",
+            "steps_per_epoch",
+            "validation_batches",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
         if self.halved_every < 0 or not 0 <= self.dropout < 1:
@@ -109,13 +116,15 @@ class CorrectionTraining(QuicksilverTraining):
     def task(self) -> MomentumTask:
         """What ``training.train`` takes."""
         about = {"corrects": sha256_of(checkpoint_path(self.prediction))}
-        return self._task(kind=CORRECTION_KIND, prepare=Residual(trained(self.prediction)), about=about)
+        return self._task(
+            kind=CORRECTION_KIND, prepare=Residual(trained(self.prediction)), about=about
+        )
 
 
 def split(
     store: TargetStore, validation: Sequence[str], excluded: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The cases to train on and those to choose by, which share no image (ValueError if none are left).
+    """The cases to train on and to choose by, which share no image (ValueError if none is left).
 
     Images are told apart by their content, so a person scanned twice counts as two.
     """
@@ -134,8 +143,9 @@ def split(
     train = [name for name, both in images.items() if not both & known]
     if not (train and chosen):
         raise ValueError(
-            f"{store.path}: of {len(images)} cases {len(train)} are left to train on and {len(chosen)} "
-            "to choose the weights by, without a common image: name other validation cases, or add cases"
+            f"{store.path}: of {len(images)} cases {len(train)} are left to train on and "
+            f"{len(chosen)} to choose the weights by, without a common image: name other validation "
+            "cases, or add cases"
         )
     left = len(images) - len(train) - len(chosen)
     if left:
