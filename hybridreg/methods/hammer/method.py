@@ -54,13 +54,13 @@ class Hammer:
     """
 
     spacing_mm: float = 1.0
-    iterations: tuple[int, ...] = (8, 8, 8, 6)
+    iterations: tuple[int, ...] = (6, 6, 6, 6)
     tolerance: float = 0.003
     cell: int = 2
     reach: int = 2
     radius: int = 1
-    step_mm: float = 2.0
-    diffusion_mm: float = 0.7
+    step_mm: float = 1.2
+    diffusion_mm: float = 0.85
     scaled: bool = True
     device: str = "cpu"
 
