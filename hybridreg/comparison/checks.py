@@ -76,7 +76,10 @@ def _subjects(rows: Sequence[CaseRow]) -> Iterator[str]:
     if count == 1:
         yield "all cases are of one subject: this describes that subject, and nothing can be tested"
     elif count < _FEW:
-        yield f"there are {count} subjects, too few for p-values (at least {_FEW})"
+        yield (
+            f"there are {count} subjects, too few for p-values (at least {_FEW}); the intervals of so "
+            "few are too narrow"
+        )
 
 
 def _evaluation(rows: Sequence[CaseRow]) -> Iterator[str]:
