@@ -301,6 +301,7 @@ def test_the_volume_that_folds_is_that_of_the_field_that_was_found(cases, tmp_pa
         ([], "nothing to compare"),
         ({"a/b": RIGID}, "names a folder"),
         (["convex-adam"], "registers 3D images, and case 0 is 2D"),
+        (["projection"], "projection takes pairs of the type ProjectionPair"),
         ([{"name": "greedy", "python": "/nowhere/python"}], "picsl_greedy.*not installed"),
     ],
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hybridreg.cases import ImagePair
 from hybridreg.comparison.contenders import Contender, parts
 from hybridreg.config import load_intent, load_method
 from hybridreg.io.images import describe, read_image
 from hybridreg.io.tables import CaseRow
+from hybridreg.methods.base import RegistrationMethod
 from hybridreg.preprocessing import looks_like_ct
 
 _NAMED = 5  # cases in a message
@@ -18,9 +20,20 @@ _FEW = 6  # subjects, below which there are no p-values
 
 def check(rows: Sequence[CaseRow], contenders: Sequence[Contender]) -> tuple[str, ...]:
     """Raises ValueError for cases and methods that cannot be compared; gives the notes on others."""
+    _check_kind(contenders)
     _check_dimension(rows, contenders)
     _check_transforms(rows, contenders)
     return tuple([*_subjects(rows), *_evaluation(rows), *_contrast(rows, contenders)])
+
+
+def _check_kind(contenders: Sequence[Contender]):
+    for each in contenders:
+        accepts = None if each.pattern else getattr(_method(each), "accepts", None)
+        if accepts is not None and not issubclass(ImagePair, accepts):
+            raise ValueError(
+                f"{each.name} takes pairs of the type {accepts.__name__}, and a table of cases has "
+                "two images: leave the method out"
+            )
 
 
 def _check_dimension(rows: Sequence[CaseRow], contenders: Sequence[Contender]):
@@ -42,12 +55,15 @@ def _check_dimension(rows: Sequence[CaseRow], contenders: Sequence[Contender]):
 def _dimensions(contender: Contender) -> list[int]:
     if contender.pattern:
         return [2, 3]
-    source = contender.source
-    method = load_method(source) if isinstance(source, (str, Path, Mapping)) else source
     valid = {2, 3}
-    for part in parts(method):
+    for part in parts(_method(contender)):
         valid &= set(getattr(part, "dimensions", (2, 3)))
     return sorted(valid)
+
+
+def _method(contender: Contender) -> RegistrationMethod:
+    source = contender.source
+    return load_method(source) if isinstance(source, (str, Path, Mapping)) else source
 
 
 def _check_transforms(rows: Sequence[CaseRow], contenders: Sequence[Contender]):
@@ -76,7 +92,10 @@ def _subjects(rows: Sequence[CaseRow]) -> Iterator[str]:
     if count == 1:
         yield "all cases are of one subject: this describes that subject, and nothing can be tested"
     elif count < _FEW:
-        yield f"there are {count} subjects, too few for p-values (at least {_FEW})"
+        yield (
+            f"there are {count} subjects, too few for p-values (at least {_FEW}); the intervals of so "
+            "few are too narrow"
+        )
 
 
 def _evaluation(rows: Sequence[CaseRow]) -> Iterator[str]:
@@ -115,8 +134,8 @@ def _needs_one_contrast(contender: Contender) -> bool:
     described = isinstance(source, (str, Path, Mapping)) and not contender.pattern
     declared = load_intent(source).same_contrast if described else None
     if declared is None and not contender.pattern:
-        method = load_method(source) if described else source
-        declared = any(getattr(part, "same_contrast", False) for part in parts(method))
+        same = (getattr(part, "same_contrast", False) for part in parts(_method(contender)))
+        declared = any(same)
     return bool(declared)
 
 

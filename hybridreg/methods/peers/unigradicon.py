@@ -52,4 +52,4 @@ class UniGradIcon:
             answer = process.run_script(
                 "run_unigradicon", folder, job, python=self.python, threads=self.threads
             )
-            return RegistrationResult(read_transform(answer["transform"])).after(start)
+            return RegistrationResult(read_transform(answer["field"])).after(start)

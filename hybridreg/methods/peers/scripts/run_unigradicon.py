@@ -1,4 +1,4 @@
-"""uniGradICON on fixed.nii.gz and moving.nii.gz of a folder: its transform, as a file."""
+"""uniGradICON on fixed.nii.gz and moving.nii.gz of a folder: its displacement field, as a file."""
 
 import json
 import sys
@@ -16,6 +16,10 @@ moving, fixed = (
     for side in ("moving", "fixed")
 )
 found, _ = register_pair(network, moving, fixed, finetune_steps=job["steps"] or None)
-path = str(folder / "transform.hdf5")
-itk.transformwrite([found], path)
-(folder / "answer.json").write_text(json.dumps({"transform": path}))
+vectors = itk.Image[itk.Vector[itk.F, 3], 3]
+sampled = itk.TransformToDisplacementFieldFilter[vectors, itk.D].New(
+    Transform=found, UseReferenceImage=True, ReferenceImage=fixed
+)
+field = str(folder / "field.mha")
+itk.imwrite(sampled, field)
+(folder / "answer.json").write_text(json.dumps({"field": field}))
