@@ -156,6 +156,7 @@ def brain_scores(folder: Path, fixed: str, moving: str, name: str) -> dict[str, 
 def mnist(data: Path, folder: Path, minutes: float):
     from hybridreg.training import train
 
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     pairs = {part: digit_table(data, folder, part) for part in DIGITS}
     (folder / "dirnet.toml").write_text(MNIST, encoding="utf-8")
