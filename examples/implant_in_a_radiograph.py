@@ -14,7 +14,7 @@ from hybridreg.transforms import AffineTransform, rigid
 
 random = torch.Generator().manual_seed(5)
 view = implant_arm()
-true = pose((4.0, -5.0, 12.0, 14.0, -2.0, 10.0))  # degrees and mm, C-arm to CT
+true = pose((4.0, 12.0, -5.0, 14.0, -2.0, 10.0))  # degrees and mm, C-arm to CT
 case = implant_case(true, view)
 
 # What the detector records: other tissue in front, scatter, blur and noise.

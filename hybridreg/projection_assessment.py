@@ -12,7 +12,7 @@ from hybridreg.assessment import Assessment, assess
 from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
 from hybridreg.decomposition import decompose
-from hybridreg.drr import Projector, attenuation
+from hybridreg.drr import Projector, attenuation, coarser
 from hybridreg.evaluation import (
     Distances,
     Scores,
@@ -35,7 +35,7 @@ from hybridreg.warping import Inverse
 
 _SHOWN = 0.05  # of the largest integral: where the object is
 _DENSE = 0.2  # of the largest attenuation
-_BLUR_PX = 1.5
+_PIXELS, _BLUR_PX = 160, 0.75  # of the radiograph as it is compared
 _SCATTER = (0.0, 0.1)
 _STEPS = ((3.0, "degrees"),) * 3 + ((2.0, "mm"),) * 2 + ((15.0, "mm in depth"),)
 _UNIT = {"r": "deg", "t": "mm"}
@@ -70,17 +70,18 @@ def _(
     projector = Projector(mu)
     box = _box(mu)
     with log.timing("project"):
-        drawn = [projector.radiograph(r.detector, found) for r in pair.fixed]
-        before = [projector.radiograph(r.detector, start) for r in pair.fixed]
+        shown = projector.radiograph(pair.fixed[0].detector, found)
     with log.timing("evaluate"):
         scores = _scores(case, start, box), _scores(case, found, box)
-    fit = _agreement(pair, before, start, box), _agreement(pair, drawn, found, box)
+    with log.timing("similarity"):
+        compared = [coarser(r, max(1.0, max(r.detector.shape) / _PIXELS)) for r in pair.fixed]
+        fit = tuple(_agreement(compared, projector, t, box) for t in (start, found))
     verdict = None
     if "verdict" not in without:
         with log.timing("verdict"):
-            verdict = judged(fit, result.trace, beside=_beside(pair, projector, found))
+            verdict = judged(fit, result.trace, beside=_beside(compared, projector, found))
     return Assessment(
-        moved=Image(drawn[0].data[:, None], drawn[0].grid),
+        moved=Image(shown.data[:, None], shown.grid),
         displacement=None,
         jacobian=None,
         moved_labels=None,
@@ -151,11 +152,12 @@ def _findings(
             f"the edges agree better {step} beside (correlation {better:.2f}, here {after.gradient_correlation:.2f}): "
             "refine the pose with projection or projection-hybrid, or start nearer to the true one",
         )
-    outside = [entry.terms["outside_deg"] for entry in trace if "outside_deg" in entry.terms]
-    if outside and outside[-1] > 0:
+    # A stage after the network does not depend on its training.
+    outside = trace[-1].terms.get("outside_deg", 0.0) if trace else 0.0
+    if outside > 0:
         yield (
             "warn",
-            f"the pose is turned {outside[-1]:.1f} degrees beyond what the network was trained on: refine it "
+            f"the pose is turned {outside:.1f} degrees beyond what the network was trained on: refine it "
             "(projection-hybrid), or train for these angles",
         )
 
@@ -167,26 +169,29 @@ def _numbers(pose: AffineTransform, center: Tensor) -> dict[str, float]:
 
 
 def _agreement(
-    pair: ProjectionPair, drawn: Sequence[Radiograph], pose: AffineTransform, box: Tensor
+    radiographs: Sequence[Radiograph], projector: Projector, pose: AffineTransform, box: Tensor
 ) -> Agreement:
-    inside = [r.grid.contains(r.detector.shadows(pose.inverse()(_filled(box)))) for r in pair.fixed]
-    return Agreement(torch.cat(inside).double().mean().item(), _correlation(pair, drawn))
+    back = pose.inverse()(_filled(box))
+    inside = [r.grid.contains(r.detector.shadows(back)) for r in radiographs]
+    overlap = torch.cat(inside).double().mean().item()
+    return Agreement(overlap, _correlation(radiographs, projector, pose.matrix))
 
 
-def _correlation(pair: ProjectionPair, drawn: Sequence[Radiograph]) -> float | None:
-    # Line integrals as they are, or flattened where much is absorbed: whichever agrees better.
-    found = [
-        max((_edges(r.data[:1], saturated(d.data, s)) for s in _SCATTER), key=lambda e: e or -1)
-        for r, d in zip(pair.fixed, drawn, strict=True)
-    ]
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if len(known) == len(found) else None
+def _correlation(
+    radiographs: Sequence[Radiograph], projector: Projector, matrix: Tensor
+) -> float | None:
+    """Of edges: with line integrals as they are, or leveled off, whichever agrees better."""
+    found = []
+    for radiograph in radiographs:
+        drawn = projector(radiograph.detector, matrix)
+        if not drawn.any():
+            return None
+        found.append(max(_edges(radiograph.data[:1], saturated(drawn, s)) for s in _SCATTER))
+    return sum(found) / len(found)
 
 
-def _edges(measured: Tensor, drawn: Tensor) -> float | None:
+def _edges(measured: Tensor, drawn: Tensor) -> float:
     """The correlation of derivatives around what the projection shows."""
-    if not drawn.any():
-        return None
     sigma = (_BLUR_PX,) * 2
     near = (smoothed((drawn > _SHOWN * drawn.max()).float(), (3.0, 3.0)) > 0.01).float()
     images = (smoothed(image, sigma) for image in (measured, drawn))
@@ -194,18 +199,17 @@ def _edges(measured: Tensor, drawn: Tensor) -> float | None:
 
 
 def _beside(
-    pair: ProjectionPair, projector: Projector, pose: AffineTransform
+    radiographs: Sequence[Radiograph], projector: Projector, pose: AffineTransform
 ) -> tuple[float, str]:
     """The best correlation of edges at poses a step away along the first detector, and that step."""
-    axes = torch.tensor(pair.fixed[0].grid.direction, dtype=torch.float64)
+    axes = torch.tensor(radiographs[0].grid.direction, dtype=torch.float64)
     best = -1.0, ""
     for number, (size, unit) in enumerate(_STEPS):
         for way in (-1.0, 1.0):
             steps = torch.zeros(6, dtype=torch.float64)
             steps[number] = way * size
             at = stepped(pose.matrix, steps, axes)
-            drawn = [Radiograph(projector(r.detector, at), r.detector) for r in pair.fixed]
-            found = _correlation(pair, drawn)
+            found = _correlation(radiographs, projector, at)
             best = max(best, (-1.0 if found is None else found, f"{size:g} {unit}"))
     return best
 
