@@ -9,7 +9,9 @@ import pytest
 from hybridreg.config import load_intent, load_method, presets, with_settings
 from hybridreg.evaluation import target_registration_error
 from hybridreg.phantoms import head_case
-from hybridreg.transforms import IDENTITY
+from hybridreg.phantoms.implant import LENGTH_MM, implant_arm, implant_case, implant_corners
+from hybridreg.poses import pose, projection_error
+from hybridreg.transforms import IDENTITY, AffineTransform, rigid
 from hybridreg.warping import jacobian_determinant
 
 TURN = {"angles_deg": (4.0, -3.0, 5.0), "translation_mm": (5.0, -4.0, 6.0), "spacing_mm": 4.0}
@@ -38,11 +40,14 @@ PHANTOMS = {
     "rigid-fast": ({**TWO, **TURN}, 1.0),
 }
 
+# Presets of radiographs: the error on the detector that is allowed, as a fraction of the implant's length.
+RADIOGRAPHS = {"pehl-implant": 0.015, "projection": 0.01, "projection-hybrid": 0.01}
+
 
 def test_every_preset_is_run_here_or_in_a_file_of_its_own():
     own = {path.stem for path in Path(__file__).parent.glob("test_preset_*.py")}
     left = {name for name in presets() if f"test_preset_{name.replace('-', '_')}" not in own}
-    assert left == set(PHANTOMS)
+    assert left == {*PHANTOMS, *RADIOGRAPHS}
 
 
 @pytest.mark.parametrize("name", sorted(PHANTOMS))
@@ -58,3 +63,16 @@ def test_a_preset_finds_the_truth_of_a_phantom_without_folds(name):
     assert after < allowed_mm < before / 2
     assert jacobian_determinant(found, case.pair.fixed.grid).data.min() > 0
     assert load_intent(name)
+
+
+@pytest.mark.parametrize("name", sorted(RADIOGRAPHS))
+def test_a_preset_of_radiographs_finds_the_pose_of_the_implant(name):
+    true, view = pose((4.0, 8.0, -3.0, 12.0, -2.0, 1.0)), implant_arm(160, 1.4)
+    case = implant_case(true, view, ct_mm=2.0)
+    away = rigid((3.0, -2.0, 2.0), (1.0, 3.0, -1.5), (0, 0, 0))
+    start = AffineTransform(true.matrix @ away.matrix)
+    found = load_method(name).register(case.pair, start).transform
+    before, after = (
+        projection_error(t, true, implant_corners(), view).mean().item() for t in (start, found)
+    )
+    assert after < RADIOGRAPHS[name] * LENGTH_MM < before / 2

@@ -202,10 +202,11 @@ def test_scatter_flattens_the_projection_of_metal(case):
     (front, _), ct = case.pair.fixed, case.pair.moving
     flat = replace(front, data=saturated(front.data, 0.2))
     errors = []
-    for scatter in (0.0, 0.2):
+    for scatter in ((0.0,), (0.2,), (0.0, 0.2)):
         method = Projection(optimizer="l-bfgs", pixels=(2.0, 1.0), iterations=15, scatter=scatter)
         found = method.register(ProjectionPair(flat, ct), START).transform
         errors.append(projection_error(found, TRUE, implant_corners(), front.detector).mean())
     assert errors[1] < errors[0] / 2
+    assert errors[2] == errors[1]
     with pytest.raises(ValueError, match="scatter is 0 or more"):
-        Projection(scatter=-1.0)
+        Projection(scatter=(-1.0,))

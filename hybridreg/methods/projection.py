@@ -40,7 +40,8 @@ class Projection:
         reach further and may leap over the optimum.
     iterations: at most, a level; one of Powell's is a search along six lines.
     calcium: contrast of bone, as in ``drr.attenuation``. scatter: of the projection, as in
-        ``exposure.saturated``; above 0 for metal, whose line integrals a detector does not show.
+        ``exposure.saturated``; above 0 for metal, whose line integrals a detector does not show. Of several
+        the one that agrees best at the start of a level is taken.
     """
 
     measure: Measure = field(default_factory=GradientCorrelation)
@@ -51,14 +52,14 @@ class Projection:
     depth_mm: float = 10.0
     iterations: int = 20
     calcium: float = 1.0
-    scatter: float = 0.0
+    scatter: tuple[float, ...] = (0.0,)
     accepts: ClassVar[type] = ProjectionPair
 
     def __post_init__(self):
         if self.optimizer not in ("powell", "l-bfgs"):
             raise ValueError(f"the optimizer is powell or l-bfgs; found {self.optimizer!r}")
-        if not 0 <= self.scatter < float("inf"):
-            raise ValueError(f"scatter is 0 or more; found {self.scatter}")
+        if not self.scatter or not all(0 <= s < float("inf") for s in self.scatter):
+            raise ValueError(f"scatter is 0 or more, or several of these; found {self.scatter}")
         if not self.pixels or min(self.pixels) < 1:
             raise ValueError(f"pixels grow by factors of 1 or more; found {self.pixels}")
 
@@ -70,7 +71,9 @@ class Projection:
         for level, factor in enumerate(self.pixels):
             coarse = [coarser(radiograph, factor) for radiograph in pair.fixed]
             projector = Projector(matched(mu, coarse[0]))
-            scene = _Scene(coarse, projector, self.measure, self._scales(), self.scatter)
+            parts = coarse, projector, self.measure, self._scales()
+            scenes = [_Scene(*parts, scatter) for scatter in self.scatter]
+            scene = min(scenes, key=lambda s: s.measured(matrix, torch.zeros(6)).item())  # noqa: B023
             with progress.within(level / len(self.pixels), (level + 1) / len(self.pixels)):
                 matrix = self._descended(scene, matrix, level, trace)
         found = AffineTransform(matrix)
