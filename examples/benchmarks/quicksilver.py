@@ -12,8 +12,8 @@ LDDMM with the settings of the training. Measures:
 
 Rows are added to quicksilver.csv as they come and not computed again; `table` writes quicksilver.md.
 
-    HYBRIDREG_DATA=... python examples/benchmarks/quicksilver.py slices|brains|contrast|uncertainty|
-        regression|times|table [--pairs N] [--store TARGETS.zarr]
+    HYBRIDREG_DATA=... python examples/benchmarks/quicksilver.py slices|brains|hybrid|contrast|
+        uncertainty|regression|times|table [--pairs N] [--store TARGETS.zarr]
 """
 
 from __future__ import annotations
@@ -269,6 +269,33 @@ def contrasts(count: int):
             add("contrast", name, arm, s=seconds, **scores(found.transform))
 
 
+def hybrids(count: int):
+    """LDDMM from the prediction, its finest level alone, beside all levels from the affine."""
+    finest = replace(LDDMM_2D, image_mm=(1.0,), momentum_mm=(2.0,), iterations=(20,))
+    for fixed, moving in test_slices(count):
+        name = f"{fixed}-{moving}"
+        if done("hybrid", name):
+            continue
+        pair = slices(fixed, moving)
+        start = SLICES.register(pair).transform
+        predicted, first = timed(network("2d").register, pair, start)
+        total, seconds = timed(LDDMM_2D.register, pair, start)
+        add(
+            "hybrid",
+            name,
+            "affine, LDDMM",
+            s=seconds,
+            **fit(pair, total.transform, total.transform),
+        )
+        for arm, begin, before in (
+            ("affine, finest level of LDDMM", start, 0.0),
+            ("network, finest level of LDDMM", predicted.transform, first),
+        ):
+            found, seconds = timed(finest.register, pair, begin)
+            scores = fit(pair, found.transform, total.transform)
+            add("hybrid", name, arm, s=before + seconds, **scores)
+
+
 def uncertainty(count: int):
     method = network("2d-dropout", samples=50)
     for fixed, moving in test_slices(count):
@@ -299,6 +326,7 @@ def main():
         "slices": compared_slices,
         "brains": compared_brains,
         "contrast": contrasts,
+        "hybrid": hybrids,
         "uncertainty": uncertainty,
     }
     parser.add_argument("part", choices=[*parts, "regression", "times", "table"])
