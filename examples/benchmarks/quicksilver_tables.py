@@ -181,5 +181,5 @@ def write():
         ("Another contrast of the moving image", "contrast"),
         ("Uncertainty", "uncertainty"),
     ):
-        section(title, arms_table(part) if values_of(part) else "Not measured.")
+        section(title, arms_table(part) if values_of(part) else "Not measured yet.")
     section("Times", _times())
