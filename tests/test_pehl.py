@@ -1,6 +1,7 @@
 """PEHL: placement, residuals, points and regressors of the phantom implant, whose pose is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -291,3 +292,13 @@ def test_what_the_regressors_were_not_trained_for_is_refused(scene):
         Pehl("fusion-fast").register(case.pair, case.true_transform)
     with pytest.raises(ValueError, match="1 or more"):
         Pehl(iterations=0)
+
+
+@pytest.mark.parametrize("name", ["pehl-implant", "pehl-published"])
+def test_the_recipes_load(name):
+    folder = Path(__file__).parent.parent / "examples" / "training"
+    settings = load_training("pehl", folder / f"{name}.toml")
+    assert settings.geometry.is_file()
+    published = name == "pehl-published"
+    assert (settings.samples, settings.pixels) == ((25_000, 52) if published else (2500, 26))
+    assert settings.ranges.errors == Ranges().errors
