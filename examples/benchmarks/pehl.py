@@ -117,7 +117,15 @@ def compare(methods: dict, poses: range, weights: str):
                     error = error_mm(result.transform, case)
                     verdict = status(case, result, start)
                 with ROWS.open("a", newline="") as file:
-                    row = (weights, background, number, name, f"{error:.4f}", f"{spent:.3f}", verdict)
+                    row = (
+                        weights,
+                        background,
+                        number,
+                        name,
+                        f"{error:.4f}",
+                        f"{spent:.3f}",
+                        verdict,
+                    )
                     csv.writer(file).writerow(row)
 
 
