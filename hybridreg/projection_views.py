@@ -34,7 +34,9 @@ def _(
 
     after = drawn(transform) if moved is None else moved.data[:, 0]
     factor = max(1.0, max(radiograph.detector.shape) / MAX_SIDE[2])
-    images = [downsampled(i[:1], (factor, factor)) for i in (radiograph.data, drawn(initial), after)]
+    images = [
+        downsampled(i[:1], (factor, factor)) for i in (radiograph.data, drawn(initial), after)
+    ]
     fixed, before, after = images
     window = _window(fixed)
     high = max(after.max().item(), before.max().item(), 1e-6)

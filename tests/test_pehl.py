@@ -1,6 +1,7 @@
 """PEHL: placement, residuals, points and regressors of the phantom implant, whose pose is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,7 +102,8 @@ def test_a_residual_is_0_at_the_true_pose_and_hardly_depends_on_the_place_of_the
     assert seen(SIX, SIX).abs().max() < 1e-4
     error = torch.tensor([1.0, 0, 0, 5, 4, 4], dtype=torch.float64)
     here, there = (
-        seen(corrected(p, error), p) for p in (torch.zeros(6).double(), torch.tensor([3.0, -2, 30, 0, 0, 0]))
+        seen(corrected(p, error), p)
+        for p in (torch.zeros(6).double(), torch.tensor([3.0, -2, 30, 0, 0, 0]))
     )
     assert (here - there).square().mean() < 0.05 * here.square().mean()
 
@@ -143,7 +145,9 @@ def test_drawn_poses_and_errors_fill_their_ranges():
     assert ((poses - center).abs() <= reach).all()
     torch.testing.assert_close(poses.std(0), reach / 3**0.5, rtol=0.05, atol=0)
     errors = Ranges().drawn_errors(4000, "depth", random)
-    assert errors.abs().amax(0).tolist() == pytest.approx([0.15, 0.15, 0.5, 15, 0.75, 0.75], rel=0.01)
+    assert errors.abs().amax(0).tolist() == pytest.approx(
+        [0.15, 0.15, 0.5, 15, 0.75, 0.75], rel=0.01
+    )
 
 
 def test_backgrounds_vary_and_absorb():
@@ -215,7 +219,10 @@ def test_a_training_ends_with_weights_that_estimate(folder, tmp_path):
     case = implant_case(pose((0,) * 6), view(), ct_mm=2.0)
     result = Pehl(str(path), iterations=2).register(case.pair)
     assert [entry.iteration for entry in result.trace] == list(range(2 * len(GROUPS)))
-    again = task.batch(torch.Generator().manual_seed(3)), task.batch(torch.Generator().manual_seed(3))
+    again = (
+        task.batch(torch.Generator().manual_seed(3)),
+        task.batch(torch.Generator().manual_seed(3)),
+    )
     for name, values in again[0].items():
         assert torch.equal(values, again[1][name])
 
@@ -291,3 +298,13 @@ def test_what_the_regressors_were_not_trained_for_is_refused(scene):
         Pehl("fusion-fast").register(case.pair, case.true_transform)
     with pytest.raises(ValueError, match="1 or more"):
         Pehl(iterations=0)
+
+
+@pytest.mark.parametrize("name", ["pehl-implant", "pehl-published"])
+def test_the_recipes_load(name):
+    folder = Path(__file__).parent.parent / "examples" / "training"
+    settings = load_training("pehl", folder / f"{name}.toml")
+    assert settings.geometry.is_file()
+    published = name == "pehl-published"
+    assert (settings.samples, settings.pixels) == ((25_000, 52) if published else (2500, 26))
+    assert settings.ranges.errors == Ranges().errors

@@ -46,7 +46,12 @@ def folder(case, tmp_path_factory):
     write_image(made / "ct.nii.gz", case.pair.moving)
     write_transform(made / "start.tfm", START)
     write_transform(made / "true.tfm", TRUE)
-    lines = [f"name = \"{QUICK['name']}\"", 'optimizer = "l-bfgs"', "pixels = [2.0, 1.0]", "iterations = 12"]
+    lines = [
+        f'name = "{QUICK["name"]}"',
+        'optimizer = "l-bfgs"',
+        "pixels = [2.0, 1.0]",
+        "iterations = 12",
+    ]
     (made / "quick.toml").write_text("\n".join(lines))
     return made
 
@@ -68,7 +73,14 @@ def test_a_radiograph_and_a_ct_are_registered_from_their_files(folder, case):
     ((low, high),) = [(a, b) for a, b in [(implant_corners().amin(0), implant_corners().amax(0))]]
     error = projection_error(found, TRUE, torch.stack([low, high]), view).mean().item()
     assert error == pytest.approx(after["mean_mm"], abs=1.0)
-    assert answer["pose"]["after"].keys() == {"rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm"}
+    assert answer["pose"]["after"].keys() == {
+        "rx_deg",
+        "ry_deg",
+        "rz_deg",
+        "tx_mm",
+        "ty_mm",
+        "tz_mm",
+    }
     assert answer["similarity"]["after"]["gradient_correlation"] > 0.95
     assert answer["verdict"]["status"] == "pass"
     assert answer["scores"]["after"]["truth"]["rotation_deg"] < 2
@@ -189,7 +201,10 @@ def test_a_detector_knows_how_far_a_point_is_on_the_way():
 
 def test_a_pose_beside_a_better_one_is_doubted(case):
     start = hybridreg.register(
-        case.pair.fixed[0], case.pair.moving, {**QUICK, "iterations": 1, "pixels": [8.0]}, initial=START
+        case.pair.fixed[0],
+        case.pair.moving,
+        {**QUICK, "iterations": 1, "pixels": [8.0]},
+        initial=START,
     )
     assert start.verdict.status != "pass"
     assert any("beside (correlation" in reason for reason in start.verdict.reasons)

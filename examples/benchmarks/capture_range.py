@@ -35,7 +35,9 @@ COLUMNS = ("method", "start", "start_mm", "error_mm", "seconds")
 SUCCESS_MM = 2.0
 BINS = (0, 10, 20, 30, 60)
 METHODS = {
-    "GC (gradient)": Projection(optimizer="l-bfgs", pixels=(8.0, 4.0, 2.0), scatter=(0.0, 0.03, 0.1, 0.3)),
+    "GC (gradient)": Projection(
+        optimizer="l-bfgs", pixels=(8.0, 4.0, 2.0), scatter=(0.0, 0.03, 0.1, 0.3)
+    ),
     "MI, then GC (Powell)": load_method("projection"),
 }
 

@@ -117,7 +117,15 @@ def compare(methods: dict, poses: range, weights: str):
                     error = error_mm(result.transform, case)
                     verdict = status(case, result, start)
                 with ROWS.open("a", newline="") as file:
-                    row = (weights, background, number, name, f"{error:.4f}", f"{spent:.3f}", verdict)
+                    row = (
+                        weights,
+                        background,
+                        number,
+                        name,
+                        f"{error:.4f}",
+                        f"{spent:.3f}",
+                        verdict,
+                    )
                     csv.writer(file).writerow(row)
 
 
@@ -190,6 +198,7 @@ if __name__ == "__main__":
     parser.add_argument("--poses", type=int, default=20)
     parser.add_argument("--weights", default="pehl-implant")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--method", help="only this one")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     network = Pehl(given.weights)
@@ -198,6 +207,8 @@ if __name__ == "__main__":
     chosen["hybrid"] = Chain((network, refinement))
     if given.part == "classical":
         chosen = {"MI, then GC (Powell)": load_method("projection"), "GC (gradient)": refinement}
+    if given.method:
+        chosen = {given.method: chosen[given.method]}
     if given.part == "spread":
         spread(network, given.poses)
     elif given.part != "table":

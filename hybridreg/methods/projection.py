@@ -128,7 +128,9 @@ class _Scene:
         return stepped(start, steps * self.scales, axes)
 
     def images(self, matrix: Tensor) -> list[Tensor]:
-        return [saturated(self.projector(r.detector, matrix), self.scatter) for r in self.radiographs]
+        return [
+            saturated(self.projector(r.detector, matrix), self.scatter) for r in self.radiographs
+        ]
 
     def measured(self, start: Tensor, steps: Tensor) -> Tensor:
         images = self.images(self.stepped(start, steps))

@@ -15,7 +15,7 @@ def backgrounds(count: int, shape: tuple[int, int], generator: torch.Generator) 
     """Line integrals (count, rows, columns) of random soft tissue and long bones, about 0 to 6."""
     rows, columns = (torch.arange(n) / max(shape) - n / max(shape) / 2 for n in shape)
     found = 1 + 3 * _between(count, generator)[:, None, None] + _clouds(count, shape, generator)
-    for number in range(_BONES):
+    for _ in range(_BONES):
         shown = (torch.rand(count, generator=generator) < 0.6)[:, None, None]
         found = found + shown * _bones(count, rows[:, None], columns, generator)
     return found.clamp(min=0)
@@ -53,8 +53,10 @@ def varied(shadows: Tensor, behind: Tensor, generator: torch.Generator) -> Tenso
     total = (0.5 + contrast) * shadows + 1.2 * other * behind
     scatter = 10 ** (-2.5 + 2 * scatter)  # 0.003 to 0.3
     measured = saturated(total, scatter)
-    photons = 10 ** (3.5 + 1.5 * photons) # a pixel without absorption
-    noise = torch.randn(shadows.shape, generator=generator) * torch.exp(measured / 2) / photons.sqrt()
+    photons = 10 ** (3.5 + 1.5 * photons)  # a pixel without absorption
+    noise = (
+        torch.randn(shadows.shape, generator=generator) * torch.exp(measured / 2) / photons.sqrt()
+    )
     return measured + noise
 
 

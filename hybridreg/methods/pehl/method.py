@@ -97,7 +97,9 @@ class _Estimator:
                 "the object lies outside the radiograph: start from a pose nearer to the true one"
             )
         drawn = self.projector(part, self.placement.matrices(parameters))
-        projected = crops(saturated(drawn, seen.scatter), shifted(at, self.radiograph.detector, part))
+        projected = crops(
+            saturated(drawn, seen.scatter), shifted(at, self.radiograph.detector, part)
+        )
         found = residual(projected, crops(self.radiograph.data[:1], at))
         error = self.network.errors(found, zone=zone, group=group)[0]
         errors = torch.zeros_like(parameters)

@@ -22,11 +22,15 @@ class Regressor(nn.Module):
     full layer of ``local`` outputs; those of all regions are joined by one of ``joint`` (Miao 2016, Fig. 4).
     """
 
-    def __init__(self, *, points: int, pixels: int, channels: int, local: int, joint: int, outputs: int):
+    def __init__(
+        self, *, points: int, pixels: int, channels: int, local: int, joint: int, outputs: int
+    ):
         super().__init__()
         side = ((pixels - _KERNEL + 1) // 2 - _KERNEL + 1) // 2
         if side < 1:
-            raise ValueError(f"regions of {pixels} pixels are too small for the network: 16 at least")
+            raise ValueError(
+                f"regions of {pixels} pixels are too small for the network: 16 at least"
+            )
         self.features = nn.Sequential(
             nn.Conv2d(1, channels, _KERNEL),
             nn.MaxPool2d(2),
@@ -84,7 +88,13 @@ class PehlNetwork(nn.Module):
     ):
         super().__init__()
         self.seen, self.pixels = seen, pixels
-        sizes = {"points": points, "pixels": pixels, "channels": channels, "local": local, "joint": joint}
+        sizes = {
+            "points": points,
+            "pixels": pixels,
+            "channels": channels,
+            "local": local,
+            "joint": joint,
+        }
         self.regressors = nn.ModuleList(
             nn.ModuleDict({g: Regressor(**sizes, outputs=len(p)) for g, p in GROUPS.items()})
             for _ in range(zones)

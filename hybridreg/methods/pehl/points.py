@@ -106,7 +106,9 @@ def chosen_points(
     ValueError where fewer can be had.
     """
     size = {"width_mm": width_mm, "pixels": pixels}
-    stable, telling = _variances(projector, placement, found, poses, errors, scatter=scatter, **size)
+    stable, telling = _variances(
+        projector, placement, found, poses, errors, scatter=scatter, **size
+    )
     merit = telling / stable.clamp(min=1e-12)
     upright = poses.mean(0, keepdim=True) * torch.tensor([1, 1, 0, 1, 1, 1])
     at = regions(placement, upright, found, **size)[0]  # (P, h, w, 2)
@@ -128,19 +130,33 @@ def chosen_points(
 
 
 def _variances(
-    projector: Projector, placement: Placement, found: Tensor, poses: Tensor, errors: Tensor, *, scatter: float, **size
+    projector: Projector,
+    placement: Placement,
+    found: Tensor,
+    poses: Tensor,
+    errors: Tensor,
+    *,
+    scatter: float,
+    **size,
 ) -> tuple[Tensor, Tensor]:
     """Of the residual of each candidate (P,): over poses, and over errors."""
     count, total, squares, by_error = len(poses), 0.0, 0.0, 0.0
 
     def projected(parameters: Tensor, at: Tensor) -> Tensor:
-        parts = [projector(placement.detector, placement.matrices(p))[:, 0] for p in parameters.split(_AT_ONCE)]
-        return crops(saturated(torch.cat(parts), scatter), at.expand(len(parameters), *at.shape[1:]))
+        parts = [
+            projector(placement.detector, placement.matrices(p))[:, 0]
+            for p in parameters.split(_AT_ONCE)
+        ]
+        return crops(
+            saturated(torch.cat(parts), scatter), at.expand(len(parameters), *at.shape[1:])
+        )
 
     for pose in poses:
         at = regions(placement, pose[None], found, **size)
         reference = projected(pose[None], at)
-        lir = residual(reference, projected(corrected(pose.expand(errors.shape), errors), at))  # (K, P, h, w)
+        lir = residual(
+            reference, projected(corrected(pose.expand(errors.shape), errors), at)
+        )  # (K, P, h, w)
         by_error = by_error + lir.var(0).sum((-2, -1)) / count
         total, squares = total + lir / count, squares + lir.square() / count
     by_pose = (squares - total.square()).clamp(min=0).sum((-2, -1)).mean(0)

@@ -18,7 +18,9 @@ from hybridreg.radiographs import Detector
 _FLAT = 1e-6  # of a region's contrast
 
 
-def regions(placement: Placement, parameters: Tensor, points: Tensor, *, width_mm: float, pixels: int) -> Tensor:
+def regions(
+    placement: Placement, parameters: Tensor, points: Tensor, *, width_mm: float, pixels: int
+) -> Tensor:
     """Where the regions' pixels lie on the detector, (B, N, pixels, pixels, 2): column, row.
 
     parameters: (B, 6); points: (N, 3) CT mm.
@@ -34,7 +36,10 @@ def regions(placement: Placement, parameters: Tensor, points: Tensor, *, width_m
     nearer = (source[2] - corner[2]) / (source[2] - parameters[:, 3].to(torch.float64))  # (B,)
     steps = (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels - 0.5
     down, across = torch.meshgrid(steps, steps, indexing="ij")
-    cos, sin = (f(parameters[:, 2].to(torch.float64).deg2rad())[:, None, None] for f in (torch.cos, torch.sin))
+    cos, sin = (
+        f(parameters[:, 2].to(torch.float64).deg2rad())[:, None, None]
+        for f in (torch.cos, torch.sin)
+    )
     offsets = torch.stack([cos * across - sin * down, sin * across + cos * down], -1)
     offsets = offsets * (width_mm * nearer)[:, None, None, None]  # (B, pixels, pixels, 2)
     mm = cast[..., None, None, :2] + offsets[:, None]
@@ -75,5 +80,7 @@ def covering(detector: Detector, at: Tensor) -> Detector | None:
 
 def shifted(at: Tensor, whole: Detector, part: Detector) -> Tensor:
     """Places on the whole detector as places on a part of it."""
-    start = apply_matrix(whole.grid.physical_to_voxel(), torch.tensor([part.grid.origin], dtype=torch.float64))
+    start = apply_matrix(
+        whole.grid.physical_to_voxel(), torch.tensor([part.grid.origin], dtype=torch.float64)
+    )
     return at - start[0, :2].round()

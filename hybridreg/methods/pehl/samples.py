@@ -52,7 +52,7 @@ class Ranges:
         return center + reach * (2 * torch.rand(count, 6, generator=generator) - 1)
 
     def drawn_errors(self, count: int, group: str, generator: Generator) -> Tensor:
-        """(count, 6)"""
+        """Errors (count, 6) for a group."""
         return self.reach(group) * (2 * torch.rand(count, 6, generator=generator) - 1)
 
     def reach(self, group: str) -> Tensor:

@@ -290,7 +290,15 @@ class PehlTask:
 
     def card(self) -> Card:
         how = self.how
-        names = ("samples", "batch_size", "optimizer", "learning_rate", "decay", "power", "zone_deg")
+        names = (
+            "samples",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "decay",
+            "power",
+            "zone_deg",
+        )
         return Card(
             kind=KIND,
             architecture=(
