@@ -35,7 +35,7 @@ from hybridreg.images import Image
 from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.methods.base import RegistrationMethod
 from hybridreg.records import Record, write_records
-from hybridreg.transforms import IDENTITY
+from hybridreg.transforms import IDENTITY, DisplacementField
 from hybridreg.warping import jacobian_determinant, warp
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -142,7 +142,8 @@ def brain(folder: Path, names: Sequence[str], persons: list[str]):
 def brain_scores(folder: Path, fixed: str, moving: str, name: str) -> dict[str, str]:
     images = [read_image(folder / f"{person}_SS.nii.gz") for person in (fixed, moving)]
     labels = [read_labels(folder / f"{person}_glm.nii.gz") for person in (fixed, moving)]
-    found = load_method(name).register(ImagePair(*images)).transform
+    total = load_method(name).register(ImagePair(*images)).transform
+    found = DisplacementField.sampled(total, images[0].grid)
     overlap = dice(labels[0], warp(labels[1], found, onto=images[0].grid))
     inside = images[0].data[0] > 0
     determinants = jacobian_determinant(found, images[0].grid).data[0][inside]
