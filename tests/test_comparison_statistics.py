@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hybridreg.comparison.entries import Entry, LabelScores
 from hybridreg.comparison.scores import score_table
 from hybridreg.comparison.statistics import (
     critical_difference,
@@ -16,7 +17,7 @@ from hybridreg.comparison.statistics import (
     wilcoxon_p,
     worst_mean,
 )
-from hybridreg.comparison.summary import summarize
+from hybridreg.comparison.summary import label_rows, summarize
 from hybridreg.comparison.tables import main_table
 from hybridreg.comparison.words import sentences
 from hybridreg.records import HEADLINES, Record
@@ -206,3 +207,14 @@ def test_a_score_that_a_method_cannot_have_is_no_failure_of_it():
     assert [test.method for test in summary.tests_of(summary.main)] == ["lost"]
     assert "given" not in "".join(sentences(summary)[1])
     assert main_table(summary).rows[2][1].text == "–"
+
+
+def test_labels_of_cases_that_some_method_has_not_reached_do_not_count():
+    def entry(case: str, method: str, dice: float | None, status: str = "done") -> Entry:
+        shown = () if dice is None else (LabelScores(4, "left", dice, 1.0),)
+        return Entry(Record(case, method=method, status=status), {}, shown)
+
+    entries = [entry("one", "a", 0.8), entry("one", "b", None, "failed")]
+    entries += [entry("two", "a", 0.2), entry("two", "b", None, "missing")]
+    (row,) = label_rows(entries, ["a", "b"])
+    assert (row.cases, row.dice) == (1, {"a": 0.8, "b": 0.0})

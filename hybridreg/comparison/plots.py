@@ -71,6 +71,7 @@ def box_plot(table: ScoreTable) -> str:
                 )
         axes.set_yticks(places, methods)
         axes.set_xlabel(f"{table.headline.title} – {table.headline.better} is better")
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="x", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
         return _uri(figure)
@@ -83,6 +84,8 @@ def cost_plot(summary: Summary) -> str | None:
     timed = [row for row in timed if main is not None and main.name in row.scores]
     if len(timed) < 2:
         return None
+    from matplotlib.ticker import LogLocator
+
     styles = look([row.name for row in summary.rows])
     with _drawing(6.2, 3.6) as (figure, axes):
         for row in timed:
@@ -92,7 +95,9 @@ def cost_plot(summary: Summary) -> str | None:
                 axes.plot([seconds] * 2, spread.interval, color=color, lw=1.2)
             axes.scatter([seconds], [spread.mean], color=color, marker=marker, s=42, zorder=3)
             axes.annotate(row.name, (seconds, spread.mean), (6, 4), textcoords="offset points")
-        axes.set_xscale("log")
+        axes.set_xscale("log", subs=())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
         axes.margins(x=0.2)
         axes.set_xlabel("seconds a registration, median (log scale)")
         axes.set_ylabel(f"{title(main)} – {main.better} is better")

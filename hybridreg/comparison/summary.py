@@ -225,7 +225,9 @@ class LabelRow:
 
 
 def label_rows(entries: Sequence[Entry], methods: Sequence[str]) -> list[LabelRow]:
-    """One row for each label of any fixed map, in rising order."""
+    """One row for each label of any fixed map, in rising order; cases as in ``summarize``."""
+    waiting = {e.record.name for e in entries if e.record.status == "missing"}
+    entries = [entry for entry in entries if entry.record.name not in waiting]
     cases: dict[int, set[str]] = {}
     sums: dict[int, dict[str, float]] = {}
     names: dict[int, str] = {}
