@@ -174,7 +174,8 @@ def provenance(result: Mapping[str, Any]) -> list[Table]:
         rows = [(name, *[words(_mapping(w).get(key)) for key in shown]) for name, w in weights.items()]
         columns = ("", "Network", "Trained on", "Licence of the data", "Licence of the weights")
         tables.append(Table("Trained weights", columns, rows))
-    times = _mapping(result.get("times_s"))
+    # The page is part of the result, and its own time is known after it is made.
+    times = {key: t for key, t in _mapping(result.get("times_s")).items() if key != "report"}
     if times:
         rows = [(title(key), words(value)) for key, value in times.items()]
         total = sum(t for t in times.values() if isinstance(t, (int, float)))

@@ -168,9 +168,18 @@ def _trainer(run: RunFolder, **settings) -> pl.Trainer:
 
 
 def _fit(trainer: pl.Trainer, learner: pl.LightningModule, state: Path | None):
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(learner, ckpt_path=state, weights_only=True)
+    except MisconfigurationException as error:
+        if state is None or "current_epoch" not in str(error):
+            raise
+        raise ValueError(
+            f"this run has already had more than {trainer.max_epochs} epochs: give a larger number, "
+            "or none"
+        ) from error
     except SystemExit:
         if not trainer.interrupted:
             raise
