@@ -149,6 +149,19 @@ def test_slabs_give_what_the_whole_gives():
         assert torch.allclose(over_slabs(values, run, reach=2, voxels=4 * 42), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_slabs_thinner_than_a_patch_are_described_too(rows):
+    network = torch.nn.Conv3d(1, 2, 5)
+    values = torch.rand(1, 17, 6, 7, generator=generator())
+
+    def valid(v):
+        return torch.nn.functional.pad(network(v[None])[0], [2] * 6)
+
+    with torch.no_grad():
+        found = over_slabs(values, valid, reach=2, voxels=rows * 42)
+        assert torch.allclose(found[:, 2:-2], valid(values)[:, 2:-2], atol=1e-6)
+
+
 def test_components_are_those_of_scikit_learn():
     image = torch.rand(1, 14, 15, 16, generator=generator())
     settings = PcaTraining(images=(Path("a"),), validation=(Path("b"),), size=3, channels=5, patches=500)

@@ -25,7 +25,6 @@ PHANTOMS = {
     "affine": ({**ONE, **TURN}, 1.0),
     "affine-fast": ({**ONE, **TURN}, 1.0),
     "brain-any-contrast-mind": ({**TWO_MR, **BENT}, 1.5),
-    "brain-best-mind": ({**ONE, **BENT}, 1.5),
     "brain-fast": ({**ONE, **BENT}, 1.5),
     "brain-lddmm": ({**ONE, **BENT}, 1.5),
     "brain-mr": ({**ONE, **FLAT}, 1.0),

@@ -115,10 +115,11 @@ def over_slabs(values: Tensor, network: Network, *, reach: int, voxels: int = 1 
 
     reach: voxels to each side that one output voxel depends on. voxels: of a slab, without reach.
     """
-    rows = max(1, voxels // math.prod(values.shape[2:]))
+    count, rows = values.shape[1], max(1, voxels // math.prod(values.shape[2:]))
     found = []
-    for start in range(0, values.shape[1], rows):
-        stop = min(start + rows, values.shape[1])
-        low, high = max(0, start - reach), min(values.shape[1], stop + reach)
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
+        low = max(0, min(start - reach, count - 2 * reach - 1))  # as much as one output needs
+        high = min(count, max(stop + reach, low + 2 * reach + 1))
         found.append(network(values[:, low:high])[:, start - low : stop - low])
     return torch.cat(found, 1)

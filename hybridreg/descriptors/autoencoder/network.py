@@ -68,8 +68,18 @@ class StackedAutoencoder(nn.Module):
         return found if layer == len(self.encoders) - 1 else found.tanh()
 
     def decoded(self, values: Tensor, layer: int) -> Tensor:
-        """The input of a layer again, of its output; for the first layer in (0, 1)."""
-        found = self.decoders[layer](values)
+        """The input of a layer again, of its output; for the first layer intensities.
+
+        Where the decoded patches of several descriptors overlap it is their mean: a sum, of up to
+        125, would saturate all layers after they were trained one by one.
+        """
+        decoder = self.decoders[layer]
+        transposed = {2: F.conv_transpose2d, 3: F.conv_transpose3d}[self.dimension]
+        found = transposed(values, decoder.weight, dilation=decoder.dilation)
+        one = values.new_ones(1, 1, *values.shape[2:])
+        kernel = values.new_ones(1, 1, *decoder.kernel_size)
+        count = transposed(one, kernel, dilation=decoder.dilation).clamp(min=1)
+        found = found / count + decoder.bias.reshape(-1, *[1] * self.dimension)
         return found.tanh() if layer else found
 
     def forward(self, patches: Tensor) -> Tensor:
