@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from brain_mr import TEST as BRAIN_PAIRS
-from cardiac_2d import TEST, known_records, method_table, patient_table, read_cases, records_of
+from cardiac_2d import TEST, Nothing, method_table, patient_table, read_cases
 from sections import table, write_section
 
 from hybridreg.cases import ImagePair
@@ -34,7 +34,8 @@ from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.methods.base import RegistrationMethod
-from hybridreg.records import Record, write_records
+from hybridreg.pipeline import run
+from hybridreg.records import Record, read_records, write_records
 from hybridreg.transforms import IDENTITY, DisplacementField
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -66,19 +67,33 @@ def cardiac(folder: Path, names: Sequence[str], persons: list[str], records: Pat
     for name in names:
         method = with_settings(load_method(name), threads=threads)
         for person in persons:
-            known = known_records(records, without=[])
+            known = known_records(records)
             if all((r.subject, r.method) != (person, name) for r in known):
-                new = records_of(
-                    {name: method}, folder / "sunnybrook_2d", [person], both_ways=False
-                )
-                of_known = {(record.name, record.method) for record in known}
-                known += [r for r in new if (r.name, r.method) not in of_known]
+                known += records_of(name, method, folder / "sunnybrook_2d", person)
                 write_records(records, known)
-    found = [r for r in known_records(records, without=[]) if r.more["onto"] == "systole"]
+    found = [r for r in known_records(records) if r.more["onto"] == "systole"]
     found.sort(key=lambda record: ["before", *CARDIAC].index(record.method))
     write_section(TABLE, "Heart, all pairs", method_table(found), head=HEAD)
     write_section(TABLE, "Heart, mean Dice", patient_table(found), head=HEAD)
     write_section(TABLE, "Heart, differences", difference_table(found), head=HEAD)
+
+
+def known_records(folder: Path) -> list[Record]:
+    path = folder / "records.json"
+    return read_records(path) if path.exists() else []
+
+
+def records_of(name: str, method: RegistrationMethod, folder: Path, person: str) -> list[Record]:
+    """Of every pair of a person, onto systole; "before" too, with the first of the methods."""
+    methods = {"before": Nothing()} if name == CARDIAC[0] else {}
+    found = []
+    for case in read_cases(folder, person):
+        if case.name.endswith("onto systole"):
+            for preset, by in {**methods, name: method}.items():
+                outcome = run(case, by, preset=preset, without=("inverse", "verdict"))
+                known = {"subject": person, "more": {"onto": "systole"}}
+                found.append(Record.of(outcome.summary(), case.name, **known))
+    return found
 
 
 def difference_table(records: list[Record]) -> str:
