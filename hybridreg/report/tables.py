@@ -172,7 +172,7 @@ def provenance(result: Mapping[str, Any]) -> list[Table]:
     if weights:
         shown = ("architecture", "data", "data_licence", "weights_licence")
         rows = [(name, *[words(_mapping(w).get(key)) for key in shown]) for name, w in weights.items()]
-        columns = ("", "Network", "Trained on", "Licence of the data", "Licence of the weights")
+        columns = ("", "Network", "Trained on", "License of the data", "License of the weights")
         tables.append(Table("Trained weights", columns, rows))
     # The page is part of the result, and its own time is known after it is made.
     times = {key: t for key, t in _mapping(result.get("times_s")).items() if key != "report"}

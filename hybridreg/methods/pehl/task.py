@@ -39,7 +39,7 @@ class PehlTraining:
     ct: in HU, of the object alone. geometry: the C-arm, a file as for ``hybridreg project``.
     zones: along alpha and beta, of zone_deg each, about middle_deg. points, width_mm, pixels: how many regions,
     how wide at the object, and in pixels. channels, local, joint: see ``network.Regressor``.
-    cache: folder for rendered samples, which a continued run then reads. data, licences: for the card.
+    cache: folder for rendered samples, which a continued run then reads. data, licenses: for the card.
     pixel_mm: of the detector in training. samples: of each group in each zone; batch_size: of each group in a step.
     """
 

@@ -47,7 +47,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Stated:
-    """Names of the data and of licences, for the card."""
+    """Names of the data and of licenses, for the card."""
 
     data: str
     data_licence: str
