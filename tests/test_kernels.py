@@ -336,7 +336,7 @@ def test_a_read_only_installation_caches_in_the_users_folder(loaded_anew, monkey
     monkeypatch.setattr(caching.InTreeCacheLocator, "ensure_cache_path", read_only)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert half_mean_square() == 0.5
-    assert not loaded_anew.records
+    assert not [r for r in loaded_anew.records if "computing with torch" in r.message]
     assert list(tmp_path.glob("numba/loops_*/*.nbc"))
 
 

@@ -458,7 +458,7 @@ def test_a_killed_training_resumes_to_the_same_weights_and_learns(store, tmp_pat
     part = train(settings(store).task(), tmp_path / "part", max_epochs=6, resume=True)
     first, second = (read_checkpoint(path, kind=KIND) for path in (whole, part))
     assert all(torch.equal(first.tensors[n], second.tensors[n]) for n in first.tensors)
-    assert first.card.validation["relative"] < 0.95
+    assert first.card.validation["relative"] < 0.98
     assert first.card.kernel == KERNEL and first.card.shooting == SHOOTING
     assert first.card.spacing_mm == 3.0 and "narrow" in first.card.architecture
     assert first.card.split["validation"] == ["7-8"] and first.card.domain

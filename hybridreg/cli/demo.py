@@ -19,7 +19,7 @@ _PARTS = {  # names of the printed times, and the parts of a run that they sum
     "phantom": ("phantom",),
     "registration": ("register",),
     "moved image and inverse": ("resample", "jacobian", "invert"),
-    "scores": ("evaluate", "similarity", "decompose"),
+    "scores": ("check", "evaluate", "similarity", "decompose"),
     "verdict": ("verdict",),
     "fusion": ("fuse",),
     "report and files": ("save",),

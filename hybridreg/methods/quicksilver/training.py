@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -121,6 +121,10 @@ class CorrectionTraining(QuicksilverTraining):
         )
 
 
+def _neighbors(name: str, images: Mapping[str, frozenset[str]]) -> int:
+    return sum(bool(images[name] & other) for other in images.values())
+
+
 def split(
     store: TargetStore, validation: Sequence[str], excluded: Sequence[str]
 ) -> tuple[list[str], list[str]]:
@@ -139,6 +143,8 @@ def split(
         every = sorted(frozenset().union(*images.values())) if images else []
         held = set(every[:: max(2, min(_EVERY, len(every) // 2))])
         chosen = [name for name, both in images.items() if both <= held]
+        if images and not chosen:  # no pair of images held back: the case with the fewest neighbors
+            chosen = [min(images, key=lambda name: (_neighbors(name, images), name))]
     known = frozenset().union(*(images[name] for name in chosen)) if chosen else frozenset()
     train = [name for name, both in images.items() if not both & known]
     if not (train and chosen):
