@@ -32,7 +32,8 @@ class Assessment:
     None for a pose. pose: its numbers before and after, see ``poses``.
     affine: of the nearest affine, about the center of the fixed field of view.
     inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the initial
-    transform) and after; similarity is a dataclass with an ``overlap``. verdict: whether the result is plausible, without labels, and why not.
+    transform) and after; similarity is a dataclass with an ``overlap``.
+    verdict: whether the result is plausible, without labels, and why not.
     inverse and verdict are None if they were left out.
     """
 

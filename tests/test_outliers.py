@@ -229,3 +229,22 @@ def test_the_moved_image_is_taken_from_the_original_with_its_hot_voxels(pair):
     assert torch.equal(outcome.moved.data[covered], again.data[covered])
     ordinary = pair.pair.moving.data.min().item()
     assert torch.all(outcome.moved.data[~covered] == ordinary)  # not -32768
+
+
+def test_outliers_are_found_anew_in_changed_images_and_in_inference_mode():
+    grid = Grid((8, 9, 10), (1.0, 1.0, 1.0))
+
+    def ramp() -> Image:
+        return Image(torch.linspace(0, 1, 720).reshape(8, 9, 10).clone(), grid)
+
+    image = ramp()
+    assert without_outliers(image) is image
+    image.data[0, 4, 4, 4] = 1e6
+    found = without_outliers(image)
+    assert found.data.max() == 1 and without_outliers(image) is found
+    with torch.inference_mode():
+        image = ramp()
+        image.data[0, 4, 4, 4] = 1e6
+        assert without_outliers(image).data.max() == 1
+        image.data[0, 4, 4, 4] = 0.5
+        assert without_outliers(image) is image
