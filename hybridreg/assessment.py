@@ -16,7 +16,13 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.methods.base import RegistrationResult
 from hybridreg.preprocessing import without_outliers
 from hybridreg.quality import Intent, Verdict, judge, similarity
-from hybridreg.transforms import DisplacementField, Transform, affine_of
+from hybridreg.transforms import (
+    DisplacementField,
+    NumericalInverse,
+    Transform,
+    affine_of,
+    parts_of,
+)
 from hybridreg.warping import Inverse, invert, jacobian_determinant, lowest, measured, warp
 
 OPTIONAL = ("inverse", "verdict")  # can be left out in a comparison of many methods
@@ -133,7 +139,10 @@ def _inverse(result: RegistrationResult, moving: Grid) -> Inverse:
     onto = _inverse_grid(moving)
     if result.inverse is None:
         return invert(result.transform, onto=onto)
-    return measured(result.inverse, result.transform, onto=onto)
+    inverse = result.inverse
+    if any(isinstance(part, NumericalInverse) for part in parts_of(inverse)):
+        inverse = DisplacementField.sampled(inverse, onto)  # that of a deformable initial transform
+    return measured(inverse, result.transform, onto=onto)
 
 
 def _affine_part(transform: Transform, grid: Grid) -> Decomposition:

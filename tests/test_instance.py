@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hybridreg import progress
+from hybridreg import pipeline, progress
 from hybridreg.cases import ImagePair
 from hybridreg.composed_steps.folds import unfolded
-from hybridreg.config import load_method
+from hybridreg.config import build, load_method
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
+from hybridreg.io.transforms import read_transform
 from hybridreg.kernels.compiled import torch_only
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.methods.base import RegistrationError
+from hybridreg.methods.combine import Chain
 from hybridreg.methods.instance import Instance
 from hybridreg.phantoms import blobs
 from hybridreg.registry import MEASURES
@@ -238,3 +240,22 @@ def test_the_presets_end_in_this_method(name, dimension):
     assert isinstance(method, Instance) and isinstance(nearly, AffineTransform)
     result = method.register(case.pair, nearly)
     assert error_mm(case, result.transform).median() < error_mm(case, nearly).median() / 2
+
+
+@pytest.mark.parametrize("similarity", ["ssd", "ncc"])
+def test_images_that_agree_already_do_not_get_worse(similarity):
+    """On grids that differ, large voxels show different things even then."""
+    pair = blobs(dimension=3).pair
+    method = build({"name": "instance", "similarity": similarity})
+    assert unlike(pair, method.register(pair).transform) <= unlike(pair, IDENTITY)
+
+
+def test_a_result_that_starts_from_a_deformation_is_written_with_its_inverse(tmp_path):
+    case = bent(2)
+    twice = Chain((QUICK, QUICK))
+    outcome = pipeline.run(case, twice)
+    outcome.save(tmp_path / "out")
+    inverse = read_transform(tmp_path / "out" / "inverse.h5")
+    points = case.fixed_landmarks.points
+    back = inverse(outcome.transform(points))
+    assert (back - points).norm(dim=-1).median() < 0.1 * max(case.pair.fixed.grid.spacing)

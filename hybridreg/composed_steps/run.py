@@ -16,6 +16,7 @@ from hybridreg.geometry import Grid
 from hybridreg.kernels.inversion import inverted
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import sample
+from hybridreg.similarity import Measure
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
@@ -90,6 +91,19 @@ def coarse_to_fine(
 
         displacement = improve(level, len(stages) - 1 - number, displacement, most, reported)
     return _onto(displacement, before, pair.fixed.grid)
+
+
+def better_start(level: Level, displacement: Tensor, measure: Measure) -> Tensor:
+    """The displacement found at coarser levels, or zero if that fits better at this level.
+
+    Large voxels of two grids show different things, so they can mislead where images agree.
+    """
+
+    def value(u: Tensor) -> float:
+        return measure(level.fixed.data, level.moved(u), level.weight(u)).item()
+
+    zero = torch.zeros_like(displacement)
+    return zero if value(zero) <= value(displacement) else displacement
 
 
 class Descent:

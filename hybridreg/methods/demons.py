@@ -12,6 +12,7 @@ from hybridreg.composed_steps.levels import Level
 from hybridreg.composed_steps.run import (
     Descent,
     Listen,
+    better_start,
     coarse_to_fine,
     in_voxels,
     map_and_inverse,
@@ -95,6 +96,7 @@ class Demons:
     def _improved(
         self, level: Level, coarser: int, displacement: Tensor, most: int, listen: Listen
     ) -> Tensor:
+        displacement = better_start(level, displacement, SSD())
         weight = check_overlap(level.weight(displacement))
         fixed, spacing = level.fixed.data, level.fixed.grid.spacing
         fluid, diffusion = (

@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.checks import check_pair
 from hybridreg.composed_steps.levels import Level
-from hybridreg.composed_steps.run import Listen, coarse_to_fine, map_and_inverse
+from hybridreg.composed_steps.run import Listen, better_start, coarse_to_fine, map_and_inverse
 from hybridreg.intensity import unit_pair
 from hybridreg.methods.base import RegistrationResult, TraceEntry, check_overlap
 from hybridreg.methods.instance.flow import Flow
@@ -93,6 +93,7 @@ class Instance:
     def _improved(
         self, level: Level, coarser: int, displacement: Tensor, most: int, listen: Listen
     ) -> Tensor:
+        displacement = better_start(level, displacement, self.similarity)
         weight = check_overlap(level.weight(displacement))
         rule = self._rule(coarser)
         return rule.run(level, displacement, weight, self.similarity, most, listen)
