@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
 from skimage.feature import canny
-from skimage.measure import find_contours
+
+from hybridreg.report.painting import Line, contours, data_uri, painted, tinted, with_lines
 
 Views = Mapping[str, np.ndarray]
-Line = tuple[np.ndarray, tuple[int, int, int]]  # points (N, 2) as (row, column) pixels, color
 
 FIXED_COLOR, MOVED_COLOR = (64, 208, 222), (255, 176, 32)
 FOLD_COLOR = (226, 0, 38)
@@ -237,7 +235,7 @@ class Figures:
         return cut if zoom == 1 else cut.resize(size, Image.Resampling.BICUBIC)
 
     def _gray(self, name: str, plane: Plane, index: int) -> str:
-        return _data_uri(self._enlarged(name, plane, index, 1), crisp=self.dimension == 2)
+        return data_uri(self._enlarged(name, plane, index, 1), crisp=self.dimension == 2)
 
     def _edges(self, plane: Plane, index: int) -> str:
         zoom = self._zoom(plane, 420)
@@ -246,7 +244,7 @@ class Figures:
         found = canny(fixed, sigma, low_threshold=0.22 / sigma, high_threshold=0.6 / sigma)
         soft = np.clip(ndimage.gaussian_filter(found.astype(np.float32), 0.6) * 2.2, 0, 1)
         moved = self._enlarged("moved", plane, index, zoom)
-        return _data_uri(_painted(moved, soft, FIXED_COLOR))
+        return data_uri(painted(moved, soft, FIXED_COLOR))
 
     def _checker(self, plane: Plane, index: int) -> str:
         zoom = self._zoom(plane)
@@ -255,7 +253,7 @@ class Figures:
         )
         tile = math.ceil(max(fixed.shape) / 8)
         row, column = np.indices(fixed.shape) // tile
-        return _data_uri(Image.fromarray(np.where((row + column) % 2 == 0, fixed, moved)))
+        return data_uri(Image.fromarray(np.where((row + column) % 2 == 0, fixed, moved)))
 
     def _through_folds(self, plane: Plane) -> Panel:
         index = self._slices(plane, 1)[0]
@@ -274,10 +272,10 @@ class Figures:
         level = np.log(np.maximum(cut, 1e-3)) / math.log(self._factor)
         level = Image.fromarray(level).resize(base.size, Image.Resampling.BILINEAR)
         position = np.clip((np.asarray(level) + 1) / 2, 0, 1)
-        colored = np.asarray(_over(base, position, _COLORS))
+        colored = np.asarray(tinted(base, position, _COLORS))
         folds = Image.fromarray(cut <= 0).resize(base.size, Image.Resampling.NEAREST)
         image = np.where(np.asarray(folds)[..., None], FOLD_COLOR, colored)
-        return _data_uri(Image.fromarray(image.astype(np.uint8)))
+        return data_uri(Image.fromarray(image.astype(np.uint8)))
 
     @property
     def _most_uncertain(self) -> float:
@@ -289,7 +287,7 @@ class Figures:
         base = self._enlarged("fixed", plane, index, self._zoom(plane))
         level = np.clip(cut / self._most_uncertain, 0, 1)
         level = np.asarray(Image.fromarray(level).resize(base.size, Image.Resampling.BILINEAR))
-        return _data_uri(_over(base, level, _UNCERTAIN))
+        return data_uri(tinted(base, level, _UNCERTAIN))
 
     def _deformed(self, plane: Plane, index: int) -> str:
         zoom, step = self._zoom(plane), self.grid_step_mm
@@ -300,8 +298,8 @@ class Figures:
             scale = moved.height / position.shape[0], moved.width / position.shape[1]
             first, last = math.ceil(position.min() / step), math.floor(position.max() / step)
             for level in range(first, last + 1):
-                lines += _contours(position, level * step, scale, GRID_COLOR)
-        return _data_uri(_with_lines(moved, lines, 1.5))
+                lines += contours(position, level * step, scale, GRID_COLOR)
+        return data_uri(with_lines(moved, lines, 1.5))
 
     def _mapped(self, axis: int) -> np.ndarray:
         """T of each coarse voxel along a display axis, in mm from the grid's low face."""
@@ -328,10 +326,10 @@ class Figures:
             cut = plane.cut(self.views[name], index)
             for label in np.intersect1d(chosen, np.unique(cut)):
                 mask = ndimage.gaussian_filter(np.pad(cut == label, 1).astype(np.float32), 0.6)
-                for points, _ in _contours(mask, 0.5, (zoom, zoom), color):
+                for points, _ in contours(mask, 0.5, (zoom, zoom), color):
                     lines.append((points - zoom, color))
         fixed = self._enlarged("fixed", plane, index, zoom).point(lambda value: value * 0.7)
-        return _data_uri(_with_lines(fixed, lines, 1.5))
+        return data_uri(with_lines(fixed, lines, 1.5))
 
     def _matched(self, plane: Plane, index: int) -> dict[str, str]:
         """Both ends of the matches that start on a slice, in the fixed and the aligned image."""
@@ -357,8 +355,8 @@ class Figures:
             for name in ("fixed", "aligned")
         )
         return {
-            "fixed": _data_uri(_with_lines(under, dots[0], 4)),
-            "moving, affine only": _data_uri(_with_lines(_with_lines(over, lines, 1), dots[1], 4)),
+            "fixed": data_uri(with_lines(under, dots[0], 4)),
+            "moving, affine only": data_uri(with_lines(with_lines(over, lines, 1), dots[1], 4)),
         }
 
     def _pixels(self, plane: Plane, voxels: np.ndarray, zoom: int) -> np.ndarray:
@@ -368,52 +366,3 @@ class Figures:
         rows = last - down if plane.turned else down
         return (np.stack([rows, voxels[:, plane.across]], 1) + 0.5) * zoom - 0.5
 
-
-def _contours(
-    values: np.ndarray, level: float, scale: tuple[float, float], color: tuple[int, int, int]
-) -> Iterable[Line]:
-    """Iso-lines of a coarse slice in pixels of a picture of the same faces."""
-    for points in find_contours(values, level):
-        yield (points + 0.5) * scale - 0.5, color
-
-
-def _with_lines(base: Image.Image, lines: Sequence[Line], width: float) -> Image.Image:
-    """Smooth lines, drawn at twice the size, over a gray picture."""
-    image = base.convert("RGB")
-    for color in dict.fromkeys(color for _, color in lines):
-        mask = Image.new("L", (base.width * 2, base.height * 2))
-        draw = ImageDraw.Draw(mask)
-        for points, of in lines:
-            if of == color:
-                where = [tuple(point) for point in (points[:, [1, 0]] * 2 + 0.5).tolist()]
-                draw.line(where, fill=255, width=round(2 * width), joint="curve")
-        image = _painted(image, np.asarray(mask.reduce(2)) / 255.0, color)
-    return image
-
-
-def _over(
-    base: Image.Image, level: np.ndarray, colors: Sequence[tuple[int, int, int]]
-) -> Image.Image:
-    """A map from 0 to 1 in a color scale, with the brightness of a picture."""
-    stops = np.linspace(0, 1, len(colors))
-    color = np.stack([np.interp(level, stops, c) for c in np.array(colors).T], -1)
-    shade = 0.4 + 0.6 * (np.asarray(base)[..., None] / 255.0)
-    return Image.fromarray((color * shade).astype(np.uint8))
-
-
-def _painted(base: Image.Image, alpha: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
-    """A color blended over a picture with alpha, 0 to 1."""
-    below = np.asarray(base.convert("RGB"), dtype=np.float32)
-    mixed = below + alpha[..., None] * (np.array(color, dtype=np.float32) - below)
-    return Image.fromarray(mixed.round().astype(np.uint8))
-
-
-def _data_uri(image: Image.Image, *, crisp: bool = False) -> str:
-    """JPEG with colors at full resolution, or PNG, which is larger and exact."""
-    file = io.BytesIO()
-    if crisp:
-        image.save(file, "PNG")
-    else:
-        image.save(file, "JPEG", quality=82, subsampling=0)
-    kind = "png" if crisp else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
