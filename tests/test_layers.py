@@ -65,7 +65,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room(module: str) -> str:
+def owner(module: str) -> str:
     """The file, or for a package of one idea the package, that a module belongs to."""
     parts = module.split(".")
     return ".".join(parts[:2] if parts[0] in ("io", "methods") else parts[:1])
@@ -101,7 +101,7 @@ def test_no_module_imports_from_a_higher_layer():
             imported = name.removeprefix("hybridreg.")
             if not name.startswith("hybridreg.") or imported not in known:
                 continue
-            if room(importer) == room(imported):
+            if owner(importer) == owner(imported):
                 continue
             assert rank(imported) <= rank(importer), f"{importer} imports {imported}"
 
@@ -113,8 +113,8 @@ def test_no_method_enters_the_room_of_another():
             continue
         for name in imports(path):
             if name.startswith("hybridreg.methods."):
-                target = room(name.removeprefix("hybridreg."))
-                assert target in (room(importer), "methods.base"), f"{importer} imports {name}"
+                target = owner(name.removeprefix("hybridreg."))
+                assert target in (owner(importer), "methods.base"), f"{importer} imports {name}"
 
 
 def test_foreign_libraries_stay_where_they_belong():

@@ -71,9 +71,9 @@ def run(methods: list[str], starts: int):
         for name in methods:
             if (name, str(number)) in known:
                 continue
-            begun = time.process_time()
+            since = time.process_time()
             found = METHODS[name].register(pair, start).transform
-            spent = time.process_time() - begun
+            spent = time.process_time() - since
             error = projection_error(found, true, corners, view).mean().item()
             with ROWS.open("a", newline="") as file:
                 row = (name, number, f"{before:.2f}", f"{error:.3f}", f"{spent:.1f}")

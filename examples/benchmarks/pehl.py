@@ -111,9 +111,9 @@ def compare(methods: dict, poses: range, weights: str):
             for name in wanted:
                 error, spent, verdict = error_mm(start, case), 0.0, ""
                 if name != "start":
-                    begun = time.process_time()
+                    since = time.process_time()
                     result = methods[name].register(case.pair, start)
-                    spent = time.process_time() - begun
+                    spent = time.process_time() - since
                     error = error_mm(result.transform, case)
                     verdict = status(case, result, start)
                 with ROWS.open("a", newline="") as file:

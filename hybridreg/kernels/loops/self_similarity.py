@@ -29,7 +29,7 @@ def pair_distances(start, stop, values, pairs, radius, out, mean):
     rz, ry, rx = radius
     column = np.empty((ny, nx), np.float32)
     row = np.empty(nx, np.float32)
-    share = np.float32(1) / np.float32(len(pairs))
+    fraction = np.float32(1) / np.float32(len(pairs))
     for z in range(start, stop):
         first, last = max(z - rz, 0), min(z + rz, nz - 1)
         for p in range(len(pairs)):
@@ -87,4 +87,4 @@ def pair_distances(start, stop, values, pairs, radius, out, mean):
                 for x in range(nx):
                     here[x] -= row[x]
                 for x in range(nx):
-                    total[x] += here[x] * share
+                    total[x] += here[x] * fraction
