@@ -50,6 +50,11 @@ def test_a_folder_without_photographs_is_refused(tmp_path):
         read_photographs([tmp_path / "notes.txt"])
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="pictures: there is no such file"):
+        read_photographs([tmp_path / "pictures"])
+
+
 def test_pictures_of_more_than_eight_bits_are_refused(tmp_path):
     Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.full((9, 9), 0.5, dtype=np.float32)).save(tmp_path / "deep.tif")

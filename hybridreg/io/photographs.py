@@ -48,6 +48,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _gray(path: Path) -> Tensor:
+    path.stat()  # a missing folder has no ending either
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"its name does not end like a photograph's ({' '.join(_FORMATS)})")
     with warnings.catch_warnings():
