@@ -14,6 +14,7 @@ class CaseLog(logging.Handler):
     """The log lines of this package while it listens, the warnings among them, and wall seconds.
 
     roles: what files are called instead of their paths, which may name patients; {path: role}.
+    Warnings logged with ``extra={"about_case": False}`` are log lines only.
 
     >>> log = CaseLog()
     >>> with log.listening(), log.timing("read"):
@@ -32,7 +33,7 @@ class CaseLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord):
         self.lines.append(named_by_role(self.format(record), self.roles))
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING and getattr(record, "about_case", True):
             self.warnings.append(named_by_role(record.getMessage(), self.roles))
 
     @contextmanager

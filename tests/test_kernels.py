@@ -12,6 +12,7 @@ from numba.core import caching
 from scipy import ndimage
 from torch import Tensor
 
+from hybridreg.case_log import CaseLog
 from hybridreg.geometry import Grid
 from hybridreg.kernels import compiled
 from hybridreg.kernels.affine import placement_gradient
@@ -346,7 +347,10 @@ def read_only(*_):
 
 def test_the_first_use_says_what_it_waits_for(loaded_anew, monkeypatch):
     monkeypatch.setattr(compiled, "_PATIENCE_S", 0.0)
-    half_mean_square()
-    half_mean_square()
+    case = CaseLog()
+    with case.listening():
+        half_mean_square()
+        half_mean_square()
     (record,) = loaded_anew.records
     assert "preparing the ssd kernel" in record.message
+    assert "preparing the ssd kernel" in case.lines[0] and not case.warnings

@@ -58,7 +58,8 @@ def torch_only() -> Iterator[None]:
 @cache
 def _loaded(name: str) -> ModuleType | None:
     note = "preparing the %s kernel; the first time it is compiled for this processor (some seconds)"
-    timer = threading.Timer(_PATIENCE_S, log.warning, (note, name))
+    note_only = {"extra": {"about_case": False}}  # nothing that a report should warn of
+    timer = threading.Timer(_PATIENCE_S, log.warning, (note, name), note_only)
     timer.daemon = True
     timer.start()
     try:
