@@ -13,16 +13,22 @@ from torch import Generator, Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from hybridreg.geodesics import Kernel
 from hybridreg.io.checkpoints import Card, Checkpoint
 from hybridreg.io.target_store import TargetStore
 from hybridreg.methods.quicksilver.contrast import remapped
 from hybridreg.methods.quicksilver.network import KIND, PATCH, MomentumNetwork, momentum_network
 from hybridreg.methods.quicksilver.orientation import mirrored, upright
+from hybridreg.methods.quicksilver.smoothing import Smoothing
 from hybridreg.network_inputs import scaled
 from hybridreg.target_patches import IMAGES, Prepare, TargetPatches
 from hybridreg.training_domain import TrainingDomain
 
 INTENSITY = "percentiles"
+LOSSES = {
+    "absolute": "mean absolute difference",
+    "smoothed": "mean square of the difference smoothed by the root of the kernel",
+}
 _SCALED_BY = 8  # cases whose mean momentum is the scale of the output
 _KEPT_VALUES = 400_000_000  # of cases in memory, 4 bytes each
 _DESCRIBED = 50  # cases whose images the card describes
@@ -59,7 +65,7 @@ class MomentumTask:
     """Learns the momentum of stored targets.
 
     store: of momentum targets. train, validation: names of cases. prepare: see ``TargetPatches``.
-    start: weights to begin with. remap: the moving image gets another contrast in every patch.
+    loss: one of ``LOSSES``. start: weights to begin with. remap: the moving image gets another contrast in every patch.
     mirror: half of the patches have left and right exchanged. about: of the card's ``training``.
     """
 
@@ -72,6 +78,7 @@ class MomentumTask:
     dropout: float = 0.0
     remap: bool = False
     mirror: bool = False
+    loss: str = "absolute"
     kind: str = KIND
     prepare: Prepare = upright
     start: Checkpoint | None = None
@@ -89,6 +96,7 @@ class MomentumTask:
             "dropout": self.dropout,
             "remap": self.remap,
             "mirror": self.mirror,
+            "loss": self.loss,
             "train": list(self.train),
             "validation": list(self.validation_cases),
             "targets": dict(self.store.settings),
@@ -148,16 +156,25 @@ class MomentumTask:
         return found
 
     def losses(self, network: MomentumNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean absolute difference, in units of the network's scale (Yang 2017 sums it)."""
+        """The mean difference in units of the network's scale: absolute, which Yang 2017 sums, or squared."""
         layout = {"memory_format": _FORMAT[network.dimension]}
         images = (batch[name].contiguous(**layout) for name in ("fixed", "moving"))
-        missed = network(*images).float() - batch["momentum"]
-        return {"absolute": missed.abs().mean() / network.scale}
+        missed = (network(*images).float() - batch["momentum"]) / network.scale
+        if self.loss == "smoothed":
+            return {"smoothed": self._smoothing.energy(missed)}
+        return {"absolute": missed.abs().mean()}
 
     def scores(self, network: MomentumNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean absolute difference over that of a prediction of 0."""
-        missed = network(batch["fixed"], batch["moving"]).float() - batch["momentum"]
-        return {"relative": missed.abs().mean() / batch["momentum"].abs().mean().clamp(min=1e-12)}
+        """Over those of a prediction of 0: the mean absolute difference, and the smoothed one."""
+        wanted = batch["momentum"]
+        missed = network(batch["fixed"], batch["moving"]).float() - wanted
+        rough = missed.abs().mean() / wanted.abs().mean().clamp(min=1e-12)
+        energies = [self._smoothing.energy(values) for values in (missed, wanted)]
+        return {"relative": rough, "smooth_relative": energies[0] / energies[1].clamp(min=1e-12)}
+
+    @cached_property
+    def _smoothing(self) -> Smoothing:
+        return Smoothing(Kernel(**self._facts["kernel"]), self._facts["spacing_mm"])
 
     def test(self, network: MomentumNetwork) -> dict[str, float]:
         return {}
@@ -166,7 +183,7 @@ class MomentumTask:
         network = self._built()
         weights = sum(p.numel() for p in network.parameters())
         narrow = "" if self.width == 64 else f"narrow: {self.width} channels for the published 64; "
-        about = {"task": "the momentum of random patches; mean absolute difference"}
+        about = {"task": f"the momentum of random patches; {LOSSES[self.loss]}"}
         about |= {"remapped_contrast": self.remap, "mirrored": self.mirror}
         about |= {"start": self.start.path.stem} if self.start else {}
         about |= {"cases": len(self.train), **asdict(self.steps)}

@@ -14,7 +14,7 @@ from hybridreg.io.target_store import TargetStore
 from hybridreg.methods.quicksilver.correction import Residual
 from hybridreg.methods.quicksilver.network import CORRECTION_KIND, KIND
 from hybridreg.methods.quicksilver.prediction import trained
-from hybridreg.methods.quicksilver.task import MomentumTask, Stated, Steps
+from hybridreg.methods.quicksilver.task import LOSSES, MomentumTask, Stated, Steps
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class QuicksilverTraining:
     width: 64 as published; the cost grows with its square. dropout: 0.2 for the probabilistic
     network. start: weights of the same dimension and width to begin with, a file or a packaged
     name. contrast: "remapped" gives the moving image a random contrast in every patch, for images
-    of two modalities. mirror: exchange left and right in half of the patches.
+    of two modalities. loss: "absolute" as published, or "smoothed": the squared difference
+    smoothed by the root of the kernel, on which the map depends. mirror: exchange left and right in half of the patches.
     batch_size, learning_rate, halved_every, steps_per_epoch, validation_batches: see
     ``task.Steps``.
     """
@@ -44,6 +45,7 @@ class QuicksilverTraining:
     dropout: float = 0.0
     start: str | None = None
     contrast: str = "same"
+    loss: str = "absolute"
     mirror: bool = False
     batch_size: int = 64
     learning_rate: float = 1e-4
@@ -57,6 +59,8 @@ class QuicksilverTraining:
     def __post_init__(self):
         if self.contrast not in ("same", "remapped"):
             raise ValueError(f'contrast is "same" or "remapped", found {self.contrast!r}')
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is one of {', '.join(LOSSES)}; found {self.loss!r}")
         for name in (
             "width",
             "batch_size",
@@ -89,6 +93,7 @@ class QuicksilverTraining:
             dropout=self.dropout,
             remap=self.contrast == "remapped",
             mirror=self.mirror,
+            loss=self.loss,
             start=None if self.start is None else read_checkpoint(self.start, kind=more["kind"]),
             **more,
         )
