@@ -1,14 +1,16 @@
-"""The loss of momenta in the metric of LDDMM."""
+"""The loss of momenta in the metric of LDDMM, and patches larger than published."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from test_quicksilver import KERNEL, SETTINGS, settings, store  # noqa: F401 (a fixture)
+from test_quicksilver import KERNEL, SETTINGS, Stub, card, settings, store, weights  # noqa: F401
 from torch import Generator
 
 from hybridreg.geodesics import Kernel
 from hybridreg.lattice import Lattice
+from hybridreg.methods.quicksilver.network import momentum_network
+from hybridreg.methods.quicksilver.prediction import Predictor
 from hybridreg.methods.quicksilver.smoothing import Smoothing
 from hybridreg.shooting import Operator
 
@@ -65,3 +67,26 @@ def test_the_smoothed_loss_is_the_energy_of_what_is_missed(store):  # noqa: F811
 def test_another_loss_is_refused(store):  # noqa: F811
     with pytest.raises(ValueError, match="absolute, smoothed; found 'square'"):
         settings(store, SETTINGS + 'loss = "square"\n')
+
+
+def test_a_network_is_trained_and_used_on_patches_of_one_size(store, tmp_path):  # noqa: F811
+    task = settings(store, SETTINGS + "patch = 19\n").task()
+    assert task.batch(Generator().manual_seed(0))["momentum"].shape[2:] == (19, 19)
+    about = task.card()
+    assert about.training["patch"] == 19 and "patches of 19 voxels" in about.training_grid
+    seen = Stub(lambda f, m: f)
+    image = torch.ones(1, 40, 40)
+    Predictor(seen, about).momentum(seen, image, image)
+    assert {tuple(call.shape[2:]) for call in seen.calls} == {(19, 19)}
+    older = card(momentum_network(2, 2))  # a card that does not say it: as published
+    assert Predictor(seen, older).patch == 15
+
+
+def test_patches_that_do_not_fit_are_refused(store, tmp_path):  # noqa: F811
+    for patch in (11, 20):
+        with pytest.raises(ValueError, match=f"19, 23, 27 ... voxels, found {patch}"):
+            settings(store, SETTINGS + f"patch = {patch}\n")
+    prediction = weights(tmp_path, 2)
+    text = SETTINGS + f'prediction = "{prediction}"\npatch = 19\n'
+    with pytest.raises(ValueError, match="set patch = 15"):
+        settings(store, text, "quicksilver-correction").task()

@@ -2,6 +2,7 @@
 
 The same layers, patches, steps and seed for each; each of its targets over their mean size. The network's
 output is made a map by shooting (momentum; velocity v as the momentum L v) or is one (displacement).
+All learn from the mean absolute difference; the momentum, which is rough, also from the smoothed one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ from hybridreg.momentum import along_axes, shot, to_lps
 from hybridreg.shooting import Operator
 from hybridreg.transforms import DisplacementField, Transform, compose, parts_of
 
-WHAT = ("momentum", "velocity", "displacement")
-WIDTH, BATCH, LEARNING_RATE = 8, 32, 1e-3
+ARMS = {
+    "momentum": ("momentum", "smoothed"),
+    "momentum, absolute loss": ("momentum", "absolute"),
+    "velocity": ("velocity", "absolute"),
+    "displacement": ("displacement", "absolute"),
+}
+WIDTH, BATCH, PATCH, LEARNING_RATE = 8, 8, 31, 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,14 @@ class Instead:
         return shot(to_lps(output, grid), self.kernel, grid, onto=onto, **self.shooting)
 
 
-def taught(store: TargetStore, what: str, steps: int) -> tuple[Predictor, Instead]:
+def taught(store: TargetStore, arm: str, steps: int) -> tuple[Predictor, Instead]:
+    what, loss = ARMS[arm]
     train, validation = split(store, ["s6*"], [])
     attributes = store.read(train[0]).attributes
     instead = Instead(what, Kernel(**attributes["kernel"]), dict(attributes["shooting"]))
     stated = Stated("slices", "", "")
-    task = MomentumTask(
-        store, train, validation, Steps(BATCH), stated, width=WIDTH, mirror=True, prepare=instead
-    )
+    how = {"width": WIDTH, "patch": PATCH, "loss": loss, "mirror": True, "prepare": instead}
+    task = MomentumTask(store, train, validation, Steps(BATCH), stated, **how)
     network = task.network(Generator().manual_seed(0))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     for step in range(steps):
@@ -73,7 +79,7 @@ def taught(store: TargetStore, what: str, steps: int) -> tuple[Predictor, Instea
         sum(task.losses(network, task.batch(Generator().manual_seed(step))).values()).backward()
         optimizer.step()
         if step % 100 == 0:
-            print(what, step, flush=True)
+            print(arm, step, flush=True)
     return Predictor(network.eval(), task.card()), instead
 
 
@@ -82,16 +88,16 @@ def regressions(store: Path, steps: int, count: int):
     known = [(pair, SLICES.register(slices(*pair)).transform) for pair in pairs]
     targets = [LDDMM_2D.register(slices(*pair), start).transform for pair, start in known]
     scores = {}
-    for what in WHAT:
-        predictor, instead = taught(TargetStore.open(store), what, steps)
+    for arm in ARMS:
+        predictor, instead = taught(TargetStore.open(store), arm, steps)
         for (pair, start), target in zip(known, targets, strict=True):
             images = slices(*pair)
             seen, _ = seen_by(predictor, images, start, parts_of(target)[-1])
             output = predictor.momentum(predictor.network, seen.fixed.data, seen.moving.data)
             found = compose(start, instead.map_of(output, seen.fixed.grid, images.fixed.grid))
-            scores[pair, what] = fit(images, found, target)
+            scores[pair, arm] = fit(images, found, target)
     for (pair, start), target in zip(known, targets, strict=True):
         name = "{}-{}".format(*pair)
         add("regression", name, "affine", **fit(slices(*pair), start, target))
-        for what in WHAT:
-            add("regression", name, what, **scores[pair, what])
+        for arm in ARMS:
+            add("regression", name, arm, **scores[pair, arm])

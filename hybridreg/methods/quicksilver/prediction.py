@@ -17,6 +17,7 @@ from hybridreg.io.files import sha256_of
 from hybridreg.methods.quicksilver.network import (
     CORRECTION_KIND,
     KIND,
+    PATCH,
     MomentumNetwork,
     momentum_network,
 )
@@ -48,6 +49,11 @@ class Predictor:
     @property
     def kernel(self) -> Kernel:
         return Kernel(**self.card.kernel)
+
+    @property
+    def patch(self) -> int:
+        """Voxels along each axis of the patches that it was trained on."""
+        return self.card.training.get("patch", PATCH)
 
     def grid(self, pair: ImagePair) -> Grid:
         """The network's grid, upright, around what both images (on the fixed grid) show."""
@@ -81,7 +87,7 @@ class Predictor:
     def momentum(self, network: MomentumNetwork, fixed: Tensor, moving: Tensor) -> Tensor:
         """A network's output over images (1, *shape), along the axes of their grid, (D, *shape)."""
         images = (image.to(self.device) for image in (fixed, moving))
-        return predicted(network, *images, stride=self.stride).cpu()
+        return predicted(network, *images, size=self.patch, stride=self.stride).cpu()
 
     def shot(self, momentum: Tensor, grid: Grid, onto: Grid) -> GeodesicTransform:
         """The geodesic of a momentum along the axes of its grid."""

@@ -65,8 +65,9 @@ class MomentumTask:
     """Learns the momentum of stored targets.
 
     store: of momentum targets. train, validation: names of cases. prepare: see ``TargetPatches``.
-    loss: one of ``LOSSES``. start: weights to begin with. remap: the moving image gets another contrast in every patch.
-    mirror: half of the patches have left and right exchanged. about: of the card's ``training``.
+    loss: one of ``LOSSES``. patch: voxels along each axis of a patch. start: weights to begin with.
+    remap: the moving image gets another contrast in every patch. mirror: half of the patches have
+    left and right exchanged. about: of the card's ``training``.
     """
 
     store: TargetStore
@@ -79,6 +80,7 @@ class MomentumTask:
     remap: bool = False
     mirror: bool = False
     loss: str = "absolute"
+    patch: int = PATCH
     kind: str = KIND
     prepare: Prepare = upright
     start: Checkpoint | None = None
@@ -97,6 +99,7 @@ class MomentumTask:
             "remap": self.remap,
             "mirror": self.mirror,
             "loss": self.loss,
+            "patch": self.patch,
             "train": list(self.train),
             "validation": list(self.validation_cases),
             "targets": dict(self.store.settings),
@@ -156,7 +159,7 @@ class MomentumTask:
         return found
 
     def losses(self, network: MomentumNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean difference in units of the network's scale: absolute, which Yang 2017 sums, or squared."""
+        """The mean difference, absolute (Yang 2017 sums it) or squared, in the network's scale."""
         layout = {"memory_format": _FORMAT[network.dimension]}
         images = (batch[name].contiguous(**layout) for name in ("fixed", "moving"))
         missed = (network(*images).float() - batch["momentum"]) / network.scale
@@ -184,13 +187,13 @@ class MomentumTask:
         weights = sum(p.numel() for p in network.parameters())
         narrow = "" if self.width == 64 else f"narrow: {self.width} channels for the published 64; "
         about = {"task": f"the momentum of random patches; {LOSSES[self.loss]}"}
-        about |= {"remapped_contrast": self.remap, "mirrored": self.mirror}
+        about |= {"remapped_contrast": self.remap, "mirrored": self.mirror, "patch": self.patch}
         about |= {"start": self.start.path.stem} if self.start else {}
         about |= {"cases": len(self.train), **asdict(self.steps)}
         return Card(
             kind=self.kind,
             architecture=f"Quicksilver in {network.dimension}D, {narrow}{weights} weights",
-            training_grid=f"patches of {PATCH} voxels at {self._facts['spacing_mm']:g} mm",
+            training_grid=f"patches of {self.patch} voxels at {self._facts['spacing_mm']:g} mm",
             intensity_rule=INTENSITY,
             split={
                 "train": list(self.train),
@@ -232,7 +235,7 @@ class MomentumTask:
     def _patches(self, cases: Sequence[str]) -> TargetPatches:
         return TargetPatches(
             self.store,
-            size=PATCH,
+            size=self.patch,
             arrays=("momentum",),
             cases=list(cases),
             intensity=INTENSITY,

@@ -12,7 +12,7 @@ from hybridreg.io.checkpoints import checkpoint_path, read_checkpoint
 from hybridreg.io.files import sha256_of
 from hybridreg.io.target_store import TargetStore
 from hybridreg.methods.quicksilver.correction import Residual
-from hybridreg.methods.quicksilver.network import CORRECTION_KIND, KIND
+from hybridreg.methods.quicksilver.network import CORRECTION_KIND, KIND, PATCH
 from hybridreg.methods.quicksilver.prediction import trained
 from hybridreg.methods.quicksilver.task import LOSSES, MomentumTask, Stated, Steps
 
@@ -29,11 +29,13 @@ class QuicksilverTraining:
     the weights, with wildcards such as "1013-*"; by default the pairs of every tenth image among
     themselves. excluded: names of cases that are not used. Cases that share an image with a validation case are
     not trained on.
-    width: 64 as published; the cost grows with its square. dropout: 0.2 for the probabilistic
-    network. start: weights of the same dimension and width to begin with, a file or a packaged
-    name. contrast: "remapped" gives the moving image a random contrast in every patch, for images
-    of two modalities. loss: "absolute" as published, or "smoothed": the squared difference
-    smoothed by the root of the kernel, on which the map depends. mirror: exchange left and right in half of the patches.
+    width: 64 as published; the cost grows with its square. patch: voxels along each axis of a
+    patch, in training and in use: 15 as published, or 19, 23, 27 ...
+    dropout: 0.2 for the probabilistic network. start: weights of the same dimension and width to
+    begin with, a file or a packaged name. loss: "absolute" as published, or "smoothed": the squared
+    difference smoothed by the root of the kernel, on which the map depends.
+    contrast: "remapped" gives the moving image a random contrast in every patch, for images of two
+    modalities. mirror: exchange left and right in half of the patches.
     batch_size, learning_rate, halved_every, steps_per_epoch, validation_batches: see
     ``task.Steps``.
     """
@@ -46,6 +48,7 @@ class QuicksilverTraining:
     start: str | None = None
     contrast: str = "same"
     loss: str = "absolute"
+    patch: int = PATCH
     mirror: bool = False
     batch_size: int = 64
     learning_rate: float = 1e-4
@@ -61,6 +64,8 @@ class QuicksilverTraining:
             raise ValueError(f'contrast is "same" or "remapped", found {self.contrast!r}')
         if self.loss not in LOSSES:
             raise ValueError(f"loss is one of {', '.join(LOSSES)}; found {self.loss!r}")
+        if self.patch < PATCH or self.patch % 4 != 3:
+            raise ValueError(f"patch is 15, 19, 23, 27 ... voxels, found {self.patch}")
         for name in (
             "width",
             "batch_size",
@@ -94,6 +99,7 @@ class QuicksilverTraining:
             remap=self.contrast == "remapped",
             mirror=self.mirror,
             loss=self.loss,
+            patch=self.patch,
             start=None if self.start is None else read_checkpoint(self.start, kind=more["kind"]),
             **more,
         )
@@ -120,10 +126,14 @@ class CorrectionTraining(QuicksilverTraining):
 
     def task(self) -> MomentumTask:
         """What ``training.train`` takes."""
+        predictor = trained(self.prediction)
+        if predictor.patch != self.patch:
+            raise ValueError(
+                f"{self.prediction} sees patches of {predictor.patch} voxels and these settings say "
+                f"{self.patch}: set patch = {predictor.patch}"
+            )
         about = {"corrects": sha256_of(checkpoint_path(self.prediction))}
-        return self._task(
-            kind=CORRECTION_KIND, prepare=Residual(trained(self.prediction)), about=about
-        )
+        return self._task(kind=CORRECTION_KIND, prepare=Residual(predictor), about=about)
 
 
 def _neighbors(name: str, images: Mapping[str, frozenset[str]]) -> int:
