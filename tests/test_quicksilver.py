@@ -453,12 +453,12 @@ def test_a_killed_training_resumes_to_the_same_weights_and_learns(store, tmp_pat
     from hybridreg.training import train
 
     task = settings(store).task()
-    whole = train(task, tmp_path / "whole", max_epochs=6)
-    train(settings(store).task(), tmp_path / "part", max_epochs=2)
-    part = train(settings(store).task(), tmp_path / "part", max_epochs=6, resume=True)
+    whole = train(task, tmp_path / "whole", max_epochs=12)
+    train(settings(store).task(), tmp_path / "part", max_epochs=4)
+    part = train(settings(store).task(), tmp_path / "part", max_epochs=12, resume=True)
     first, second = (read_checkpoint(path, kind=KIND) for path in (whole, part))
     assert all(torch.equal(first.tensors[n], second.tensors[n]) for n in first.tensors)
-    assert first.card.validation["relative"] < 0.98
+    assert first.card.validation["relative"] < 0.95
     assert first.card.kernel == KERNEL and first.card.shooting == SHOOTING
     assert first.card.spacing_mm == 3.0 and "narrow" in first.card.architecture
     assert first.card.split["validation"] == ["7-8"] and first.card.domain
