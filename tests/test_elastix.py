@@ -202,6 +202,18 @@ def test_two_channels_find_what_one_cannot_see():
     assert set(both.trace[0].terms) == {"metric", "mean squares 1", "mean squares 2"}
 
 
+@pytest.mark.parametrize("channels", [8, 13])
+def test_every_channel_is_compared_with_its_own(channels):
+    """The trap: elastix takes its inputs by name, and names that end in numbers in the order of texts."""
+    grid = oblique_grid(2)
+    noise = torch.randn(channels, *grid.shape, generator=torch.Generator().manual_seed(0))
+    same = ImagePair(Image(noise, grid), Image(noise, grid))
+    overrides = AFFINE | {"Metric": "AdvancedMeanSquares", "MaximumNumberOfIterations": 1}
+    first = elastix(overrides=overrides).register(same).trace[0].terms
+    assert len(first) == 1 + channels
+    assert all(value == pytest.approx(0, abs=1e-9) for value in first.values())
+
+
 def two_channels(pair: ImagePair) -> ImagePair:
     def doubled(image: Image) -> Image:
         return Image(torch.cat([image.data, image.data.square()]), image.grid)

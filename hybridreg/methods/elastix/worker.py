@@ -165,10 +165,7 @@ def _register(itk: SimpleNamespace, job: dict) -> list[dict[str, list[str]]]:
 def _stage(itk: SimpleNamespace, job: dict, stage: dict, images: dict, maps: list, field) -> list:
     """All transform parameter maps after one stage: those it started from and its own."""
     elastix = itk.elastix[job["dimension"]].New()
-    for image in images["fixed"][: stage["images"]]:
-        elastix.AddFixedImage(image)
-    for image in images["moving"][: stage["images"]]:
-        elastix.AddMovingImage(image)
+    _add_images(elastix, *(images[side][: stage["images"]] for side in ("fixed", "moving")))
     for mask in images["fixed_masks"]:
         elastix.AddFixedMask(mask)
     for mask in images["moving_masks"]:
@@ -187,6 +184,22 @@ def _stage(itk: SimpleNamespace, job: dict, stage: dict, images: dict, maps: lis
     result = elastix.GetTransformParameterObject()
     count = result.GetNumberOfParameterMaps()
     return [{k: list(v) for k, v in result.GetParameterMap(i).items()} for i in range(count)]
+
+
+def _add_images(elastix, fixed: list, moving: list):
+    """Adds the images so that elastix compares them in this order.
+
+    It numbers all inputs but the first of each side by one counter, and takes them in the order of their
+    names as text: MovingImage, MovingImage10, MovingImage9. From seven channels on the wrong images would
+    be compared (elastix 5.3.1).
+    """
+    counter = 0
+    for add, (first, *others) in ((elastix.AddFixedImage, fixed), (elastix.AddMovingImage, moving)):
+        add(first)
+        names = [str(counter + i) for i in range(len(others))]
+        for name in names:
+            add(others[sorted(names).index(name)])
+        counter += len(others)
 
 
 def _parameter_object(itk: SimpleNamespace, maps: list[dict]):
