@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hybridreg import progress, projection_assessment, projection_views  # noqa: F401 (register)
+from hybridreg import progress
 from hybridreg.assessment import OPTIONAL, assess
 from hybridreg.case_files import describe_input, read_case, read_projections, start_of
 from hybridreg.case_log import CaseLog
@@ -25,6 +25,7 @@ from hybridreg.methods.base import RegistrationMethod, accepted, check_accepts
 from hybridreg.outcome import Outcome
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.quality import Intent
+from hybridreg.registry import load_pair_type
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 from hybridreg.warping import check_interpolation, warp
 
@@ -143,6 +144,7 @@ def run(
     if fuse is not None and not isinstance(case.pair, ImagePair):
         raise ValueError("radiographs and a CT cannot be fused: register without fusion")
     with record.timing("check"):
+        load_pair_type(type(case.pair))
         check_pair(case.pair, initial)
         network = None if fuse is None else _fusion_network(case.pair, fuse)
     with record.listening():

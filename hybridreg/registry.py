@@ -342,3 +342,18 @@ TASKS = Registry(
 )
 
 REGISTRIES = (METHODS, MEASURES, DESCRIPTORS, RULES, TASKS)
+
+# Modules that register how a pair of images of a type is assessed and shown, imported with the first one.
+PAIR_TYPES = {
+    "hybridreg.projection_pair:ProjectionPair": (
+        "hybridreg.projection_assessment",
+        "hybridreg.projection_views",
+    ),
+}
+
+
+def load_pair_type(kind: type):
+    """Imports what assesses and shows the registration of a type of pairs."""
+    for each in kind.__mro__:
+        for module in PAIR_TYPES.get(f"{each.__module__}:{each.__qualname__}", ()):
+            import_module(module)

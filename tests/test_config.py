@@ -2,10 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint
 
 import pytest
 
+from hybridreg.assessment import assess
 from hybridreg.config import (
     describe_method,
     files_of,
@@ -15,8 +17,9 @@ from hybridreg.config import (
     with_settings,
 )
 from hybridreg.methods.base import RegistrationMethod, RegistrationResult
-from hybridreg.registry import REGISTRIES, Registry
+from hybridreg.registry import PAIR_TYPES, REGISTRIES, Registry, load_pair_type
 from hybridreg.similarity import LNCC, MI
+from hybridreg.views import make_views
 
 
 @pytest.mark.parametrize("name", sorted(presets()))
@@ -178,3 +181,12 @@ def test_every_name_of_a_table_loads_and_is_found_again(registry: Registry):
         found = registry[name]
         assert registry[registry.name_of(found)] is found
         assert registry.help(name)
+
+
+@pytest.mark.parametrize("name", PAIR_TYPES)
+def test_every_type_of_pairs_is_assessed_and_shown_by_the_modules_of_its_table(name):
+    module, _, attribute = name.partition(":")
+    kind = getattr(import_module(module), attribute)
+    load_pair_type(type("Derived", (kind,), {}))
+    own = {function.dispatch(kind).__module__ for function in (assess, make_views)}
+    assert own == set(PAIR_TYPES[name])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridreg.cli.refusals import check_files
-from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session
+from hybridreg.cli.session import Session, code_of
 from hybridreg.cli.train import seconds
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ CaseMemory = Annotated[
     ),
 ]
 
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Processor threads of each case.")]
+
 
 def read_rows(current: Session, table: Path | None, pairs_of: Path | None) -> list[CaseRow]:
     """The cases of a table, or of a folder (ValueError where neither or both are given)."""
@@ -56,12 +58,31 @@ def read_rows(current: Session, table: Path | None, pairs_of: Path | None) -> li
 
     rows = pairs_of_folder(pairs_of) if table is None else read_case_table(table)
     if rows[0].more:
-        current.say(f"columns of the table that are not used: {', '.join(rows[0].more)}")
+        current.say(f"columns of the table that no method uses: {', '.join(rows[0].more)}")
     return rows
 
 
-def place_of(workers: int | None, scheduler: str | None, slurm: Path | None) -> Place:
-    """Where the cases run; ValueError if several places are given."""
+def where_of(
+    workers: int | None,
+    scheduler: str | None,
+    slurm: Path | None,
+    case_time: str | None,
+    case_memory: str | None,
+    threads: int | None,
+) -> dict[str, Place | Limits]:
+    """``place`` and ``limits``: where the cases run, and what each may take (ValueError)."""
+    from hybridreg.cluster import Limits
+
+    limits = Limits(
+        time_s=None if case_time is None else seconds(case_time),
+        memory_bytes=None if case_memory is None else bytes_of(case_memory),
+        threads=threads or 1,
+    )
+    return {"place": _place(workers, scheduler, slurm), "limits": limits}
+
+
+def _place(workers: int | None, scheduler: str | None, slurm: Path | None) -> Place:
+    """ValueError if several places are given."""
     if sum(given is not None for given in (workers, scheduler, slurm)) > 1:
         raise ValueError("--workers, --scheduler and --slurm exclude each other: give one")
     from hybridreg.cluster import Local, Scheduler, Slurm
@@ -73,17 +94,6 @@ def place_of(workers: int | None, scheduler: str | None, slurm: Path | None) -> 
         place.options()  # raises for an invalid file before any work
         return place
     return Local(workers)
-
-
-def limits_of(case_time: str | None, case_memory: str | None, threads: int | None) -> Limits:
-    """The limits of each case."""
-    from hybridreg.cluster import Limits
-
-    return Limits(
-        time_s=None if case_time is None else seconds(case_time),
-        memory_bytes=None if case_memory is None else bytes_of(case_memory),
-        threads=threads or 1,
-    )
 
 
 def bytes_of(size: str) -> int:
@@ -126,9 +136,7 @@ def answer_for(
     skipped, ends = list(skipped), list(ends)
     failures = {ended.name: ended.reason for ended in ends if ended.failed}
     done = len(ends) - len(failures)
-    current.exit_code = DONE
-    if failures:
-        current.exit_code = PARTLY_FAILED if done or skipped else FAILED
+    current.exit_code = code_of(len(failures), len(ends) + len(skipped))
     current.say(
         f"{done} of {count} cases done, {len(skipped)} finished before, {len(failures)} failed"
     )

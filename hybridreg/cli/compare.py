@@ -10,7 +10,7 @@ import typer
 from hybridreg.cli import cases, options
 from hybridreg.cli.devices import check_device, resolve_device
 from hybridreg.cli.refusals import check_files, check_initial, check_method
-from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, session
+from hybridreg.cli.session import code_of, session
 
 
 def compare(
@@ -56,10 +56,7 @@ def compare(
         int,
         typer.Option(min=0, max=8, help="Perturbed starts of each case, for the capture range."),
     ] = 0,
-    initial: Annotated[
-        str | None,
-        typer.Option(help="Initial transform of cases without one: 'centers', 'mass' or a file."),
-    ] = None,
+    initial: options.Initial = None,
     report: Annotated[
         bool, typer.Option(help="Write the page of every case and method as well.")
     ] = True,
@@ -72,7 +69,7 @@ def compare(
     slurm: cases.SlurmFile = None,
     case_time: cases.CaseTime = None,
     case_memory: cases.CaseMemory = None,
-    threads: options.Threads = None,
+    threads: cases.Threads = 1,
     device: options.Device = "cpu",
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -84,12 +81,10 @@ def compare(
         check_files(table, pairs_of)
         for name in names:
             check_method(None if name == "peers" else name)
-        check_initial(initial)
+        start = check_initial(initial)
         check_device(device)
-        place = cases.place_of(workers, scheduler, slurm)
-        limits = cases.limits_of(case_time, case_memory, threads)
+        where = cases.where_of(workers, scheduler, slurm, case_time, case_memory, threads)
         rows = cases.read_rows(current, table, pairs_of)
-        from hybridreg.choices import INITIALIZATIONS
         from hybridreg.comparison import Settings
         from hybridreg.comparison import compare as run
 
@@ -109,11 +104,10 @@ def compare(
             transforms=transforms,
             seed=seed,
             device=resolve_device(device),
-            initial=initial if initial in (None, *INITIALIZATIONS) else Path(initial),
+            initial=start,
             report=report,
             retry=retry_failed,
-            place=place,
-            limits=limits,
+            **where,
             callback=on_end,
             announce=progress.expect,
         )
@@ -144,10 +138,7 @@ def _answer(current, comparison, ended: int):
 
     records, summary = comparison.records, comparison.summary
     failed = [record for record in records if record.status == "failed"]
-    if failed:
-        current.exit_code = PARTLY_FAILED if len(failed) < len(records) else FAILED
-    else:
-        current.exit_code = DONE
+    current.exit_code = code_of(len(failed), len(records))
     current.answer = {
         "folder": str(comparison.folder),
         "records": len(records),

@@ -10,7 +10,7 @@ import typer
 from hybridreg.cli import options
 from hybridreg.cli.refusals import check_files
 from hybridreg.cli.register import number
-from hybridreg.cli.session import DONE, FAILED, PARTLY_FAILED, Session, session
+from hybridreg.cli.session import Session, code_of, session
 
 
 def evaluate(
@@ -83,10 +83,7 @@ def _evaluate_table(current: Session, table: Path, results: Path):
         _show(current, name, scores)
     for name, reason in failures.items():
         current.say(f"{name}: {reason}")
-    if failures:
-        current.exit_code = PARTLY_FAILED if records else FAILED
-    else:
-        current.exit_code = DONE
+    current.exit_code = code_of(len(failures), len(cases))
 
 
 def _scores(what: Path, fixed: Path, moving: Path, inputs: dict) -> dict:

@@ -22,6 +22,12 @@ KeepIdentifiers = Annotated[
     bool,
     typer.Option("--keep-identifiers", help="Write file names into results, not only hashes."),
 ]
+Initial = Annotated[
+    str | None,
+    typer.Option(
+        "--initial", help="Initial transform: a file (fixed to moving), 'centers' or 'mass'."
+    ),
+]
 FixedFrame = Annotated[
     int | None, typer.Option(min=0, help="Which image of a fixed file that holds several, from 0.")
 ]

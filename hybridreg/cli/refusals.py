@@ -30,13 +30,16 @@ def check_new_file(out: Path, *, overwrite: bool):
         raise ValueError(f"{out}: there is no folder {out.parent}: make it first")
 
 
-def check_initial(initial: str | None):
-    """Raises FileNotFoundError unless the initialization has a known name or is a file."""
-    if initial not in (None, *INITIALIZATIONS) and not Path(initial).exists():
+def check_initial(initial: str | None) -> str | Path | None:
+    """An initialization by name, or its file (FileNotFoundError for anything else)."""
+    if initial in (None, *INITIALIZATIONS):
+        return initial
+    if not Path(initial).exists():
         raise FileNotFoundError(
             f"{initial}: there is no such file: give a transform file, or one of "
             f"{', '.join(INITIALIZATIONS)}"
         )
+    return Path(initial)
 
 
 def check_name(table: Registry, name: str | None, *, also: Iterable[str] = ()):

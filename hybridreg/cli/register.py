@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from hybridreg.choices import INITIALIZATIONS
 from hybridreg.cli import cases, options
 from hybridreg.cli.devices import check_device, resolve_device
 from hybridreg.cli.fuse import show_fusion
@@ -41,10 +40,7 @@ def register(
         list[str] | None,
         typer.Option("--parameters", "-p", help="elastix parameter file; repeat for stages."),
     ] = None,
-    initial: Annotated[
-        str | None,
-        typer.Option(help="Initial transform: a file (fixed to moving), 'centers' or 'mass'."),
-    ] = None,
+    initial: options.Initial = None,
     fixed_frame: options.FixedFrame = None,
     moving_frame: options.MovingFrame = None,
     fixed_mask: Annotated[
@@ -124,8 +120,7 @@ def register(
         if many:
             images = {"fixed": fixed, "moving": moving, "overwrite": overwrite or None}
             _refuse_beside_a_table({**images, **inputs})
-            place = cases.place_of(workers, scheduler, slurm)
-            limits = cases.limits_of(case_time, case_memory, threads)
+            where = cases.where_of(workers, scheduler, slurm, case_time, case_memory, threads)
         elif fixed is None or moving is None:
             raise ValueError("give two images with -f and -m, or a table of cases (CSV)")
         else:
@@ -137,7 +132,7 @@ def register(
         check_files(fixed, moving, parameters)
         check_files(*(path for path in inputs.values() if isinstance(path, Path)))
         check_files(*(path for path in (fixed_mask, moving_mask) if path != "auto"))
-        check_initial(initial)
+        start = check_initial(initial)
         check_name(RULES, fusion_rule)
         check_device(device)
         if many:
@@ -149,13 +144,13 @@ def register(
             "keep_identifiers": keep_identifiers,
             "fuse": fusion_rule or (DEFAULT_RULE if fuse else None),
             "interpolation": interpolation.value,
-            "initial": _initial(initial),
+            "initial": start,
         }
         if many:
             from hybridreg.batch import Order
 
             order = Order(_absolute(chosen), report=report, **settings)
-            _register_rows(current, rows, out, order, place=place, limits=limits)
+            _register_rows(current, rows, out, order, **where)
             return
         import hybridreg
 
@@ -242,7 +237,3 @@ def say_outcome(current, outcome, folder: Path):
 def number(value: float | None) -> str:
     """Four digits, or a dash for None."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def _initial(initial: str | None) -> str | Path | None:
-    return initial if initial in (None, *INITIALIZATIONS) else Path(initial)

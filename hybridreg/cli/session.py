@@ -18,6 +18,11 @@ from rich.table import Table
 DONE, FAILED, WRONG_INPUT, VERDICT_FAIL, PARTLY_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
+def code_of(failed: int, count: int) -> int:
+    """The exit code of many cases of which some failed."""
+    return DONE if not failed else PARTLY_FAILED if failed < count else FAILED
+
+
 class Session:
     """The output of a subcommand: its JSON answer, its exit code, and messages to the user."""
 

@@ -58,7 +58,7 @@ def targets(
     slurm: cases.SlurmFile = None,
     case_time: cases.CaseTime = None,
     case_memory: cases.CaseMemory = None,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads of each case.")] = 1,
+    threads: cases.Threads = 1,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.", show_default="cpu")
     ] = None,
@@ -71,8 +71,7 @@ def targets(
             known = ", ".join(TARGET_KINDS)
             raise ValueError(f"there is no kind {kind!r} of targets; known are {known}")
         check_device(device)
-        place = cases.place_of(workers, scheduler, slurm)
-        limits = cases.limits_of(case_time, case_memory, threads)
+        where = cases.where_of(workers, scheduler, slurm, case_time, case_memory, threads)
         for name in (method, start, lddmm):
             check_method(name)
         rows = cases.read_rows(current, table, pairs_of)
@@ -92,8 +91,7 @@ def targets(
             rows,
             out,
             Recipe(kind, chosen, seed=seed or 0, spacing_mm=spacing),
-            place=place,
-            limits=limits,
+            **where,
             callback=cases.ProgressLine(current, len(rows)),
         )
         counts = cases.answer_for(
