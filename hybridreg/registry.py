@@ -198,11 +198,15 @@ METHODS = Registry(
             "hybridreg.methods.peers.voxelmorph:VoxelMorph",
             "VoxelMorph with your weights, after an affine (needs voxelmorph)",
         ),
+        "impact": (
+            "hybridreg.methods.peers.impact:Impact",
+            "IMPACT on the features of your network, after an affine (needs itk-impact)",
+        ),
     },
 )
 
 # The methods of other packages, which are not installed with hybridreg.
-PEERS = ("ants-syn", "greedy", "convex-adam", "fireants", "unigradicon", "voxelmorph")
+PEERS = ("ants-syn", "greedy", "convex-adam", "fireants", "unigradicon", "voxelmorph", "impact")
 
 MEASURES = Registry(
     "measure",

@@ -1,6 +1,7 @@
 """The methods of other packages: right where they are installed, and named where they are not."""
 
 import json
+import os
 from dataclasses import fields
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_every_peer_says_what_it_needs(name):
     assert load_method(describe_method(method)) == method
 
 
-@pytest.mark.parametrize("name", ["voxelmorph", "unigradicon"])
+@pytest.mark.parametrize("name", ["voxelmorph", "unigradicon", "impact"])
 def test_networks_need_the_users_weights(name, monkeypatch, tmp_path):
     monkeypatch.setattr(process, "installed", lambda *_: "1.0")
     assert "it needs weights: name their file" in load_method(name).missing()
@@ -54,6 +55,30 @@ def test_installed_peers_find_a_shift_from_an_initial_transform(name, dimension)
         found = method.register(case.pair, initial).transform
         error = target_registration_error(found, case.fixed_landmarks, case.moving_landmarks)
         assert error.median() < ALLOWED_MM
+
+
+@pytest.mark.slow
+def test_impact_finds_a_shift_by_the_features_of_a_network(tmp_path):
+    class Network(torch.nn.Module):
+        def forward(self, volume: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.cat([volume, torch.nn.functional.avg_pool3d(volume, 3, 1, 1)], 1)]
+
+    torch.jit.script(Network()).save(str(tmp_path / "network.pt"))
+    python = os.environ.get("IMPACT_PYTHON", "")
+    table = {"name": "impact", "affine": "", "voxel_mm": 2.0, "python": python}
+    method = load_method({**table, "weights": str(tmp_path / "network.pt")})
+    if method.missing():
+        pytest.skip(method.missing())
+    case = blobs(dimension=3, translation_mm=(3.0, -2.0, 4.0))
+    turned = rigid([4.0] * 3, [1.0] * 3, case.pair.fixed.grid.center)
+    found = method.register(case.pair, turned).transform
+    error = target_registration_error(found, case.fixed_landmarks, case.moving_landmarks)
+    assert error.median() < ALLOWED_MM
+
+
+def test_fireants_refuses_images_that_are_too_short_for_it():
+    with pytest.raises(RegistrationError, match="no image shorter than 32 voxels.*24 x 26 x 20"):
+        load_method("fireants").register(blobs(dimension=3).pair)
 
 
 def test_a_script_that_crashes_is_an_error_of_the_registration(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ from hybridreg.cases import ImagePair, warp_pair
 from hybridreg.checks import check_pair
 from hybridreg.io.transforms import read_transform
 from hybridreg.io.working_folder import working_folder
-from hybridreg.methods.base import RegistrationResult
+from hybridreg.methods.base import RegistrationError, RegistrationResult
 from hybridreg.methods.peers import process
 from hybridreg.transforms import IDENTITY, Transform
+
+_SHORTEST = 32  # voxels, to which it enlarges coarser levels
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,7 @@ class FireAnts:
 
     loss: "cc" for images of one contrast, "mi" for any two. scales, iterations: of each level, coarse
     to fine. affine: the measure of hybridreg's affine before it; empty for none. python: see the
-    package; its pinned SimpleITK needs an environment of its own. It takes no image shorter than 32
-    voxels.
+    package; its pinned SimpleITK needs an environment of its own.
     """
 
     loss: str = "cc"
@@ -41,6 +42,11 @@ class FireAnts:
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         check_pair(pair, initial)
+        if min(pair.fixed.grid.shape) < _SHORTEST:
+            raise RegistrationError(
+                f"FireANTs takes no image shorter than {_SHORTEST} voxels, and the fixed one has "
+                f"{' x '.join(map(str, pair.fixed.grid.shape[::-1]))}: leave the method out"
+            )
         start = process.affine_start(pair, initial, self.affine, self.threads)
         job = {"scales": self.scales, "iterations": self.iterations, "loss_type": self.loss}
         with working_folder("hybridreg-fireants-") as folder:
