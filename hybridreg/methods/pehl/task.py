@@ -28,7 +28,12 @@ from hybridreg.methods.pehl.points import Choice, candidates, chosen_points
 from hybridreg.methods.pehl.samples import Look, Pool, Ranges, render
 from hybridreg.radiographs import Detector
 
-_VALIDATION_BATCHES = 4
+_VALIDATION_BATCHES = 8
+_LEARNED = (
+    *("channels", "local", "joint", "samples", "batch_size", "steps_per_epoch", "optimizer"),
+    *("learning_rate", "decay", "power", "backgrounds", "data", "data_licence", "weights_licence"),
+)
+"""Settings on which rendered samples do not depend."""
 _HELD_OUT = 1 << 20  # added to the seed for samples that are not learned from
 
 
@@ -181,7 +186,8 @@ class PehlTask:
         """Samples of each group; from the cache, if there is one."""
         if self.how.cache is None:
             return self._rendered(zone, count, seed)
-        key = hashlib.sha256(json.dumps([self.settings, zone, count, seed]).encode())
+        stated = {k: v for k, v in self.settings.items() if k not in _LEARNED}
+        key = hashlib.sha256(json.dumps([stated, zone, count, seed]).encode())
         files = {g: self.how.cache / f"{key.hexdigest()[:16]}-{g}.npz" for g in GROUPS}
         if all(file.is_file() for file in files.values()):
             return {group: Pool.load(file) for group, file in files.items()}
