@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridreg.geometry import Grid
+from hybridreg.kernels import refined
 from hybridreg.kernels.compiled import loops
-from hybridreg.kernels.matrices import Matrix, determinant
-from hybridreg.kernels.sampling import Placement, pulled_back
+from hybridreg.kernels.matrices import Matrix
+from hybridreg.kernels.refined import Knots
+from hybridreg.kernels.sampling import Placement, gradients, pulled_back
 from hybridreg.kernels.sampling import sample as placed
 
 
@@ -63,8 +65,8 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
     Border values repeat outside.
     """
     of = of or at
-    if not values.requires_grad and loops("sampling", values, displacement):
-        return _Sampled.apply(displacement, values, _placement(at, of))
+    if loops("sampling", values, displacement):
+        return _Sampled.apply(displacement, values, placement(at, of))
     scales, bases = _normalized(at, of, displacement.dtype, displacement.device)
     coordinates = [
         torch.add(base, shift, alpha=scale)
@@ -85,8 +87,32 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
     return found.movedim(0, 1).reshape(len(values), *at.shape)
 
 
-class _Sampled(torch.autograd.Function):
+def sample_through(values: Tensor, displacement: Tensor, to_fine: Resampling, of: Lattice) -> Tensor:
+    """As ``sample`` at the lattice ``to_fine.at``, by the displacement of a coarser one, ``to_fine.of``."""
+    if not values.requires_grad and loops("refined", values, displacement):
+        return _SampledThrough.apply(displacement, values, to_fine.knots, placement(to_fine.at, of))
+    return sample(values, to_fine(displacement), to_fine.at, of)
+
+
+class _SampledThrough(torch.autograd.Function):
     """Sampling by the compiled kernels, with the gradient by the displacement alone."""
+
+    @staticmethod
+    def forward(ctx, displacement: Tensor, values: Tensor, knots: Knots, placement: Placement):
+        ctx.save_for_backward(displacement, values)
+        ctx.knots, ctx.placement = knots, placement
+        return refined.sample(values, displacement, knots, placement)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None, None, None]:
+        displacement, values = ctx.saved_tensors
+        found = refined.gradient(values, displacement, ctx.knots, ctx.placement, adjoint)
+        return found, None, None, None
+
+
+class _Sampled(torch.autograd.Function):
+    """Sampling by the compiled kernels."""
 
     @staticmethod
     def forward(ctx, displacement: Tensor, values: Tensor, placement: Placement):
@@ -96,13 +122,16 @@ class _Sampled(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, Tensor | None, None]:
         displacement, values = ctx.saved_tensors
+        if ctx.needs_input_grad[1]:
+            return *gradients(values, displacement, ctx.placement, adjoint), None
         return pulled_back(values, displacement, ctx.placement, adjoint), None, None
 
 
 @lru_cache(maxsize=32)
-def _placement(at: Lattice, of: Lattice) -> Placement:
+def placement(at: Lattice, of: Lattice) -> Placement:
+    """Of the voxels of a lattice in another, with displacements in mm."""
     spacings = list(zip(at.spacing, of.spacing, strict=True))
     shifts = zip(at.first, of.first, of.spacing, strict=True)
     return Placement.along_axes(
@@ -138,38 +167,6 @@ def jacobian(displacement: Tensor, spacing: tuple[float, ...]) -> Matrix:
     """Jacobian matrix of x -> x + u(x): [component][axis]."""
     slopes = derivatives(displacement, spacing)
     return [[slope + float(i == j) for j, slope in enumerate(row)] for i, row in enumerate(slopes)]
-
-
-def solved(m: Matrix, right: Tensor) -> Tensor:
-    """x with M x = right at every voxel, by Cramer's rule; right and x of shape (D, *shape)."""
-    columns = range(len(m))
-    swapped = (
-        [[right[i] if j == k else m[i][j] for j in columns] for i in columns] for k in columns
-    )
-    return torch.stack([determinant(part) for part in swapped]) / determinant(m)
-
-
-def inverted(displacement: Tensor, start: Tensor, lattice: Lattice, *, iterations: int = 6) -> Tensor:
-    """The displacement of the inverse of x -> x + u(x), by Newton's method from a nearby start.
-
-    For maps whose inverse is known but for interpolation, as a geodesic's; on any device, in the
-    precision of what is given. Without a start there is ``kernels.inversion``. Each voxel keeps its
-    best iterate, so folds do not affect other voxels.
-    """
-    slopes = torch.cat([torch.stack(row) for row in jacobian(displacement, lattice.spacing)])
-    best, found = start, start
-    least = torch.full_like(start[0], torch.inf)
-    for _ in range(iterations):
-        left = found + sample(displacement, found, lattice)
-        distance = left.square().sum(0)
-        best = torch.where(distance < least, found, best)
-        least = torch.minimum(distance, least)
-        there = sample(slopes, found, lattice).unflatten(0, (lattice.dimension, -1))
-        step = solved([list(row) for row in there], left)
-        longest = step.norm(dim=0).clamp(min=1e-12)
-        found = found - step * (max(lattice.spacing) / longest).clamp(max=1.0)
-    left = (found + sample(displacement, found, lattice)).square().sum(0)
-    return torch.where(left < least, found, best)
 
 
 class _CentralDifference(torch.autograd.Function):
@@ -213,13 +210,21 @@ class Resampling:
         return values
 
     @cached_property
+    def knots(self) -> Knots:
+        axes = range(self.of.dimension)
+        return Knots(tuple(self._places(axis).numpy() for axis in axes), self.of.size)
+
+    def _places(self, axis: int) -> Tensor:
+        """Continuous indices into the lattice ``of`` along an axis."""
+        return (self.at.positions(axis) - self.of.first[axis]) / self.of.spacing[axis]
+
+    @cached_property
     def _matrices(self) -> list[Tensor]:
         """(voxels at, voxels of) for x, y and z."""
         matrices = []
         for axis in range(self.of.dimension):
             last = self.of.size[axis] - 1
-            place = (self.at.positions(axis) - self.of.first[axis]) / self.of.spacing[axis]
-            place = place.clamp(0, last)
+            place = self._places(axis).clamp(0, last)
             hats = 1 - (place[:, None] - torch.arange(last + 1, dtype=torch.float64)).abs()
             matrices.append(hats.clamp(min=0).to(self.dtype).to(self.device))
         return matrices

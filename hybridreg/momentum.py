@@ -10,12 +10,13 @@ from torch import Tensor
 
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.geometry import Grid
-from hybridreg.lattice import Lattice, Resampling, inverted
+from hybridreg.kernels.inversion import inverted
+from hybridreg.lattice import Lattice, Resampling
 from hybridreg.shooting import Operator, Shooter
 from hybridreg.transforms import DisplacementField
 
 MARGIN_MM = 12.0  # around the images: maps fall off to the identity there, the domain is periodic
-_NEWTON = 4
+_TOLERANCE = 1e-3  # of the inverse, in voxels of its grid
 
 
 def shot(
@@ -46,8 +47,7 @@ def geodesic(shooter: Shooter, momentum: Tensor, grid: Grid, *, onto: Grid) -> G
     that includes all voxels of the momentum's: the interpolated phi^-1 has kinks there, and with
     samples between them phi would have twice the error.
     """
-    ending = _ending(shooter.lattice).to(momentum)
-    backward, forward = (ending * field for field in shooter.maps(momentum))
+    backward = ended(shooter, momentum)
     parts = [max(1, round(s / voxel)) for s, voxel in zip(grid.spacing, onto.spacing, strict=True)]
     fine_grid = Grid(
         tuple(n * (count - 1) + 1 for n, count in zip(reversed(parts), grid.shape, strict=True)),
@@ -57,10 +57,16 @@ def geodesic(shooter: Shooter, momentum: Tensor, grid: Grid, *, onto: Grid) -> G
     )
     fine = Lattice.of(fine_grid, grid)
     to_fine = Resampling(Lattice.of(grid), fine, momentum.dtype, momentum.device)
-    inverse = inverted(to_fine(backward), to_fine(forward), fine, iterations=_NEWTON)
+    inverse = inverted(to_fine(backward), fine.spacing, tolerance=_TOLERANCE)
     m0, backward, inverse = (to_lps(v, grid).cpu() for v in (momentum, backward, inverse))
     fields = DisplacementField(backward, grid), DisplacementField(inverse, fine_grid)
     return GeodesicTransform(m0, shooter.operator.kernel, grid, *fields)
+
+
+def ended(shooter: Shooter, momentum: Tensor) -> Tensor:
+    """phi^-1 as in ``geodesic``: a displacement along the axes that falls to 0 in the margin."""
+    with torch.no_grad():
+        return _ending(shooter.lattice).to(momentum) * shooter.inverse_map(momentum)
 
 
 def along_axes(vectors: Tensor, grid: Grid) -> Tensor:

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from hybridreg.geodesics import Kernel
+from hybridreg.kernels import geodesics, spectra
+from hybridreg.kernels.compiled import loops
 from hybridreg.kernels.matrices import determinant
-from hybridreg.lattice import Lattice, derivatives, jacobian, sample
+from hybridreg.lattice import Lattice, derivatives, jacobian, placement, sample
 
 _KEPT = 8  # states of a flow kept as checkpoints for its gradient; the others are recomputed
 _KEPT_BYTES = 2e9  # limit for keeping the intermediate fields between them as well
@@ -65,7 +67,12 @@ class Operator:
     def _applied(self, vectors: Tensor, function: Function, band: float) -> Tensor:
         across, along = self._factors(function, band)
         axes = tuple(range(1, vectors.ndim))
-        spectrum = torch.view_as_real(torch.fft.rfftn(vectors, dim=axes))
+        spectrum = torch.fft.rfftn(vectors, dim=axes)
+        if compiled := loops("spectra", vectors):
+            waves = [k.flatten() for k in self._frequencies]
+            spectra.apply(compiled, spectrum, across[..., 0], None if along is None else along[..., 0], waves)
+            return torch.fft.irfftn(spectrum, s=vectors.shape[1:], dim=axes)
+        spectrum = torch.view_as_real(spectrum)
         if along is None:
             spectrum.mul_(across)
         else:
@@ -166,11 +173,28 @@ def coadjoint(momentum: Tensor, inverse_map: State, lattice: Lattice) -> Tensor:
     """m(t) = |D phi^-1| (D phi^-1)^T m0 o phi^-1, from m0 and the displacement of phi^-1."""
     if inverse_map is None:
         return momentum
+    if loops("geodesics", momentum, inverse_map):
+        return _Transported.apply(momentum, inverse_map, lattice)
     rows = jacobian(inverse_map, lattice.spacing)
     carried = sample(momentum, inverse_map, lattice)
     axes = range(lattice.dimension)
     pulled = [sum(rows[i][j] * carried[i] for i in axes) for j in axes]
     return torch.stack(pulled) * determinant(rows)
+
+
+class _Transported(torch.autograd.Function):
+    """``coadjoint`` by the compiled kernels."""
+
+    @staticmethod
+    def forward(ctx, momentum: Tensor, inverse_map: Tensor, lattice: Lattice) -> Tensor:
+        ctx.save_for_backward(momentum, inverse_map)
+        ctx.placement = placement(lattice, lattice)
+        return geodesics.coadjoint(momentum, inverse_map, ctx.placement)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, adjoint: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *geodesics.coadjoint_gradient(*ctx.saved_tensors, ctx.placement, adjoint), None
 
 
 def along(vectors: Tensor, velocity: Tensor, lattice: Lattice) -> Tensor:

@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hybridreg.case_log import CaseLog
+from hybridreg.geodesics import Kernel
 from hybridreg.geometry import Grid
 from hybridreg.kernels import compiled
 from hybridreg.kernels.affine import placement_gradient
@@ -21,8 +22,9 @@ from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import Placement, composed, pulled_back, sample
 from hybridreg.kernels.smoothing import downsampled, smoothed
 from hybridreg.kernels.steps import force, gathered, limited
-from hybridreg.lattice import Lattice
+from hybridreg.lattice import Lattice, Resampling, sample_through
 from hybridreg.lattice import sample as sample_lattice
+from hybridreg.shooting import Operator, coadjoint
 from hybridreg.similarity import LNCC, MI, SSD
 from hybridreg.transforms import DisplacementField, interpolate
 from hybridreg.warping import jacobian_determinant
@@ -139,18 +141,56 @@ def test_the_gradient_by_a_placement_agrees_with_torch(shape, displaced, threads
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_lattices_are_sampled_with_the_gradient_by_displacements(dimension, threads):
+def test_lattices_are_sampled_with_both_gradients(dimension, threads):
     of = Lattice((17, 9, 12)[-dimension:], SPACING[:dimension], (0.3, -0.2, 0.4)[:dimension])
     at = Lattice((11, 13, 8)[-dimension:], (1.1, 0.9, 1.6)[:dimension], (1.0, 2.0, 0.5)[:dimension])
     values, shift = random(2, of.shape), random(dimension, at.shape, 1)
+    samples_and_gradients(lambda v, u: sample_lattice(v, u, at, of), values, shift)
+    samples_and_gradients(lambda u: sample_lattice(values.to(u), u, at, of), shift)
 
-    def samples_and_gradient(values, shift):
-        shift = shift.clone().requires_grad_()
-        found = sample_lattice(values, shift, at, of)
-        found.square().sum().backward()
-        return torch.cat([found.detach().flatten(), shift.grad.flatten()])
 
-    agree(samples_and_gradient, values, shift, tolerance=1e-4)
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_momenta_are_transported_with_their_gradients(dimension, threads):
+    lattice = Lattice((21, 9, 12)[-dimension:], SPACING[:dimension], (0.0,) * dimension)
+    momentum, shift = random(dimension, lattice.shape), 0.7 * random(dimension, lattice.shape, 1)
+    samples_and_gradients(lambda m, u: coadjoint(m, u, lattice), momentum, shift, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_images_are_sampled_through_a_coarser_displacement(dimension, threads):
+    of = Lattice((17, 19, 12)[-dimension:], SPACING[:dimension], (0.3, -0.2, 0.4)[:dimension])
+    at = Lattice((38, 13, 18)[-dimension:], (0.7, 0.9, 0.6)[:dimension], (1.0, -2.0, 0.5)[:dimension])
+    coarse = Lattice((14, 6, 7)[-dimension:], (2.1, 1.8, 1.2)[:dimension], (2.0, 0.4, 1.1)[:dimension])
+    values, shift = random(2, of.shape), random(dimension, coarse.shape, 1)
+
+    def through(u):
+        to_fine = Resampling(coarse, at, u.dtype)
+        return sample_through(values.to(u), u, to_fine, of)
+
+    samples_and_gradients(through, shift, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("b", [0.0, 1.5])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_velocities_agree_with_torch(dimension, b, threads):
+    lattice = Lattice((20, 9, 12)[-dimension:], SPACING[:dimension], (0.0,) * dimension)
+    momentum = random(dimension, lattice.shape)
+
+    def velocity(m):
+        operator = Operator(Kernel(a=2.0, b=b, c=0.5, power=1.5), lattice, m.dtype)
+        return operator.power(m, -0.5, band=0.8)
+
+    assert agree(velocity, momentum, tolerance=1e-5).norm() > 0.1
+
+
+def samples_and_gradients(function, *inputs, tolerance=1e-4):
+    def found(*inputs):
+        inputs = [t.clone().requires_grad_() for t in inputs]
+        out = function(*inputs)
+        out.square().sum().backward()
+        return torch.cat([t.flatten() for t in (out.detach(), *(i.grad for i in inputs))])
+
+    assert agree(found, *inputs, tolerance=tolerance).abs().max() > 1
 
 
 def test_what_is_not_a_number_is_sampled_within_the_image():

@@ -5,15 +5,11 @@ import torch
 from conftest import oblique_grid
 
 from hybridreg.geometry import Grid
-from hybridreg.kernels.matrices import determinant
 from hybridreg.lattice import (
     Lattice,
     Resampling,
     derivatives,
-    inverted,
-    jacobian,
     sample,
-    solved,
 )
 from hybridreg.transforms import interpolate
 
@@ -76,31 +72,3 @@ def test_resampling_agrees_with_sampling(dimension):
     still = torch.zeros(dimension, *at.shape, dtype=torch.float64)
     found = Resampling(*lattices, dtype=torch.float64)(values)
     assert torch.allclose(found, sample(values, still, lattices[1], lattices[0]), atol=1e-9)
-
-
-@pytest.mark.parametrize("dimension", [2, 3])
-def test_small_systems_are_solved_at_every_voxel(dimension):
-    generator = torch.Generator().manual_seed(3)
-    matrices = torch.randn(4, 5, dimension, dimension, generator=generator, dtype=torch.float64)
-    right = torch.randn(4, 5, dimension, generator=generator, dtype=torch.float64)
-    rows = [[matrices[..., i, j] for j in range(dimension)] for i in range(dimension)]
-    assert torch.allclose(determinant(rows), torch.linalg.det(matrices))
-    expected = torch.linalg.solve(matrices, right)
-    assert torch.allclose(solved(rows, right.movedim(-1, 0)), expected.movedim(-1, 0))
-
-
-@pytest.mark.parametrize("dimension", [2, 3])
-def test_an_inverse_is_found_from_a_guess_that_is_off_by_a_voxel(dimension):
-    lattice = Lattice((20, 18, 22)[-dimension:], (1.0, 1.5, 2.0)[:dimension], (0.0,) * dimension)
-    generator = torch.Generator().manual_seed(0)
-    rough = torch.randn(dimension, *lattice.shape, generator=generator, dtype=torch.float64)
-    pool = torch.nn.functional.avg_pool2d if dimension == 2 else torch.nn.functional.avg_pool3d
-    for _ in range(3):
-        rough = pool(rough[None], 5, 1, 2)[0]
-    bend = rough * (2.0 / rough.norm(dim=0).max())
-    assert determinant(jacobian(bend, lattice.spacing)).min() > 0.3
-    found = inverted(bend, torch.zeros_like(bend), lattice)
-    inner = (slice(None), *[slice(4, -4)] * dimension)
-    left = found + sample(bend, found, lattice)
-    assert bend[inner].norm(dim=0).max() > 1
-    assert left[inner].norm(dim=0).max() < 1e-3

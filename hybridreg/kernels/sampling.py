@@ -6,6 +6,7 @@ Beyond the outermost voxels values repeat.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -105,6 +106,46 @@ def pulled_back(
         displacement = displacement.detach().requires_grad_()
         found = _by_torch(values.detach(), displacement, placement, None)
         return torch.autograd.grad(found, displacement, adjoint)[0]
+
+
+def gradients(
+    values: Tensor,
+    displacement: Tensor,
+    placement: Placement,
+    adjoint: Tensor,
+    *,
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As ``pulled_back``, and the gradient by the values, (C, *their shape)."""
+    if compiled := loops("sampling", values, displacement, adjoint):
+        vectors, v = vector_volume(displacement), volume(values)
+        out, by_values = np.empty_like(vectors), torch.zeros(values.shape)
+        arguments = v.reshape(len(v), -1), np.array(v.shape[1:]), vectors, *placement.arrays
+        parts = over_slabs(
+            compiled.gradients,
+            out.shape[1:],
+            *arguments,
+            volume(adjoint),
+            out,
+            least=LEAST_SCATTERED,
+            threads=threads,
+        )
+        add_parts(parts, volume(by_values))
+        return flat_vectors(out, displacement.ndim - 1), by_values
+    with torch.enable_grad():
+        inputs = [t.detach().requires_grad_() for t in (displacement, values)]
+        found = _by_torch(inputs[1], inputs[0], placement, None)
+        return torch.autograd.grad(found, inputs, adjoint)
+
+
+LEAST_SCATTERED = 8
+"""Slices of a slab that adds to values: it also reaches into some slices before and after."""
+
+
+def add_parts(parts: Iterable[tuple[np.ndarray, int]], out: np.ndarray):
+    """Adds to (C, z, y, x) what each slab found for some slices, given with their first."""
+    for part, first in parts:
+        out[:, first : first + part.shape[1]] += part
 
 
 def _looped(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hybridreg.kernels.matrices import determinant
-from hybridreg.lattice import Lattice, Resampling, jacobian, sample
+from hybridreg.lattice import Lattice, Resampling, jacobian, sample_through
 from hybridreg.methods.lddmm.levels import Level
 from hybridreg.shooting import Shooter
 from hybridreg.similarity import Measure
@@ -36,9 +36,9 @@ class Energy:
 
     The variable is white: w = K^(1/2) m0, so that <w, w> / (2 V) is the first term, and the Hessian
     of E with respect to w is the identity plus a smooth operator. sigma: smaller fits more closely.
-    F, the folding penalty, is 0 where determinants of phi^-1 on the lattice of the momentum exceed
-    ``min_determinant`` (between its voxels they are lower): geodesics never fold, but discrete ones
-    with few time steps can.
+    F, the folding penalty, is 0 where determinants of phi^-1 exceed ``min_determinant``: geodesics
+    never fold, but discrete ones with few time steps can. Determinants are those on the lattice of
+    the momentum (between its voxels they are lower), or on a finer one to which ``finer`` leads.
     unfolding: its weight; 0 leaves the published energy. band: the fraction of the lattice's
     frequencies that w has.
     """
@@ -49,14 +49,18 @@ class Energy:
     unfolding: float = 0.0
     band: float = 1.0
     min_determinant: float = 0.4
+    finer: Resampling | None = None
 
     def inverse_map(self, white: Tensor) -> Tensor:
         """The displacement of phi^-1 of w (D, *momentum shape), of the same shape, in mm."""
         return self.shooter.inverse_map(self.momentum(white))
 
     def determinants(self, inverse_map: Tensor) -> Tensor | None:
-        """Of phi^-1 on the lattice of the momentum; None without the folding penalty."""
-        return determinant(jacobian(inverse_map, self.spacing)) if self.unfolding else None
+        """Of phi^-1, for the folding penalty; None without it."""
+        if not self.unfolding:
+            return None
+        along = inverse_map if self.finer is None else self.finer(inverse_map)
+        return determinant(jacobian(along, self._lattice.spacing))
 
     def terms(
         self, white: Tensor, inverse_map: Tensor, determinants: Tensor | None
@@ -68,8 +72,14 @@ class Energy:
         }
         if determinants is not None:
             low = (self.min_determinant - determinants).clamp(min=0)
-            terms["folding"] = self.unfolding / self.sigma**2 * self.product(low, low)
+            volume = math.prod(self._lattice.spacing) * low.square().sum() / self.term.volume
+            terms["folding"] = self.unfolding / self.sigma**2 * volume
         return terms
+
+    @property
+    def _lattice(self) -> Lattice:
+        """Of the determinants."""
+        return self.shooter.lattice if self.finer is None else self.finer.at
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -118,9 +128,7 @@ class ImageTerm:
         term = cls(level, measure, level.weight)
         if level.moving_weight is None:
             return term
-        inside = sample(level.moving_weight[None], term._to_image(inverse_map), level.at, level.of)[
-            0
-        ]
+        inside = sample_through(level.moving_weight[None], inverse_map, term.to_image, level.of)[0]
         weight = inside if level.weight is None else inside * level.weight
         return cls(level, measure, weight)
 
@@ -131,11 +139,12 @@ class ImageTerm:
 
     def __call__(self, inverse_map: Tensor) -> Tensor:
         level = self.level
-        moved = sample(level.moving, self._to_image(inverse_map), level.at, level.of)
+        moved = sample_through(level.moving, inverse_map, self.to_image, level.of)
         return self.measure(level.fixed, moved, self.weight)
 
     @cached_property
-    def _to_image(self) -> Resampling:
+    def to_image(self) -> Resampling:
+        """From the momentum's lattice to that of the fixed image."""
         fixed = self.level.fixed
         return Resampling(self.level.momentum, self.level.at, fixed.dtype, fixed.device)
 

@@ -21,7 +21,7 @@ from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceE
 from hybridreg.methods.lddmm.energy import Energy, ImageTerm, refined
 from hybridreg.methods.lddmm.levels import Level, levels
 from hybridreg.methods.lddmm.optimizers import fixed_step, quasi_newton
-from hybridreg.momentum import along_axes, geodesic
+from hybridreg.momentum import along_axes, ended, geodesic, to_lps
 from hybridreg.shooting import Diverged, Operator, Shooter
 from hybridreg.similarity import LNCC, Measure
 from hybridreg.transforms import (
@@ -141,24 +141,21 @@ class Lddmm:
             energy = self._energy(level, shooter, white, sigma)
             recorder = _Recorder(number, len(stages), count, trace)
             white = self._optimized(energy, white, count, recorder)
-        found = geodesic(shooter, energy.momentum(white), level.grid, onto=pair.fixed.grid)
         if self.unfolding:
-            found = self._unfolded(found, energy, white, level.grid, pair.fixed.grid, recorder)
-        return found
+            white = self._unfolded(energy, white, level.grid, pair.fixed.grid, recorder)
+        return geodesic(shooter, energy.momentum(white), level.grid, onto=pair.fixed.grid)
 
     def _unfolded(
-        self,
-        found: GeodesicTransform,
-        energy: Energy,
-        white: Tensor,
-        grid: Grid,
-        onto: Grid,
-        recorder: _Recorder,
-    ) -> GeodesicTransform:
-        """Optimizes further with increasing folding penalties until no fixed voxel is folded."""
+        self, energy: Energy, white: Tensor, grid: Grid, onto: Grid, recorder: _Recorder
+    ) -> Tensor:
+        """Optimizes further with increasing folding penalties until no fixed voxel is folded.
+
+        Of determinants at the voxels of the image: between those of the momentum they are lower.
+        """
+        energy = replace(energy, finer=energy.term.to_image)
         for _ in range(_ROUNDS):
-            if jacobian_determinant(found, onto).data.min() > 0:
-                return found
+            if not _folded(energy, white, grid, onto):
+                return white
             energy = replace(energy, unfolding=10 * energy.unfolding)
             white = quasi_newton(
                 energy,
@@ -166,12 +163,11 @@ class Lddmm:
                 iterations=_A_FEW,
                 tolerance=self.tolerance,
                 callback=recorder.again(),
+                until_unfolded=True,
             )
-            found = geodesic(energy.shooter, energy.momentum(white), grid, onto=onto)
-        folded = int((jacobian_determinant(found, onto).data <= 0).sum())
-        if folded:
+        if folded := _folded(energy, white, grid, onto):
             log.warning("%d voxels of the fixed image remain folded", folded)
-        return found
+        return white
 
     def _shooter(self, level: Level) -> Shooter:
         operator = Operator(self.kernel, level.momentum, level.fixed.dtype, self.device)
@@ -219,6 +215,13 @@ class _Recorder:
         self.trace.append(TraceEntry("lddmm", self.level, iteration, terms))
         done = (self.level + iteration / self.iterations) / self.levels
         progress.report(done, f"level {self.level + 1} of {self.levels}")
+
+
+def _folded(energy: Energy, white: Tensor, grid: Grid, onto: Grid) -> int:
+    """The number of folded voxels of the fixed image."""
+    backward = ended(energy.shooter, energy.momentum(white))
+    field = DisplacementField(to_lps(backward, grid).cpu(), grid)
+    return int((jacobian_determinant(field, onto).data <= 0).sum())
 
 
 def _first(operator: Operator, start: GeodesicTransform | None, grid: Grid) -> Tensor:

@@ -66,13 +66,15 @@ def quasi_newton(
     iterations: int,
     tolerance: float,
     callback: Callback,
+    until_unfolded: bool = False,
 ) -> Tensor:
     """L-BFGS (Nocedal 1980) in the white variable, where the regularity needs no preconditioner.
 
     With a folding penalty no step may create a fold, and steps are short: true geodesics never
     fold, but near folds of a geodesic with few time steps the energy is too rough for the optimizer
     (figures in examples/benchmarks/lddmm.md). Stops when the mean decrease over the last four
-    iterations is less than ``tolerance`` of the total decrease.
+    iterations is less than ``tolerance`` of the total decrease; ``until_unfolded``: at the first
+    point without folds.
     """
     point = _start(energy, white)
     callback(0, point.terms)
@@ -103,6 +105,8 @@ def quasi_newton(
         point = replace(after, white=after.white.detach(), total=after.total.detach())
         callback(iteration, point.terms)
         values.append(point.value)
+        if until_unfolded and not point.folds:
+            break
         if len(values) > _WINDOW:
             gained = (values[-1 - _WINDOW] - values[-1]) / _WINDOW
             if gained < tolerance * (values[0] - values[-1]):
