@@ -483,9 +483,10 @@ def _correct(store, prediction, tmp_path):
 
 
 def test_training_starts_from_given_weights_of_the_same_kind(store, folder):
-    path = weights(folder, 2)
+    path = weights(folder, 2, "again", training={"best_step": 30, "steps_before": 12})
     task = settings(store, SETTINGS + f'start = "{path}"\n').task()
     network = task.network(Generator().manual_seed(0))
+    assert task.card().training["steps_before"] == 42
     known = trained(path).network.state_dict()
     assert all(torch.equal(values, known[name]) for name, values in network.state_dict().items())
     assert network.scale == STRENGTH[2] and network.training

@@ -188,7 +188,7 @@ class MomentumTask:
         narrow = "" if self.width == 64 else f"narrow: {self.width} channels for the published 64; "
         about = {"task": f"the momentum of random patches; {LOSSES[self.loss]}"}
         about |= {"remapped_contrast": self.remap, "mirrored": self.mirror, "patch": self.patch}
-        about |= {"start": self.start.path.stem} if self.start else {}
+        about |= _beginning(self.start)
         about |= {"cases": len(self.train), **asdict(self.steps)}
         return Card(
             kind=self.kind,
@@ -279,6 +279,15 @@ def facts_of(store: TargetStore, cases: Sequence[str]) -> dict[str, Any]:
                 )
         largest = max(largest, values)
     return {**found, "values": largest}
+
+
+def _beginning(start: Checkpoint | None) -> dict[str, Any]:
+    """Of a card: the weights to begin with, and all steps that led to them."""
+    if start is None:
+        return {}
+    known = start.card.training
+    before = known.get("best_step", 0) + known.get("steps_before", 0)
+    return {"start": start.path.stem, "steps_before": before}
 
 
 def _scale(patches: TargetPatches) -> float:
