@@ -15,10 +15,10 @@ from quicksilver import (
     FAST,
     LDDMM_2D,
     LDDMM_3D,
-    REFINE,
     SLICES,
     add,
     brains,
+    forget,
     network,
     rows,
     slices,
@@ -104,8 +104,9 @@ def weights() -> str:
 
 
 def times():
-    """Processor seconds of one pair each, after the affine, warm, the median of three."""
+    """Seconds of one pair each, after the affine; earlier ones are dropped."""
     torch.set_num_threads(2)
+    forget("times")
     flat, solid = slices(*test_slices(1)[0]), brains(1015, 1017, 2.0)
     full = brains(1015, 1017)
     parts = [
@@ -120,25 +121,24 @@ def times():
             ours, optimizer="fixed", iterations=(50,), similarity=SSD(), image_mm=(spacing,),
             momentum_mm=(spacing,), sigma_factor=1.0, unfolding=0.0,
         )  # fmt: skip
-        for arm, method, repeats in (
-            ("network", predicting, 3),
-            ("our LDDMM", ours, 1),
-            ("published optimizer, 50 steps", published, 1),
+        for arm, method in (
+            ("network", predicting),
+            ("our LDDMM", ours),
+            ("published optimizer, 50 steps, the network's grid", published),
         ):
-            add("times", name, arm, s=_seconds(method, pair, start, repeats))
-    if "quicksilver-brain" not in packaged_weights():
-        return
-    start = BRAINS.register(full).transform
-    add("times", "brain, 1 mm", "brain-fast", s=_seconds(FAST, full, start, 1))
-    predicted = network("brain").register(full, start).transform
-    refined = _seconds(network("brain"), full, start, 1) + _seconds(REFINE, full, predicted, 1)
-    add("times", "brain, 1 mm", "network and instance", s=refined)
+            add("times", name, arm, s=_seconds(method, pair, start))
+    if "quicksilver-brain" in packaged_weights():
+        start = BRAINS.register(full).transform
+        add("times", "brain, 1 mm", "brain-fast", s=_seconds(FAST, full, start))
 
 
-def _seconds(method, pair, start, repeats: int) -> float:
-    method.register(pair, start) if repeats > 1 else None  # warm
+def _seconds(method, pair, start) -> float:
+    """Of a method that optimizes once, after one iteration a level to warm up; else of three."""
+    iterations = getattr(method, "iterations", None)
+    warm = replace(method, iterations=(1,) * len(iterations)) if iterations else method
+    warm.register(pair, start)
     found = []
-    for _ in range(repeats):
+    for _ in range(1 if iterations else 3):
         before = time.perf_counter()
         method.register(pair, start)
         found.append(time.perf_counter() - before)
