@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ from hybridreg.exposure import saturated
 from hybridreg.gradient_correlation import GradientCorrelation
 from hybridreg.images import Image
 from hybridreg.kernels.smoothing import smoothed
-from hybridreg.methods.base import RegistrationResult, TraceEntry
+from hybridreg.methods.base import RegistrationError, RegistrationResult, TraceEntry
+from hybridreg.methods.projection import Projection
 from hybridreg.poses import PARAMETERS, pose_parameters, projection_error, rigid_matrix, stepped
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.quality import Intent, Verdict
@@ -38,6 +40,9 @@ _DENSE = 0.2  # of the largest attenuation
 _PIXELS, _BLUR_PX = 160, 0.75  # of the radiograph as it is compared
 _SCATTER = (0.0, 0.1)
 _STEPS = ((3.0, "degrees"),) * 3 + ((2.0, "mm"),) * 2 + ((15.0, "mm in depth"),)
+_REFINEMENT = Projection(
+    optimizer="l-bfgs", pixels=(1.0,), scatter=(0.0, 0.03, 0.1, 0.3), iterations=15
+)
 _UNIT = {"r": "deg", "t": "mm"}
 
 
@@ -51,6 +56,13 @@ class Agreement:
 
     overlap: float
     gradient_correlation: float | None
+
+
+class Move(NamedTuple):
+    """How far corners of the object move on the detector, in the mean, and the object's diagonal."""
+
+    apart_mm: float
+    size_mm: float
 
 
 @assess.register
@@ -79,7 +91,10 @@ def _(
     verdict = None
     if "verdict" not in without:
         with log.timing("verdict"):
-            verdict = judged(fit, result.trace, beside=_beside(compared, projector, found))
+            beside = _beside(compared, projector, found)
+            seen = fit[1].gradient_correlation is not None
+            moves = _moves(replace(pair, fixed=tuple(compared)), found, box) if seen else None
+            verdict = judged(fit, result.trace, beside=beside, moves=moves)
     return Assessment(
         moved=Image(shown.data[:, None], shown.grid),
         displacement=None,
@@ -99,12 +114,14 @@ def judged(
     trace: Sequence[TraceEntry],
     *,
     beside: tuple[float, str] | None = None,
+    moves: Move | None = None,
 ) -> Verdict:
     """Whether a pose is plausible, by the agreement of edges and the range of the training.
 
-    fit: before and after. beside: the best correlation of poses beside the found one, and the step there.
+    fit: before and after. beside: the best correlation of poses beside the found one, and the step there. moves:
+        how far some steps along the gradient lead from it.
     """
-    findings = list(_findings(*fit, trace, beside))
+    findings = list(_findings(*fit, trace, beside, moves))
     statuses = {status for status, _ in findings}
     status = "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
     return Verdict(status, tuple(text for _, text in findings))
@@ -112,6 +129,7 @@ def judged(
 
 GOOD_EDGES, POOR_EDGES = 0.5, 0.25
 BETTER_BESIDE = 0.005, 0.08  # warn, fail
+FAR_MOVE = 0.0075  # of the object's size
 """Correlations of edges at right and wrong poses: examples/benchmarks/pehl.md."""
 
 
@@ -120,6 +138,7 @@ def _findings(
     after: Agreement,
     trace: Sequence[TraceEntry],
     beside: tuple[float, str] | None,
+    moves: Move | None,
 ) -> Iterator[tuple[str, str]]:
     if after.gradient_correlation is None:
         yield "fail", "the CT is projected beside the radiograph: start from another pose"
@@ -151,6 +170,13 @@ def _findings(
             "fail" if far else "warn",
             f"the edges agree better {step} beside (correlation {better:.2f}, here {after.gradient_correlation:.2f}): "
             "refine the pose with projection or projection-hybrid, or start nearer to the true one",
+        )
+    elif moves is not None and moves.apart_mm > FAR_MOVE * moves.size_mm:
+        yield (
+            "warn",
+            f"some steps along the gradient lead {moves.apart_mm:.1f} mm away on the detector "
+            f"({moves.apart_mm / moves.size_mm:.1%} of the object's size): refine the pose with projection or "
+            "projection-hybrid",
         )
     # A stage after the network does not depend on its training.
     outside = trace[-1].terms.get("outside_deg", 0.0) if trace else 0.0
@@ -212,6 +238,17 @@ def _beside(
             found = _correlation(radiographs, projector, at)
             best = max(best, (-1.0 if found is None else found, f"{size:g} {unit}"))
     return best
+
+
+def _moves(pair: ProjectionPair, pose: AffineTransform, box: Tensor) -> Move | None:
+    """Where gradient correlation leads from a pose; None where it cannot be followed."""
+    try:
+        better = _REFINEMENT.register(pair, pose).transform
+    except RegistrationError:
+        return None
+    apart = [projection_error(better, pose, box, r.detector).mean() for r in pair.fixed]
+    size = (box.amax(0) - box.amin(0)).norm()
+    return Move(torch.stack(apart).mean().item(), size.item())
 
 
 def _box(mu: Image) -> Tensor:

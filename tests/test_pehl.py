@@ -14,7 +14,7 @@ from hybridreg.images import Image
 from hybridreg.io.images import write_image
 from hybridreg.io.radiographs import write_geometry
 from hybridreg.methods.pehl import Pehl
-from hybridreg.methods.pehl.backgrounds import backgrounds
+from hybridreg.methods.pehl.backgrounds import backgrounds, bodies, tissue, varied
 from hybridreg.methods.pehl.network import Regressor, trained_network
 from hybridreg.methods.pehl.placement import GROUPS, Placement, before, corrected
 from hybridreg.methods.pehl.residuals import (
@@ -24,7 +24,7 @@ from hybridreg.methods.pehl.residuals import (
     residual,
     shifted,
 )
-from hybridreg.methods.pehl.samples import Ranges
+from hybridreg.methods.pehl.samples import Ranges, _elsewhere
 from hybridreg.phantoms.implant import (
     LENGTH_MM,
     depth,
@@ -136,6 +136,15 @@ def test_the_published_sizes_have_the_published_number_of_weights():
         Regressor(**{**sizes, "pixels": 15}, outputs=3)
 
 
+@pytest.mark.gpu
+def test_a_gpu_estimates_the_same_errors():
+    network, residuals = trained_network("pehl-implant"), torch.randn(2, 16, 26, 26)
+    for group in GROUPS:
+        expected = network.cpu().errors(residuals, zone=0, group=group)
+        found = network.cuda().errors(residuals.cuda(), zone=0, group=group)
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_drawn_poses_and_errors_fill_their_ranges():
     random = torch.Generator().manual_seed(0)
     middle = torch.tensor([40.0, -20.0]).double()
@@ -148,13 +157,47 @@ def test_drawn_poses_and_errors_fill_their_ranges():
     assert errors.abs().amax(0).tolist() == pytest.approx(
         [0.15, 0.15, 0.5, 15, 0.75, 0.75], rel=0.01
     )
+    # Half of them times a uniform factor: E|x| = 1/2 falls to (1/2 + 1/4) / 2.
+    mixed = Ranges(small=0.5).drawn_errors(4000, "depth", random)
+    assert (mixed / Ranges().reach("depth")).abs().mean().item() == pytest.approx(0.375, rel=0.03)
 
 
-def test_backgrounds_vary_and_absorb():
-    found = backgrounds(20, (60, 80), torch.Generator().manual_seed(0))
-    assert found.shape == (20, 60, 80)
+@pytest.mark.parametrize("kind", [tissue, bodies, backgrounds])
+def test_backgrounds_vary_and_absorb(kind):
+    found = kind(21, (60, 80), torch.Generator().manual_seed(0))
+    assert found.shape == (21, 60, 80)
     assert found.min() >= 0 and 0.5 < found.mean() < 5
     assert found.std((1, 2)).min() > 0.05
+    steep = torch.stack(torch.gradient(found, dim=(1, 2))).norm(dim=0).amax()
+    assert kind is tissue or steep > 0.5  # outlines are sharp
+    air = (found == 0).float().mean()
+    assert (air > 0.05) == (kind is not tissue)
+
+
+def test_a_background_is_another_one_at_every_use():
+    places = torch.rand(200, 2, 4, 4, 2) * torch.tensor([79.0, 59.0])
+    found = _elsewhere(places, (60, 80), torch.Generator().manual_seed(0))
+    before, after = (at.flatten(1, 3) for at in (places, found))
+    exactly = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    apart = [torch.cdist(at, at, **exactly) for at in (before, after)]
+    zoom = (apart[1].sum((1, 2)) / apart[0].sum((1, 2)))[:, None, None]
+    torch.testing.assert_close(apart[1], zoom * apart[0], rtol=1e-3, atol=0.05)  # similar
+    assert 0.4 <= zoom.min() < 0.5 and 1.4 < zoom.max() <= 1.6
+    spread = [at - at.mean(1, keepdim=True) for at in (before, after)]
+    turns = torch.linalg.lstsq(*spread).solution.det().sign()
+    assert 0.3 < (turns < 0).float().mean() < 0.7  # mirrored
+
+
+def test_scattered_photons_flatten_metal_as_far_as_the_patient_is_thin():
+    """Far below the noise of 4000 samples; the ratio of scattered to primary photons stays that drawn."""
+    metal = torch.zeros(4000, 2, 4, 4)
+    metal[..., 2:] = 8.0  # half of each region
+    thick, thin = (
+        varied(metal, torch.full_like(metal, depth), torch.Generator().manual_seed(0))
+        for depth in (3.0, 0.0)
+    )
+    step = [(seen[..., 2:] - seen[..., :2]).mean() for seen in (thick, thin)]
+    assert step[0] > 0.9 * step[1] > 1.0  # tissue in front of everything hides nothing
 
 
 CONFIG = """

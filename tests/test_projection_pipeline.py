@@ -8,6 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 import hybridreg
+from hybridreg.assessment import assess
+from hybridreg.case_log import CaseLog
 from hybridreg.checks import check_pair
 from hybridreg.cli.app import app
 from hybridreg.config import load_method
@@ -17,13 +19,14 @@ from hybridreg.images import Image, LandmarkSet
 from hybridreg.io.images import write_image
 from hybridreg.io.radiographs import write_radiograph
 from hybridreg.io.transforms import read_transform, write_transform
-from hybridreg.methods.base import TraceEntry
+from hybridreg.methods.base import RegistrationResult, TraceEntry
 from hybridreg.methods.combine import Chain
 from hybridreg.methods.projection import Projection
 from hybridreg.phantoms.implant import implant_arm, implant_case, implant_corners
-from hybridreg.poses import pose, projection_error
-from hybridreg.projection_assessment import Agreement, judged
+from hybridreg.poses import pose, projection_error, stepped
+from hybridreg.projection_assessment import Agreement, Move, judged
 from hybridreg.projection_pair import ProjectionPair
+from hybridreg.quality import Intent
 from hybridreg.radiographs import Detector
 from hybridreg.transforms import AffineTransform, rigid
 from hybridreg.views import load_views
@@ -211,6 +214,28 @@ def test_a_pose_beside_a_better_one_is_doubted(case):
     for better, status in ((0.9, "pass"), (0.92, "warn"), (0.99, "fail")):
         fit = Agreement(1.0, 0.5), Agreement(1.0, 0.9)
         assert judged(fit, (), beside=(better, "2 mm")).status == status
+
+
+@pytest.mark.parametrize(("tilt", "status"), [(0.0, "pass"), (3.5, "warn")])
+def test_a_pose_from_which_the_gradient_leads_away_is_doubted(tilt, status):
+    case = implant_case(TRUE, implant_arm(240, 1.0), ct_mm=2.0)
+    turned = stepped(TRUE.matrix, torch.tensor([tilt, 0, 0, 0, 0, 0]).double(), torch.eye(3))
+    off = AffineTransform(turned)
+    error = projection_error(off, TRUE, implant_corners(), case.pair.fixed[0].detector).mean().item()
+    how = {"initial": off, "intent": Intent(), "interpolation": "linear", "log": CaseLog()}
+    result = RegistrationResult(off, off.inverse())
+    verdict = assess(case.pair, case, result, **how).verdict
+    assert verdict.status == status, (error, verdict)
+    if tilt:
+        (reason,) = verdict.reasons
+        found = float(reason.split("lead ")[1].split(" mm")[0])
+        assert found == pytest.approx(error, rel=0.2)
+
+
+def test_moves_count_relative_to_the_size_of_the_object():
+    fit = Agreement(1.0, 0.5), Agreement(1.0, 0.9)
+    assert judged(fit, (), moves=Move(1.0, 200.0)).status == "pass"
+    assert judged(fit, (), moves=Move(1.0, 100.0)).status == "warn"
 
 
 def test_scatter_flattens_the_projection_of_metal(case):
