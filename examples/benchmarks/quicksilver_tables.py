@@ -27,6 +27,7 @@ from quicksilver import (
 from sections import table, write_section
 
 from hybridreg.io.checkpoints import packaged_weights, read_card
+from hybridreg.methods.quicksilver.network import PATCH
 from hybridreg.similarity import SSD
 
 TABLE = Path(__file__).with_name("quicksilver.md")
@@ -95,12 +96,15 @@ def weights() -> str:
     for name in packaged_weights():
         if name.startswith("quicksilver"):
             card = read_card(name)
-            about = card.training
+            about, errors = card.training, card.validation
+            loss = "smoothed" if "square" in about["task"] else "absolute"
+            steps = about["best_step"] + about.get("steps_before", 0)
+            smooth = errors.get("smooth_relative")
             body.append([f"`{name}`", card.architecture, f"{card.spacing_mm:g} mm", about["cases"],
-                         about["best_step"], about["batch_size"],
-                         f"{card.validation['relative']:.3f}"])  # fmt: skip
-    names = ["", "network", "voxels", "pairs", "steps", "patches a step"]
-    return table([*names, "validation, momentum (patches)"], body)
+                         steps, loss, about.get("patch", PATCH), f"{errors['relative']:.3f}",
+                         f"{smooth:.3f}" if smooth else ""])  # fmt: skip
+    names = ["", "network", "voxels", "pairs", "steps, all trainings", "loss of the last", "patch"]
+    return table([*names, "validation, momentum", "its square, smoothed"], body)
 
 
 def times():
