@@ -19,6 +19,7 @@ from hybridreg.composed_steps.run import (
     in_voxels,
     map_and_inverse,
 )
+from hybridreg.composed_steps.settings import check_settings
 from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.intensity import unit_pair
 from hybridreg.kernels.demons import exponential
@@ -65,17 +66,11 @@ class Hammer:
     device: str = "cpu"
 
     def __post_init__(self):
-        object.__setattr__(self, "iterations", tuple(self.iterations))
-        if not self.iterations or min(self.iterations) < 1:
-            raise ValueError(
-                f"iterations needs a number of 1 or more for each level, found {self.iterations}"
-            )
-        for name in ("spacing_mm", "cell", "reach", "step_mm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
-        for name in ("tolerance", "radius", "diffusion_mm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        check_settings(
+            self,
+            positive=("spacing_mm", "cell", "reach", "step_mm"),
+            not_negative=("tolerance", "radius", "diffusion_mm"),
+        )
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
         """The total transform x -> A(x + u(x)), A the initial transform, u without folds.

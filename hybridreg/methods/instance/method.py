@@ -10,6 +10,7 @@ from hybridreg.cases import ImagePair
 from hybridreg.checks import check_pair
 from hybridreg.composed_steps.levels import Level
 from hybridreg.composed_steps.run import Listen, better_start, coarse_to_fine, map_and_inverse
+from hybridreg.composed_steps.settings import check_settings
 from hybridreg.intensity import unit_pair
 from hybridreg.methods.base import RegistrationResult, TraceEntry, check_overlap
 from hybridreg.methods.instance.flow import Flow
@@ -51,17 +52,11 @@ class Instance:
     device: str = "cpu"
 
     def __post_init__(self):
-        object.__setattr__(self, "iterations", tuple(self.iterations))
-        if not self.iterations or min(self.iterations) < 1:
-            raise ValueError(
-                f"iterations needs a number of 1 or more for each level, found {self.iterations}"
-            )
-        for name in ("smoothness", "spacing_mm", "step", "soft", "map_sigma_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}")
-        for name in ("tolerance", "gradient_sigma", "map_sigma"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        check_settings(
+            self,
+            positive=("smoothness", "spacing_mm", "step", "soft", "map_sigma_factor"),
+            not_negative=("tolerance", "gradient_sigma", "map_sigma"),
+        )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum lies from 0 to below 1, found {self.momentum}")
 
