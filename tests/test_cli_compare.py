@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from hybridreg.cli.app import app
 from hybridreg.comparison.contenders import Contender
 from hybridreg.comparison.entries import Entry, LabelScores
+from hybridreg.comparison.plots import box_plots
 from hybridreg.comparison.results import Comparison, read_comparison, write_comparison
 from hybridreg.records import Record
 
@@ -107,6 +108,12 @@ def test_the_page_tells_of_every_method_and_escapes_their_names(tmp_path):
     assert "it crashed (SIGSEGV)" in text
     assert all(image["src"].startswith("data:") and image["alt"] for image in page.all("img"))
     assert "ours has the best mean Dice" in text and "greedy is worse than ours" in text
+
+
+def test_a_score_that_is_the_same_everywhere_has_no_plot(tmp_path):
+    tables = made_up(tmp_path, 8).summary.tables
+    assert not tables["ndv_percent"].cases.any()
+    assert [name for name, _ in box_plots(tables, ["dice", "ndv_percent"])] == ["Mean Dice"]
 
 
 def test_many_records_make_a_page_of_bounded_size(tmp_path):

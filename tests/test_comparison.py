@@ -21,6 +21,7 @@ from hybridreg.comparison.entries import folder_of, read_entry
 from hybridreg.comparison.results import read_comparison, write_page
 from hybridreg.comparison.starts import TOLERANCE_MM, capture_mm, perturbation
 from hybridreg.comparison.tables import latex, markdown
+from hybridreg.comparison.words import sentences
 from hybridreg.evaluation import non_diffeomorphic_percent
 from hybridreg.images import Image, LabelMap
 from hybridreg.io.images import read_image, write_image
@@ -301,6 +302,7 @@ def test_the_volume_that_folds_is_that_of_the_field_that_was_found(cases, tmp_pa
         ([], "nothing to compare"),
         ({"a/b": RIGID}, "names a folder"),
         (["convex-adam"], "registers 3D images, and case 0 is 2D"),
+        (["quicksilver-brain"], "quicksilver-brain registers 3D images, and case 0 is 2D"),
         (["projection"], "projection takes pairs of the type ProjectionPair"),
         ([{"name": "greedy", "python": "/nowhere/python"}], "picsl_greedy.*not installed"),
     ],
@@ -368,6 +370,19 @@ def test_methods_for_one_contrast_are_named_where_a_case_has_two(cases, tmp_path
     assert "deformable-2d: for images of one contrast" in noted(
         rows, {"rigid": STILL, "deformable-2d": "deformable-2d"}, tmp_path / "out"
     )
+
+
+def test_an_image_that_cannot_be_read_costs_its_own_case(cases, tmp_path, in_turn):
+    rows = read_case_table(cases / "cases.csv")
+    (tmp_path / "broken.nii").write_text("no image")
+    rows[0] = replace(rows[0], fixed=tmp_path / "broken.nii")
+    methods = {"rigid": STILL, "quicksilver-2d": "quicksilver-2d", "deformable-2d": STILL}
+    found = compare(rows, methods, tmp_path / "out", report=False)
+    failed = [record for record in found.records if record.status == "failed"]
+    assert [r.name for r in failed] == ["case 0"] * 4 and "NIfTI" in failed[0].reason
+    assert found.summary.lost == ("case 0",)
+    said = " ".join(sentences(found.summary))
+    assert "Every method failed in 1 case, without effect on the scores: case 0." in said
 
 
 def test_absent_peers_are_named(cases, tmp_path, in_turn, monkeypatch):

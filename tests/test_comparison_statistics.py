@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hybridreg.comparison import words
 from hybridreg.comparison.entries import Entry, LabelScores
 from hybridreg.comparison.scores import score_table
 from hybridreg.comparison.statistics import (
@@ -185,6 +186,20 @@ def test_baselines_are_shown_but_neither_tested_nor_ranked():
     assert [row.method for row in found.ranks] == ["new", "ref"]
     words = "\n".join(sentences(found))
     assert "new has the best mean Dice" in words and "new is better than ref" in words
+
+
+def test_numbers_have_three_digits_and_no_exponent():
+    values = (0.12345, 12.345, 1234.5, 2.3e-5, -0.00042, 4e-7, None)
+    shown = ["0.123", "12.3", "1234", "0.00002", "−0.0004", "0", "–"]
+    assert [words.number(value) for value in values] == shown
+    assert words.number(0.00042, signed=True) == "+0.0004"
+
+
+def test_one_subject_is_described_and_not_ranked():
+    said = sentences(summarize(records({"ref": [0.5], "new": [0.6]}), reference="ref"))
+    assert said[0].startswith("2 methods on 1 case of 1 subject;")
+    assert any("not tested: 1 subject, at least 6 are needed" in sentence for sentence in said)
+    assert not any("resampled" in sentence for sentence in said)
 
 
 def test_cases_that_some_method_has_not_reached_do_not_count():

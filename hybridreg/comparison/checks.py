@@ -8,6 +8,7 @@ from pathlib import Path
 from hybridreg.cases import ImagePair
 from hybridreg.comparison.contenders import Contender, parts
 from hybridreg.config import load_intent, load_method
+from hybridreg.io.checkpoints import read_card, weights_in
 from hybridreg.io.images import describe, read_image
 from hybridreg.io.tables import CaseRow
 from hybridreg.methods.base import RegistrationMethod
@@ -40,9 +41,8 @@ def _check_dimension(rows: Sequence[CaseRow], contenders: Sequence[Contender]):
     limited = {each.name: valid for each in contenders if (valid := _dimensions(each)) != [2, 3]}
     if not limited:
         return
-    found: dict[int, CaseRow] = {}
-    for row in rows:
-        found.setdefault(len(describe(row.fixed)["size"]), row)
+    images = {row.fixed: row for row in reversed(rows)}
+    found = {size: row for path, row in images.items() if (size := _dimension(path))}
     for name, valid in limited.items():
         for dimension, row in found.items():
             if dimension not in valid:
@@ -58,7 +58,18 @@ def _dimensions(contender: Contender) -> list[int]:
     valid = {2, 3}
     for part in parts(_method(contender)):
         valid &= set(getattr(part, "dimensions", (2, 3)))
+    for weights in weights_in(contender.settings):
+        if trained := read_card(weights).arguments.get("dimension"):
+            valid &= {trained}
     return sorted(valid)
+
+
+def _dimension(path: Path) -> int | None:
+    """None for an image that cannot be read, which costs its own case."""
+    try:
+        return len(describe(path)["size"])
+    except (OSError, ValueError):
+        return None
 
 
 def _method(contender: Contender) -> RegistrationMethod:
@@ -120,7 +131,10 @@ def _contrast(rows: Sequence[CaseRow], contenders: Sequence[Contender]) -> Itera
     if not same:
         return
     for row in rows[:_LOOKED_AT]:
-        kinds = {looks_like_ct(read_image(path).data) for path in (row.fixed, row.moving)}
+        try:
+            kinds = {looks_like_ct(read_image(path).data) for path in (row.fixed, row.moving)}
+        except (OSError, ValueError):
+            continue  # costs its own case
         if len(kinds) == 2:
             yield (
                 f"{', '.join(same)}: for images of one contrast, and {row.name} is of a CT and "

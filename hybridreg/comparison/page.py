@@ -22,7 +22,7 @@ from hybridreg.comparison.tables import (
     record_table,
     test_table,
 )
-from hybridreg.comparison.words import number, sentences, title, unit
+from hybridreg.comparison.words import counted, number, sentences, title, unit
 from hybridreg.io.output import REPORT, VIEWS
 from hybridreg.records import Record
 from hybridreg.report.figures import Figures, Panel
@@ -60,7 +60,7 @@ def page(comparison: Comparison, labels: Sequence[LabelRow]) -> str:
         "comparison.html.j2",
         title="Comparison of methods",
         script="sort.js",
-        heading=f"{len(summary.rows)} methods on {summary.cases} cases",
+        heading=f"{len(summary.rows)} methods on {counted(summary.cases, 'case')}",
         facts=_facts(summary),
         sentences=sentences(summary),
         notes=comparison.notes,
@@ -84,7 +84,7 @@ def page(comparison: Comparison, labels: Sequence[LabelRow]) -> str:
 def _facts(summary: Summary) -> list[str]:
     main = "no score" if summary.main is None else f"main score {summary.main.title}"
     margin = "" if summary.margin is None else f"margin {number(summary.margin)}"
-    facts = [f"{summary.subjects} subjects", main, f"reference {summary.reference}", margin]
+    facts = [counted(summary.subjects, "subject"), main, f"reference {summary.reference}", margin]
     return [
         *filter(None, facts),
         f"hybridreg {version('hybridreg')}",
@@ -138,9 +138,9 @@ def _pictures(path: Path) -> tuple[list[Panel], str]:
     outlined = "fixed_labels" in views and "moved_labels" in views
     rows = drawn.labels() if outlined else drawn.edges()
     what = (
-        "outlines of fixed and moved labels over the fixed image"
+        "outlines of labels over the fixed image: fixed turquoise, moved orange"
         if outlined
-        else "fixed edges over the moved image"
+        else "fixed edges, turquoise, over the moved image"
     )
     return [row[len(row) // 2] for row in rows], what
 

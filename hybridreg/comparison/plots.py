@@ -142,7 +142,6 @@ def _uri(figure: Figure) -> str:
 
 
 def box_plots(tables: Mapping[str, ScoreTable], names: Sequence[str]) -> list[tuple[str, str]]:
-    """(title, picture) of those of the scores that were measured."""
-    return [
-        (tables[name].headline.title, box_plot(tables[name])) for name in names if name in tables
-    ]
+    """(title, picture) of those of the scores that were measured and are not all the same."""
+    drawn = [tables[name] for name in names if name in tables and np.ptp(tables[name].cases)]
+    return [(table.headline.title, box_plot(table)) for table in drawn]

@@ -136,9 +136,10 @@ def subjects_needed(differences: np.ndarray) -> int | None:
     """How many subjects would show the difference seen with 80 % power at 5 %, by Wilcoxon's test.
 
     From the mean and standard deviation of the differences (N,), by the normal approximation for a
-    paired t test and the efficiency of Wilcoxon's. None where they do not differ, or all alike.
+    paired t test and the efficiency of Wilcoxon's. None for fewer than three, and where they do not
+    differ or all alike.
     """
-    spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
+    spread = differences.std(ddof=1) if len(differences) > 2 else 0.0
     if not spread or not differences.mean():
         return None
     alpha, power = stats.norm.ppf(1 - ALPHA / 2), stats.norm.ppf(POWER)

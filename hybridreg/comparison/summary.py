@@ -83,12 +83,14 @@ class RankRow:
 class Summary:
     """All numbers of a comparison.
 
-    waiting: cases that some method has not reached. main: the score by which methods are ranked; None
+    waiting: cases that some method has not reached. lost: those in which every method failed, which
+    count in no score. main: the score by which methods are ranked; None
     if none was measured.
     """
 
     cases: int
     waiting: int
+    lost: tuple[str, ...]
     subjects: int
     main: Headline | None
     reference: str
@@ -146,6 +148,7 @@ def summarize(
     return Summary(
         cases=len({record.name for record in records}),
         waiting=len(waiting),
+        lost=_lost(records),
         subjects=len({record.subject or record.name for record in records}),
         main=main,
         reference=reference,
@@ -157,6 +160,11 @@ def summarize(
         friedman_p=friedman,
         critical_difference=difference,
     )
+
+
+def _lost(records: Sequence[Record]) -> tuple[str, ...]:
+    done = {record.name for record in records if record.status == "done"}
+    return tuple(dict.fromkeys(r.name for r in records if r.name not in done))
 
 
 def _tests(

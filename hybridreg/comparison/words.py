@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from hybridreg.comparison.statistics import ALPHA, FEW, Interval
@@ -9,6 +10,7 @@ from hybridreg.comparison.summary import Summary, Test
 from hybridreg.records import Headline
 
 _ZERO = 1e-6
+_NAMED = 5  # cases in a sentence
 _MOST = 10_000  # subjects, beyond which the number says nothing
 
 
@@ -31,11 +33,15 @@ def number(value: float | None, *, signed: bool = False) -> str:
         return "–"
     value = 0.0 if abs(value) < _ZERO else value
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    if value and abs(value) < 0.001:
-        text = f"{value:.1g}"
-    else:
-        text = f"{value:{'+' if signed else ''}.{digits}f}" if value else "0"
+    if value and abs(value) < 0.001:  # one significant digit
+        digits = -math.floor(math.log10(abs(value)))
+    text = f"{value:{'+' if signed else ''}.{digits}f}" if value else "0"
     return text.replace("-", "−")
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things, such as "1 case" or "2 cases"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def interval(found: Interval | None) -> str:
@@ -68,10 +74,15 @@ def subjects(needed: int | None) -> str:
 
 
 def _extent(summary: Summary) -> Iterator[str]:
-    text = f"{len(summary.rows)} methods on {summary.cases} cases of {summary.subjects} subjects"
-    yield f"{text}; the unit of all statistics is the subject."
+    cases, persons = counted(summary.cases, "case"), counted(summary.subjects, "subject")
+    yield (
+        f"{len(summary.rows)} methods on {cases} of {persons}; the unit of all statistics is the "
+        "subject."
+    )
     if summary.waiting:
-        yield f"{summary.waiting} cases are not finished with every method and are not counted yet."
+        yield (
+            f"Not finished with every method, and not counted yet: {counted(summary.waiting, 'case')}."
+        )
 
 
 def _best(summary: Summary) -> Iterator[str]:
@@ -105,7 +116,7 @@ def _verdict(test: Test, summary: Summary) -> str:
         side = "above" if test.difference > 0 else "below" if test.difference < 0 else "equal to"
         return (
             f"{test.method} is {side} {summary.reference} in {what} ({seen}), not tested: "
-            f"{summary.subjects} subjects, at least {FEW} are needed"
+            f"{counted(summary.subjects, 'subject')}, at least {FEW} are needed"
         )
     shown = f"{seen}; Wilcoxon p {_equals(test.holm)} after Holm, effect {number(test.effect)}"
     if test.holm < ALPHA:
@@ -135,7 +146,7 @@ def _distinguished(summary: Summary) -> Iterator[str]:
             f"Over all {len(summary.ranks)} methods together, they {differ} (Friedman p "
             f"{_equals(summary.friedman_p)})."
         )
-    if len(summary.ranks) > 1:
+    if len(summary.ranks) > 1 and summary.subjects > 1:
         first = summary.ranks[0]
         yield (
             f"{first.method} has the best mean rank, {number(first.rank)}; it keeps the first place in "
@@ -156,7 +167,14 @@ def _cost(summary: Summary) -> Iterator[str]:
 def _failures(summary: Summary) -> Iterator[str]:
     failed = [f"{row.name} in {row.failed}" for row in summary.rows if row.failed]
     if failed:
-        yield f"Failed: {', '.join(failed)} of {summary.cases} cases; they count with the worst score."
+        cases = counted(summary.cases, "case")
+        yield f"Failed: {', '.join(failed)} of {cases}; they count with the worst score."
+        if summary.lost:
+            names = ", ".join(summary.lost[:_NAMED]) + ", ..." * (len(summary.lost) > _NAMED)
+            yield (
+                f"Every method failed in {counted(len(summary.lost), 'case')}, without effect on the "
+                f"scores: {names}."
+            )
     else:
         yield "No registration failed."
 
