@@ -349,5 +349,5 @@ def test_the_recipes_load(name):
     settings = load_training("pehl", folder / f"{name}.toml")
     assert settings.geometry.is_file()
     published = name == "pehl-published"
-    assert (settings.samples, settings.pixels) == ((25_000, 52) if published else (2500, 26))
+    assert (settings.samples, settings.pixels) == ((25_000, 52) if published else (10_000, 26))
     assert settings.ranges.errors == Ranges().errors

@@ -37,8 +37,9 @@ from hybridreg.exposure import Exposure
 from hybridreg.io.images import read_image
 from hybridreg.methods.combine import Chain
 from hybridreg.methods.pehl import Pehl
-from hybridreg.methods.pehl.backgrounds import backgrounds
+from hybridreg.methods.pehl.backgrounds import tissue
 from hybridreg.methods.pehl.placement import Placement
+from hybridreg.methods.projection import CASCADE
 from hybridreg.phantoms.implant import LENGTH_MM, implant_arm, implant_case, implant_corners
 from hybridreg.poses import pose, projection_error
 from hybridreg.quality import Intent
@@ -47,6 +48,7 @@ from hybridreg.transforms import AffineTransform
 
 SUCCESS_MM = 0.01 * LENGTH_MM
 SEED = 7_000_001  # of poses, noise and backgrounds, never used in training
+VALIDATION = 3_000_001  # of those on which settings are chosen
 START = torch.tensor([1.0, 1.0, 2.0, 10.0, 10.0, 10.0])  # tx, ty, theta, tz, alpha, beta
 TRUE = torch.tensor([10.0, 10.0, 30.0, 20.0, 10.0, 10.0])  # uniform, either way
 CENTER = torch.tensor([15.89, -2.19, 16.89])  # of mass of the implant
@@ -70,7 +72,7 @@ def scenes(
     for true, start, random in draws(count, seed):
         at, first = (AffineTransform(placement.matrices(p)) for p in (true, start))
         case = implant_case(at, view)
-        behind = head(view, random) if anatomy else backgrounds(1, view.shape, random)
+        behind = head(view, random) if anatomy else tissue(1, view.shape, random)
         total = Radiograph(case.pair.fixed[0].data + behind, view)
         pair = replace(case.pair, fixed=(EXPOSURE(total, random),))
         yield replace(case, pair=pair), first
@@ -206,7 +208,8 @@ if __name__ == "__main__":
     chosen = {"start": None, **{f"PEHL, {n}": replace(network, iterations=n) for n in (1, 3, 9)}}
     chosen["hybrid"] = Chain((network, refinement))
     if given.part == "classical":
-        chosen = {"MI, then GC (Powell)": load_method("projection"), "GC (gradient)": refinement}
+        cascade = Chain(tuple(replace(s, scatter=refinement.scatter) for s in CASCADE))
+        chosen = {"MI, then GC (Powell)": cascade, "GC (gradient)": refinement}
     if given.method:
         chosen = {given.method: chosen[given.method]}
     if given.part == "spread":
