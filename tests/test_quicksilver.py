@@ -495,6 +495,11 @@ def test_training_starts_from_given_weights_of_the_same_kind(store, folder):
         task = settings(store, SETTINGS + f'start = "{start}"\n').task()
         with pytest.raises(ValueError, match=says):
             task.network(Generator().manual_seed(0))
+    both = f'start = "{path}"\nprediction = "{path}"\n'
+    task = settings(store, SETTINGS + both, "quicksilver-correction").task()
+    begun = task.network(Generator().manual_seed(0)).state_dict()
+    assert all(torch.equal(values, known[name]) for name, values in begun.items())
+    assert task.card().kind == "quicksilver-correction"
 
 
 def test_the_correction_learns_what_the_prediction_missed(store, folder):

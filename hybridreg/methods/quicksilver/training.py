@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hybridreg.io.checkpoints import checkpoint_path, read_checkpoint
+from hybridreg.io.checkpoints import Checkpoint, checkpoint_path, read_card, read_checkpoint
 from hybridreg.io.files import sha256_of
 from hybridreg.io.target_store import TargetStore
 from hybridreg.methods.quicksilver.correction import Residual
@@ -100,7 +100,7 @@ class QuicksilverTraining:
             mirror=self.mirror,
             loss=self.loss,
             patch=self.patch,
-            start=None if self.start is None else read_checkpoint(self.start, kind=more["kind"]),
+            start=_start(self.start, more["kind"]),
             **more,
         )
 
@@ -119,7 +119,8 @@ class QuicksilverTraining:
 class CorrectionTraining(QuicksilverTraining):
     """Trains the network that corrects a trained prediction (Yang 2017); same cases, same settings.
 
-    prediction: weights of a ``quicksilver`` training, a file or a packaged name.
+    prediction: weights of a ``quicksilver`` training, a file or a packaged name. ``start`` may be
+    the same weights: a network that aligns images also reduces what is left between them.
     """
 
     prediction: str
@@ -134,6 +135,15 @@ class CorrectionTraining(QuicksilverTraining):
             )
         about = {"corrects": sha256_of(checkpoint_path(self.prediction))}
         return self._task(kind=CORRECTION_KIND, prepare=Residual(predictor), about=about)
+
+
+def _start(name: str | None, kind: str) -> Checkpoint | None:
+    """Weights to begin with; a correction may begin with a prediction."""
+    if name is None:
+        return None
+    if kind == CORRECTION_KIND and read_card(name).kind == KIND:
+        kind = KIND
+    return read_checkpoint(name, kind=kind)
 
 
 def _neighbors(name: str, images: Mapping[str, frozenset[str]]) -> int:
