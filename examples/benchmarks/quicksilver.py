@@ -179,8 +179,11 @@ def timed(call, *given) -> tuple[RegistrationResult, float]:
     return call(*given), time.process_time() - before
 
 
-def network(name: str, **more):
-    return load_method({"name": "quicksilver", "weights": f"quicksilver-{name}", **more})
+def network(name: str, **more) -> RegistrationMethod:
+    """The last stage of the preset of this name, or of that of slices with other weights."""
+    if name in ("2d", "brain"):
+        return replace(load_method(f"quicksilver-{name}").stages[-1], **more)
+    return network("2d", weights=f"quicksilver-{name}", **more)
 
 
 def networks(name: str) -> dict[str, RegistrationMethod]:
