@@ -32,6 +32,7 @@ PHANTOMS = {
     "bspline": ({**ONE, **FLAT}, 1.0),
     "demons": ({**ONE, **BENT}, 1.5),
     "demons-features": ({**ONE, **BENT}, 1.5),
+    "features-elastix-mind": ({**ONE, **FLAT}, 1.0),
     "hammer": ({**ONE, **BENT}, 1.5),
     "deformable": ({**ONE, **BENT}, 1.5),
     "deformable-2d": ({**ONE, **FLAT}, 1.0),
