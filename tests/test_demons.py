@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from bent_scenes import bent, error_mm, masked_apart, thick, turned_far, with_noise
 
 from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
-from hybridreg.images import Image, LabelMap
 from hybridreg.kernels.compiled import torch_only
 from hybridreg.kernels.demons import demons_step, exponential
 from hybridreg.kernels.jacobians import determinants
@@ -17,27 +17,10 @@ from hybridreg.kernels.smoothing import smoothed
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.demons import Demons
 from hybridreg.phantoms import blobs
-from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
+from hybridreg.transforms import IDENTITY, DisplacementField
 from hybridreg.warping import jacobian_determinant, warp
 
 QUICK = Demons(iterations=(40, 40, 30), scaled=False)
-
-
-def bent(dimension: int, **settings):
-    """Blobs on oblique anisotropic grids, turned, shifted and bent."""
-    angles = (6.0,) if dimension == 2 else (4.0, -5.0, 6.0)
-    return blobs(
-        dimension=dimension,
-        angles_deg=angles,
-        translation_mm=(2.0, -1.0, 1.5)[:dimension],
-        deformation_mm=3.0,
-        **settings,
-    )
-
-
-def error_mm(case, transform) -> torch.Tensor:
-    moved = transform(case.fixed_landmarks.points)
-    return (moved - case.moving_landmarks.points).norm(dim=-1)
 
 
 def isotropic(case) -> ImagePair:
@@ -171,13 +154,8 @@ def test_a_bend_is_followed_without_folds_and_with_its_inverse(dimension):
 
 
 def test_an_initial_transform_of_any_kind_is_part_of_the_result():
-    """A rotation that the method cannot find by itself, alone and after a field."""
-    case = blobs(dimension=3, angles_deg=(10.0, 20.0, -15.0), translation_mm=(20.0, 0.0, 5.0),
-                 deformation_mm=2.0)  # fmt: skip
-    turned = rigid((10.0, 20.0, -15.0), (20.0, 0.0, 5.0), case.pair.moving.grid.center)
-    grid = case.pair.fixed.grid
-    shift = DisplacementField(torch.full((3, *grid.shape), 0.5), grid)
-    for initial in (turned, compose(turned, shift)):
+    case, initials = turned_far()
+    for initial in initials:
         found = QUICK.register(case.pair, initial).transform
         assert error_mm(case, found).median() < 0.6 * error_mm(case, initial).median()
 
@@ -196,23 +174,13 @@ def test_torch_and_the_kernels_take_the_same_steps():
 
 def test_a_channel_of_noise_does_not_mislead_the_others():
     case = bent(3)
-    noise = torch.Generator().manual_seed(1)
-
-    def with_noise(image: Image) -> Image:
-        rough = torch.rand(image.data.shape, generator=noise) * 0.1
-        return Image(torch.cat([rough, image.data]), image.grid)
-
-    result = QUICK.register(ImagePair(with_noise(case.pair.fixed), with_noise(case.pair.moving)))
+    result = QUICK.register(with_noise(case.pair))
     assert error_mm(case, result.transform).median() < error_mm(case, IDENTITY).median() / 2
 
 
 def test_thick_slices_are_smoothed_in_mm():
     case = bent(3)
-
-    def thick(image: Image) -> Image:
-        return warp(image, IDENTITY, onto=image.grid.with_spacing((*image.grid.spacing[:2], 6.0)))
-
-    result = QUICK.register(ImagePair(thick(case.pair.fixed), thick(case.pair.moving)))
+    result = QUICK.register(thick(case.pair))
     assert error_mm(case, result.transform).median() < 0.7 * error_mm(case, IDENTITY).median()
 
 
@@ -238,14 +206,8 @@ def test_it_stops_by_itself():
 
 
 def test_masks_that_leave_nothing_are_refused():
-    case = bent(2)
-    masks = []
-    for image, part in ((case.pair.fixed, slice(0, 8)), (case.pair.moving, slice(-8, None))):
-        inside = torch.zeros(image.grid.shape, dtype=torch.int32)
-        inside[part, part] = 1
-        masks.append(LabelMap(inside, image.grid))
     with pytest.raises(RegistrationError, match="inside both masks"):
-        QUICK.register(replace(case.pair, fixed_mask=masks[0], moving_mask=masks[1]))
+        QUICK.register(masked_apart(bent(2).pair))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bent_scenes import bent, error_mm, turned_far
 from PIL import Image as Picture
 
 from hybridreg.cases import ImagePair
@@ -17,31 +18,15 @@ from hybridreg.kernels.matching import differences
 from hybridreg.methods.hammer import Hammer
 from hybridreg.methods.hammer.matching import Side, ball, cube, match
 from hybridreg.methods.hammer.points import critical_points, distinctiveness
-from hybridreg.phantoms import blobs, head_case
+from hybridreg.phantoms import head_case
 from hybridreg.pipeline import run
 from hybridreg.report import write_report
 from hybridreg.report.figures import FIXED_COLOR, Figures
-from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField, compose, rigid
+from hybridreg.transforms import IDENTITY, AffineTransform, rigid
 from hybridreg.views import load_views
 from hybridreg.warping import jacobian_determinant
 
 QUICK = Hammer(iterations=(6, 6, 6), scaled=False)
-
-
-def bent(dimension: int):
-    """Blobs on oblique anisotropic grids, turned, shifted and bent."""
-    angles = (6.0,) if dimension == 2 else (4.0, -5.0, 6.0)
-    return blobs(
-        dimension=dimension,
-        angles_deg=angles,
-        translation_mm=(2.0, -1.0, 1.5)[:dimension],
-        deformation_mm=3.0,
-    )
-
-
-def error_mm(case, transform) -> torch.Tensor:
-    moved = transform(case.fixed_landmarks.points)
-    return (moved - case.moving_landmarks.points).norm(dim=-1)
 
 
 @pytest.mark.parametrize("shape", [(23, 17), (9, 7, 11), (1, 6, 7)])
@@ -159,12 +144,9 @@ def test_a_bend_is_followed_without_folds_and_with_its_inverse_and_matches(dimen
 
 
 def test_an_initial_transform_of_any_kind_is_part_of_the_result_and_its_matches():
-    case = blobs(dimension=3, angles_deg=(10.0, 20.0, -15.0), translation_mm=(20.0, 0.0, 5.0),
-                 deformation_mm=2.0)  # fmt: skip
-    turned = rigid((10.0, 20.0, -15.0), (20.0, 0.0, 5.0), case.pair.moving.grid.center)
+    case, initials = turned_far()
     grid = case.pair.fixed.grid
-    shift = DisplacementField(torch.full((3, *grid.shape), 0.5), grid)
-    for initial in (turned, compose(turned, shift)):
+    for initial in initials:
         result = QUICK.register(case.pair, initial)
         assert error_mm(case, result.transform).median() < 0.6 * error_mm(case, initial).median()
         kept = result.matches.kept

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bent_scenes import bent, error_mm, masked_apart, thick, turned_far, with_noise
 
 from hybridreg import pipeline, progress
 from hybridreg.cases import ImagePair
@@ -23,30 +24,12 @@ from hybridreg.similarity import LNCC, SSD
 from hybridreg.transforms import (
     IDENTITY,
     AffineTransform,
-    DisplacementField,
     compose,
     rigid,
 )
 from hybridreg.warping import jacobian_determinant, warp
 
 QUICK = Instance(similarity=SSD(), iterations=(40, 40, 30), scaled=False)
-
-
-def bent(dimension: int, **settings):
-    """Blobs on oblique anisotropic grids, turned, shifted and bent."""
-    angles = (6.0,) if dimension == 2 else (4.0, -5.0, 6.0)
-    return blobs(
-        dimension=dimension,
-        angles_deg=angles,
-        translation_mm=(2.0, -1.0, 1.5)[:dimension],
-        deformation_mm=3.0,
-        **settings,
-    )
-
-
-def error_mm(case, transform) -> torch.Tensor:
-    moved = transform(case.fixed_landmarks.points)
-    return (moved - case.moving_landmarks.points).norm(dim=-1)
 
 
 def unlike(pair: ImagePair, transform) -> float:
@@ -123,12 +106,8 @@ def test_torch_and_the_kernels_take_the_same_steps(dimension):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_an_initial_transform_of_any_kind_is_part_of_the_result(parts):
-    """Turned by 25 degrees, which the method cannot find by itself; alone, and after a field."""
-    case = blobs(dimension=3, angles_deg=(10.0, 20.0, -15.0), translation_mm=(20.0, 0.0, 5.0),
-                 deformation_mm=2.0)  # fmt: skip
-    turned = rigid((10.0, 20.0, -15.0), (20.0, 0.0, 5.0), case.pair.moving.grid.center)
-    shift = DisplacementField(torch.full((3, *case.pair.fixed.grid.shape), 0.5), case.pair.fixed.grid)
-    initial = turned if parts == 1 else compose(turned, shift)
+    case, initials = turned_far()
+    initial = initials[parts - 1]
     result = QUICK.register(case.pair, initial)
     assert error_mm(case, result.transform).median() < 0.6 * error_mm(case, initial).median()
     points = case.fixed_landmarks.points
@@ -138,14 +117,7 @@ def test_an_initial_transform_of_any_kind_is_part_of_the_result(parts):
 
 def test_several_channels_guide_together():
     case = bent(3)
-    pair = case.pair
-    noise = torch.Generator().manual_seed(1)
-
-    def with_noise(image: Image) -> Image:
-        return Image(torch.cat([torch.rand(image.data.shape, generator=noise) * 0.1, image.data]),
-                     image.grid)  # fmt: skip
-
-    result = QUICK.register(ImagePair(with_noise(pair.fixed), with_noise(pair.moving)))
+    result = QUICK.register(with_noise(case.pair))
     assert error_mm(case, result.transform).median() < error_mm(case, IDENTITY).median() / 2
 
 
@@ -167,28 +139,13 @@ def test_what_the_masks_leave_out_does_not_pull():
 
 
 def test_masks_that_leave_nothing_are_refused():
-    case = bent(2)
-    masks = [torch.zeros(image.grid.shape, dtype=torch.int32)
-             for image in (case.pair.fixed, case.pair.moving)]  # fmt: skip
-    masks[0][:8, :8], masks[1][-8:, -8:] = 1, 1
-    fixed_mask, moving_mask = (
-        LabelMap(mask, image.grid)
-        for mask, image in zip(masks, (case.pair.fixed, case.pair.moving), strict=True)
-    )
-    pair = replace(case.pair, fixed_mask=fixed_mask, moving_mask=moving_mask)
     with pytest.raises(RegistrationError, match="inside both masks"):
-        QUICK.register(pair)
+        QUICK.register(masked_apart(bent(2).pair))
 
 
 def test_thick_slices_are_smoothed_in_mm():
-    """6 mm slices of blobs, whose widths are about as much."""
     case = bent(3)
-
-    def thick(image: Image) -> Image:
-        grid = image.grid.with_spacing((*image.grid.spacing[:2], 6.0))
-        return warp(image, IDENTITY, onto=grid)
-
-    pair = ImagePair(thick(case.pair.fixed), thick(case.pair.moving))
+    pair = thick(case.pair)
     result = QUICK.register(pair)
     assert min(pair.fixed.grid.shape) > 5
     assert error_mm(case, result.transform).median() < 0.7 * error_mm(case, IDENTITY).median()

@@ -12,7 +12,9 @@ from hybridreg import progress
 from hybridreg.cases import ImagePair, warp_pair, with_field_of_view
 from hybridreg.composed_steps.folds import unfolded
 from hybridreg.composed_steps.levels import Level, between, levels
+from hybridreg.composed_steps.settings import Settings
 from hybridreg.geometry import Grid
+from hybridreg.intensity import unit_pair
 from hybridreg.kernels.inversion import inverted
 from hybridreg.kernels.jacobians import determinants
 from hybridreg.kernels.sampling import sample
@@ -30,9 +32,6 @@ from hybridreg.warping import jacobian_determinant
 
 log = logging.getLogger(__name__)
 
-Find = Callable[[ImagePair, AffineTransform], Tensor]
-"""The displacement u on the fixed grid of x -> A(x + u(x)), in mm along the grid's axes."""
-
 Listen = Callable[[int, float], None]
 """Called with the iteration and the dissimilarity."""
 
@@ -42,11 +41,16 @@ displacement, maximum number of iterations, callback)."""
 
 
 def map_and_inverse(
-    pair: ImagePair, initial: Transform, find: Find
+    settings: Settings,
+    pair: ImagePair,
+    initial: Transform,
+    improve: Improve,
+    listen: Callable[[int, int, float], None],
 ) -> tuple[DisplacementField, DisplacementField]:
     """x -> x + u(x) without folds, to be followed by the initial transform, and its inverse.
 
-    ``find`` gets an affine initial transform as it is, and for any other the pair resampled
+    u is what ``improve`` finds at every level; ``listen`` is called with the level, the iteration and the
+    dissimilarity. An affine initial transform is kept as it is; for any other the pair is resampled
     through it. The inverse is accurate to .01 voxel where it maps into the fixed image.
     """
     affine = affine_of(initial, pair.dimension)
@@ -54,28 +58,23 @@ def map_and_inverse(
         pair = warp_pair(with_field_of_view(pair, initial), initial)
     grid = pair.fixed.grid
     with torch.no_grad():
-        along = find(pair, affine or AffineTransform(torch.eye(pair.dimension + 1)))
+        start = affine or AffineTransform(torch.eye(pair.dimension + 1))
+        along = _coarse_to_fine(settings, pair, start, improve, listen)
         along = _without_folds(along, grid, initial if affine is None else IDENTITY)
         back = inverted(along, grid.spacing)
     return tuple(DisplacementField(in_space(u, grid), grid) for u in (along, back))
 
 
-def coarse_to_fine(
+def _coarse_to_fine(
+    settings: Settings,
     pair: ImagePair,
     affine: AffineTransform,
     improve: Improve,
     listen: Callable[[int, int, float], None],
-    *,
-    spacing_mm: float,
-    iterations: tuple[int, ...],
-    device: str,
 ) -> Tensor:
-    """The displacement on the fixed grid after ``improve`` at every level, from zero.
-
-    spacing_mm: of the finest level (see ``levels``). iterations: maximum at each level. listen:
-    called with the level, the iteration and the dissimilarity.
-    """
-    found = levels(pair, affine, spacing_mm, len(iterations), device)
+    """The displacement u on the fixed grid of x -> A(x + u(x)), in mm along the grid's axes."""
+    pair, iterations = unit_pair(pair) if settings.scaled else pair, settings.iterations
+    found = levels(pair, affine, settings.spacing_mm, len(iterations), settings.device)
     stages = list(zip(found, iterations[-len(found) :], strict=True))
     costs = [level.fixed.data[0].numel() * most for level, most in stages]
     before = stages[0][0].fixed.grid

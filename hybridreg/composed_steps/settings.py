@@ -1,13 +1,26 @@
-"""Checks of the settings that methods of composed steps share."""
+"""The settings that methods of composed steps share, and their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol
 
 
-def check_settings(method: Any, *, positive: Iterable[str], not_negative: Iterable[str]):
-    """Makes ``iterations`` of a frozen dataclass a tuple; ValueError for one that makes no sense."""
+class Settings(Protocol):
+    """Of such a method, a frozen dataclass.
+
+    spacing_mm: voxels of the finest level (see ``levels.levels``). iterations: maximum at each level,
+    coarse to fine. scaled: scale one-channel images to [0, 1] first.
+    """
+
+    spacing_mm: float
+    iterations: tuple[int, ...]
+    scaled: bool
+    device: str
+
+
+def check_settings(method: Settings, *, positive: Iterable[str], not_negative: Iterable[str]):
+    """Makes ``iterations`` a tuple. ValueError for settings that make no sense."""
     object.__setattr__(method, "iterations", tuple(method.iterations))
     if not method.iterations or min(method.iterations) < 1:
         raise ValueError(

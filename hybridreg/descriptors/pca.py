@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +13,13 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from hybridreg.descriptors.base import image_of
 from hybridreg.descriptors.patches import Patches
-from hybridreg.descriptors.trained_lattice import TrainedLattice, lattice_of, over_slabs
-from hybridreg.descriptors.training_images import TrainingImages, fingerprints, read_all
-from hybridreg.descriptors.unit import unit
-from hybridreg.geometry import Grid
-from hybridreg.images import Image
-from hybridreg.io.checkpoints import Card, Checkpoint, read_checkpoint
+from hybridreg.descriptors.trained import TrainedDescriptor
+from hybridreg.descriptors.trained_lattice import over_slabs
+from hybridreg.descriptors.training_images import TrainingImages, fingerprints
+from hybridreg.io.checkpoints import Card
 
 KIND = "pca"
-_FLAT = 0.02  # of the components of a patch
 
 
 class Components(nn.Module):
@@ -60,7 +55,7 @@ def components_of(dimension: int, size: int, channels: int) -> Components:
 
 
 @dataclass(frozen=True)
-class Pca:
+class Pca(TrainedDescriptor):
     """The principal components of the patch around each voxel, centered and of unit norm.
 
     weights: packaged ones, or a file that ``hybridreg train pca`` has written.
@@ -68,25 +63,9 @@ class Pca:
 
     weights: str = "pca-brain"
 
-    def __post_init__(self):
-        _ = self._checkpoint  # errors before any work
-
-    @cached_property
-    def _checkpoint(self) -> Checkpoint:
-        return read_checkpoint(self.weights, kind=KIND)
-
-    @property
-    def _lattice(self) -> TrainedLattice:
-        return lattice_of(self._checkpoint.card, self._checkpoint.card.arguments.get("dimension", 3))
-
-    def check(self, grid: Grid):
-        """Refuses images on grids that the weights were not trained for (ValueError)."""
-        self._lattice.check(grid)
-
-    def __call__(self, image: Image) -> Image:
-        network = self._checkpoint.built(components_of)
-        found = self._lattice.described(image, lambda v: unit(network.dense(v), flat=_FLAT))
-        return image_of([unit(vectors, flat=_FLAT) for vectors in found], image)
+    KIND: ClassVar = KIND
+    NETWORK: ClassVar = components_of
+    FLAT: ClassVar = 0.02  # of the components of a patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +81,7 @@ class PcaTraining(TrainingImages):
 
     def task(self) -> PcaTask:
         """What ``training.train`` takes."""
-        lattice = self.lattice()
-        parts = [
-            {name: lattice.values(image) for name, image in read_all(paths, lattice).items()}
-            for paths in (self.images, self.validation)
-        ]
-        return PcaTask(*parts, settings_given=self)
+        return PcaTask(*self.values(), settings_given=self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +143,12 @@ class PcaTask:
 
     def card(self) -> Card:
         given = self.settings_given
-        return Card(
+        return given.card(
+            self.images,
+            self.validation_images,
             kind=self.kind,
             architecture=f"{given.channels} principal components of patches less their mean",
             training_grid=f"patches of {given.size} voxels along {given.dimension} axes, {given.spacing_mm:g} mm",
-            intensity_rule=given.intensity,
-            spacing_mm=given.spacing_mm,
             arguments=self._arguments,
-            split={"train": sorted(self.images), "validation": sorted(self.validation_images)},
-            seed=0,
-            validation={},
             training={"task": "closed form", "patches": given.patches},
-            **given.stated,
         )

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from hybridreg.descriptors.trained_lattice import TrainedLattice
 from hybridreg.images import Image
+from hybridreg.io.checkpoints import Card
 from hybridreg.io.files import naming
 from hybridreg.io.images import read_image
 
@@ -49,11 +51,27 @@ class TrainingImages:
         """What the network gets to see of an image."""
         return TrainedLattice(self.dimension, self.spacing_mm, self.intensity, upright)
 
-    @property
-    def stated(self) -> dict[str, str]:
-        """For the card."""
-        names = ("data", "data_licence", "weights_licence")
-        return {name: getattr(self, name) for name in names}
+    def values(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The images for training and for validation as the network sees them, by name."""
+        lattice = self.lattice()
+        return tuple(
+            {name: lattice.values(image) for name, image in read_all(paths, lattice).items()}
+            for paths in (self.images, self.validation)
+        )
+
+    def card(self, train: Iterable[str], validation: Iterable[str], **others: Any) -> Card:
+        """The card of weights trained with these settings on images of these names."""
+        return Card(
+            intensity_rule=self.intensity,
+            spacing_mm=self.spacing_mm,
+            split={"train": sorted(train), "validation": sorted(validation)},
+            seed=0,
+            validation={},
+            data=self.data,
+            data_licence=self.data_licence,
+            weights_licence=self.weights_licence,
+            **others,
+        )
 
 
 def read_all(paths: Iterable[Path], lattice: TrainedLattice) -> dict[str, Image]:

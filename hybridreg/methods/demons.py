@@ -13,18 +13,16 @@ from hybridreg.composed_steps.run import (
     Descent,
     Listen,
     better_start,
-    coarse_to_fine,
     in_voxels,
     map_and_inverse,
 )
 from hybridreg.composed_steps.settings import check_settings
-from hybridreg.intensity import unit_pair
 from hybridreg.kernels.demons import demons_step, exponential
 from hybridreg.kernels.sampling import composed
 from hybridreg.kernels.smoothing import smoothed
 from hybridreg.methods.base import RegistrationResult, TraceEntry, check_overlap
 from hybridreg.similarity import SSD
-from hybridreg.transforms import IDENTITY, AffineTransform, Transform
+from hybridreg.transforms import IDENTITY, Transform
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,7 @@ class Demons:
         def listen(level: int, iteration: int, value: float):
             trace.append(TraceEntry("demons", level, iteration, {"squared difference": value}))
 
-        def find(pair: ImagePair, affine: AffineTransform) -> Tensor:
-            return coarse_to_fine(
-                unit_pair(pair) if self.scaled else pair,
-                affine,
-                self._improved,
-                listen,
-                spacing_mm=self.spacing_mm,
-                iterations=self.iterations,
-                device=self.device,
-            )
-
-        fields = map_and_inverse(pair, initial, find)
+        fields = map_and_inverse(self, pair, initial, self._improved, listen)
         return RegistrationResult(*fields, trace=tuple(trace)).after(initial)
 
     def _improved(

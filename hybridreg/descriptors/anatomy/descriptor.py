@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
-from hybridreg.descriptors.anatomy.network import KIND, AnatomyEncoder, encoder_of
-from hybridreg.descriptors.base import image_of
-from hybridreg.descriptors.trained_lattice import TrainedLattice, lattice_of
-from hybridreg.descriptors.unit import unit
-from hybridreg.geometry import Grid
-from hybridreg.images import Image
-from hybridreg.io.checkpoints import Checkpoint, read_checkpoint
+from torch import Tensor
+
+from hybridreg.descriptors.anatomy.network import KIND, encoder_of
+from hybridreg.descriptors.trained import TrainedDescriptor
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(TrainedDescriptor):
     """Which anatomical structure each voxel belongs to, as a unit vector; learned from labels.
 
     Needs no label of the images. For whole brains, stripped of the skull, in about the usual
@@ -25,25 +22,9 @@ class Anatomy:
 
     weights: str = "anatomy-brain"
 
-    def __post_init__(self):
-        _ = self._checkpoint  # errors before any work
+    KIND: ClassVar = KIND
+    NETWORK: ClassVar = encoder_of
+    UPRIGHT: ClassVar = True
 
-    @cached_property
-    def _checkpoint(self) -> Checkpoint:
-        return read_checkpoint(self.weights, kind=KIND)
-
-    @cached_property
-    def _network(self) -> AnatomyEncoder:
-        return self._checkpoint.built(encoder_of)
-
-    @property
-    def _lattice(self) -> TrainedLattice:
-        return lattice_of(self._checkpoint.card, 3, upright=True)
-
-    def check(self, grid: Grid):
-        """Refuses images on grids that the weights were not trained for (ValueError)."""
-        self._lattice.check(grid)
-
-    def __call__(self, image: Image) -> Image:
-        found = self._lattice.described(image, self._network.dense)
-        return image_of([unit(vectors) for vectors in found], image)
+    def _described(self, values: Tensor) -> Tensor:
+        return self._network.dense(values)

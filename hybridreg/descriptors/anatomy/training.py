@@ -181,17 +181,14 @@ class AnatomyTask:
     def card(self) -> Card:
         given = self.settings_given
         distances = ", ".join(map(str, given.scales))
-        return Card(
+        return given.card(
+            self.persons,
+            self.validation_persons,
             kind=self.kind,
             architecture=f"27 taps at distances of {distances} voxels and the place in the brain, "
             f"{given.depth + 1} hidden layers of {given.width}; {given.channels} channels of unit norm",
             training_grid=f"voxels of brains, {given.spacing_mm:g} mm",
-            intensity_rule=given.intensity,
-            spacing_mm=given.spacing_mm,
             arguments=self._arguments,
-            split={"train": sorted(self.persons), "validation": sorted(self.validation_persons)},
-            seed=0,
-            validation={},
             training={
                 "task": "which structure a voxel belongs to, by the nearest prototype of unit norm; "
                 "cross-entropy; voxels drawn evenly from the structures; poses varied",
@@ -202,7 +199,6 @@ class AnatomyTask:
                 "learning_rate": given.learning_rate,
                 "decay": given.decay,
             },
-            **given.stated,
         )
 
 

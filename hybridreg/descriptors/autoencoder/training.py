@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from hybridreg.descriptors.autoencoder.network import KIND, StackedAutoencoder
 from hybridreg.descriptors.patches import Patches, in_another_contrast
-from hybridreg.descriptors.training_images import TrainingImages, fingerprints, read_all
+from hybridreg.descriptors.training_images import TrainingImages, fingerprints
 from hybridreg.io.checkpoints import Card
 
 _NOISE = 0.02  # standard deviation added to the input, of intensities in [0, 1]
@@ -43,12 +43,7 @@ class AutoencoderTraining(TrainingImages):
 
     def task(self) -> AutoencoderTask:
         """What ``training.train`` takes."""
-        lattice = self.lattice()
-        parts = [
-            {name: lattice.values(image) for name, image in read_all(paths, lattice).items()}
-            for paths in (self.images, self.validation)
-        ]
-        return AutoencoderTask(*parts, settings_given=self)
+        return AutoencoderTask(*self.values(), settings_given=self)
 
 
 class Examples(NamedTuple):
@@ -154,16 +149,13 @@ class AutoencoderTask:
             for k, d, w in zip(given.kernels, given.dilations, given.widths, strict=True)
         )
         size = StackedAutoencoder(**self._architecture).patch
-        return Card(
+        return given.card(
+            self.images,
+            self.validation_images,
             kind=self.kind,
             architecture=f"stacked autoencoder, tanh between layers: {layers}; decoders mirror it",
             training_grid=f"patches of {size} voxels along {given.dimension} axes, {given.spacing_mm:g} mm",
-            intensity_rule=given.intensity,
-            spacing_mm=given.spacing_mm,
             arguments=self._architecture,
-            split={"train": sorted(self.images), "validation": sorted(self.validation_images)},
-            seed=0,
-            validation={},
             training={
                 "task": "decode a patch from its descriptor, its middle weighing most; patches drawn by "
                 "gradient magnitude; layer by layer first, then all together",
@@ -174,7 +166,6 @@ class AutoencoderTask:
                 "learning_rate": given.learning_rate,
                 "halved_every": given.halving,
             },
-            **given.stated,
         )
 
 

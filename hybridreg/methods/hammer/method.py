@@ -14,14 +14,12 @@ from hybridreg.composed_steps.levels import Level
 from hybridreg.composed_steps.run import (
     Descent,
     Listen,
-    coarse_to_fine,
     in_space,
     in_voxels,
     map_and_inverse,
 )
 from hybridreg.composed_steps.settings import check_settings
 from hybridreg.geometry import Grid, apply_matrix
-from hybridreg.intensity import unit_pair
 from hybridreg.kernels.demons import exponential
 from hybridreg.kernels.sampling import composed
 from hybridreg.kernels.smoothing import smoothed
@@ -29,7 +27,7 @@ from hybridreg.methods.base import Matches, RegistrationResult, TraceEntry, chec
 from hybridreg.methods.hammer.matching import Matched, Side, match
 from hybridreg.methods.hammer.points import critical_points, distinctiveness
 from hybridreg.similarity import SSD
-from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField, Transform
+from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,7 @@ class Hammer:
         def improve(level, coarser, displacement, most, listen):
             return self._improved(level, coarser, displacement, most, listen, matches)
 
-        def find(pair: ImagePair, affine: AffineTransform) -> Tensor:
-            return coarse_to_fine(
-                unit_pair(pair) if self.scaled else pair,
-                affine,
-                improve,
-                listen,
-                spacing_mm=self.spacing_mm,
-                iterations=self.iterations,
-                device=self.device,
-            )
-
-        fields = map_and_inverse(pair, initial, find)
+        fields = map_and_inverse(self, pair, initial, improve, listen)
         return RegistrationResult(*fields, trace=tuple(trace), matches=matches[-1]).after(initial)
 
     def _improved(

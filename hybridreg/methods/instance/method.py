@@ -9,13 +9,12 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.checks import check_pair
 from hybridreg.composed_steps.levels import Level
-from hybridreg.composed_steps.run import Listen, better_start, coarse_to_fine, map_and_inverse
+from hybridreg.composed_steps.run import Listen, better_start, map_and_inverse
 from hybridreg.composed_steps.settings import check_settings
-from hybridreg.intensity import unit_pair
 from hybridreg.methods.base import RegistrationResult, TraceEntry, check_overlap
 from hybridreg.methods.instance.flow import Flow
 from hybridreg.similarity import LNCC, Measure
-from hybridreg.transforms import IDENTITY, AffineTransform, Transform
+from hybridreg.transforms import IDENTITY, Transform
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,7 @@ class Instance:
         def listen(level: int, iteration: int, value: float):
             trace.append(TraceEntry("instance", level, iteration, {"dissimilarity": value}))
 
-        def find(pair: ImagePair, affine: AffineTransform) -> Tensor:
-            return coarse_to_fine(
-                unit_pair(pair) if self.scaled else pair,
-                affine,
-                self._improved,
-                listen,
-                spacing_mm=self.spacing_mm,
-                iterations=self.iterations,
-                device=self.device,
-            )
-
-        fields = map_and_inverse(pair, initial, find)
+        fields = map_and_inverse(self, pair, initial, self._improved, listen)
         return RegistrationResult(*fields, trace=tuple(trace)).after(initial)
 
     def _improved(
