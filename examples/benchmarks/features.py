@@ -10,7 +10,7 @@ Contrasts: the moving image as it is, with its tissues remapped to those of T2 (
 
 Rows are added to features.csv as they come and not computed again; `--most` ends after so many.
 
-    HYBRIDREG_DATA=... python examples/benchmarks/features.py --arms lncc,mind [--persons test] | table | times
+    HYBRIDREG_DATA=... python examples/benchmarks/features.py --arms lncc mind [--persons test] | table | times
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import itertools
 import os
 import statistics
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from brain_mr import TEST
-from lddmm import add, brain, folder, images, known, rows
+from lddmm import DESCENT_PAIRS, SHARED, THREADS, add, brain, folder, images, known, rows
 
 from hybridreg.cases import ImagePair
 from hybridreg.config import build, load_method, with_settings
@@ -34,6 +35,7 @@ from hybridreg.evaluation import dice, jacobian_statistics
 from hybridreg.images import Image
 from hybridreg.io.images import read_labels
 from hybridreg.io.transforms import read_transform, write_transform
+from hybridreg.parameter_folder import parameter_folder
 from hybridreg.registry import DESCRIPTORS
 from hybridreg.transforms import DisplacementField, Transform, parts_of
 from hybridreg.warping import jacobian_determinant, warp
@@ -41,9 +43,8 @@ from hybridreg.warping import jacobian_determinant, warp
 AFFINE, _ = load_method("brain-fast").stages
 VALIDATION = [(1013, 1014), (1014, 1013)]
 TRAIN = [(1000, 1001), (1006, 1009)]
-PERSONS = {"test": TEST, "validation": VALIDATION, "train": TRAIN, "four": TEST[::3]}
+PERSONS = {"ring": DESCENT_PAIRS, "test": TEST, "validation": VALIDATION, "train": TRAIN}
 NAME = "features.csv"
-SCRATCH = Path(os.environ.get("HYBRIDREG_SCRATCH", "."))
 
 INSTANCE = {"name": "instance", "iterations": [50, 50, 50, 50, 20]}
 TWO_MM = {"name": "instance", "iterations": [50, 50, 50, 50], "spacing_mm": 2.0}
@@ -97,11 +98,29 @@ ARMS = {
     **{f"lncc + {w} autoencoder": beside(SAE, w, TWO_MM) for w in (10, 30, 100)},
     **{f"lncc + {w} anatomy": beside(ANATOMY, w, TWO_MM) for w in (10, 30, 100, 300)},
 }
+
+
+def in_elastix(descriptor: dict | str, **overrides) -> dict:
+    """The last stage of `features-elastix` on other descriptors."""
+    path = parameter_folder() / "features-elastix.toml"
+    stage = tomllib.loads(path.read_text(encoding="utf-8"))["stages"][1]
+    method = {**stage["method"], "overrides": {**stage["method"]["overrides"], **overrides}}
+    return {**stage, "descriptor": descriptor, "method": method}
+
+
 ARMS |= {f"{name}, 1 mm": _to_1_mm(table) for name, table in ARMS.items()}
+ONE_CHANNEL = {"NumberOfSpatialSamples": 8000, "MaximumNumberOfIterations": 500}
+ARMS |= {
+    "elastix, autoencoder": in_elastix(SAE),
+    "elastix, mind": in_elastix("mind"),
+    "elastix, pca": in_elastix(PCA),
+    "elastix, intensity": in_elastix("intensity", **ONE_CHANNEL),
+    "elastix, mi": in_elastix("intensity", **ONE_CHANNEL, Metric="AdvancedMattesMutualInformation"),
+}
 
 
 def affine(fixed: int, moving: int) -> Transform:
-    path = SCRATCH / f"linear_{fixed}_{moving}.h5"
+    path = SHARED / f"linear_{fixed}_{moving}.h5"
     if not path.exists():
         write_transform(path, AFFINE.register(images(fixed, moving)).transform)
     return read_transform(path)
@@ -162,8 +181,7 @@ def evaluated(pair: ImagePair, persons: tuple[int, int], method, start: Transfor
 
 
 def todo(options: argparse.Namespace) -> Iterator[tuple[dict, tuple[int, int]]]:
-    arms = options.arms.split(",")
-    for persons, arm in itertools.product(PERSONS[options.persons], arms):
+    for persons, arm in itertools.product(PERSONS[options.persons], options.arms):
         for smoothness in options.smoothness:
             key = {
                 "fixed": persons[0],
@@ -180,7 +198,7 @@ def run(options: argparse.Namespace):
     for key, persons in itertools.islice(todo(options), options.most):
         arm, smoothness = key["arm"], float(key["smoothness"])
         method = load_method(arm) if arm not in ARMS else build(ARMS[arm])
-        method = with_settings(method, smoothness=smoothness, threads=2)
+        method = with_settings(method, smoothness=smoothness, threads=THREADS)
         pair, start = images(*persons), affine(*persons)
         pair = replace(pair, moving=CONTRASTS[options.contrast](pair.moving, persons[1]))
         add(NAME, {**key, **evaluated(pair, persons, method, start)})
@@ -219,7 +237,7 @@ def times():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", nargs="?", choices=["run", "table", "times"], default="run")
-    parser.add_argument("--arms", default="lncc")
+    parser.add_argument("--arms", nargs="+", default=["lncc"])
     parser.add_argument("--persons", choices=list(PERSONS), default="test")
     parser.add_argument("--contrast", choices=list(CONTRASTS), default="same")
     parser.add_argument("--smoothness", type=float, nargs="+", default=[1.1])
@@ -228,9 +246,9 @@ def main():
     if options.what == "table":
         return table()
     if options.what == "times":
-        torch.set_num_threads(2)
+        torch.set_num_threads(THREADS)
         return times()
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     run(options)
 
 
