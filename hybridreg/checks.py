@@ -13,6 +13,7 @@ from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
 from hybridreg.projection_pair import ProjectionPair
+from hybridreg.radiographs import Detector
 from hybridreg.transforms import (
     AffineTransform,
     Transform,
@@ -65,27 +66,40 @@ def _(pair: ImagePair, initial: Transform | None = None):
 
 @check_pair.register
 def _(pair: ProjectionPair, initial: Transform | None = None):
-    _check_thickness("moving", pair.moving.grid)
+    check_ct(pair.moving.grid)
     _check_image("moving", pair.moving)
     if initial is None:
         return
     _check_dimension(initial, pair.dimension)
     for number, radiograph in enumerate(pair.fixed, start=1):
         of = f"radiograph {number}: " if len(pair.fixed) > 1 else ""
-        detector, grid = radiograph.detector, pair.moving.grid
-        source = torch.tensor([detector.source], dtype=torch.float64)
-        if grid.contains(initial(source)).item():
-            raise ValueError(
-                f"{of}at the initial pose the X-ray source lies inside the CT: give another pose, or "
-                "check the distances in the geometry"
-            )
-        between = detector.depth(initial.inverse()(grid.center[None])).item()
-        if not 0 < between < 1:
-            side = "behind the X-ray source" if between <= 0 else "beyond the detector"
-            raise ValueError(
-                f"{of}at the initial pose the CT lies {side}: its middle should be between source and "
-                "detector; give another pose, or check the geometry"
-            )
+        check_view(radiograph.detector, pair.moving.grid, initial, at=f"{of}at the initial pose")
+
+
+def check_ct(grid: Grid):
+    """ValueError for a volume of too few slices to be projected from all sides."""
+    if min(grid.size) < 4:
+        raise ValueError(
+            f"the CT has {min(grid.size)} voxel(s) along one axis (size {_by(grid.size)}); at least 4 are needed: "
+            "give the whole volume"
+        )
+
+
+def check_view(detector: Detector, grid: Grid, pose: Transform, *, at: str = "at this pose"):
+    """ValueError for a CT that is not between source and detector at a pose (C-arm mm to CT mm)."""
+    source = torch.tensor([detector.source], dtype=torch.float64)
+    if grid.contains(pose(source)).item():
+        raise ValueError(
+            f"{at} the X-ray source lies inside the CT: give another pose, or check the distances in the "
+            "geometry"
+        )
+    between = detector.depth(pose.inverse()(grid.center[None])).item()
+    if not 0 < between < 1:
+        side = "behind the X-ray source" if between <= 0 else "beyond the detector"
+        raise ValueError(
+            f"{at} the CT lies {side}: its middle should be between source and detector; give another pose, "
+            "or check the geometry"
+        )
 
 
 @singledispatch

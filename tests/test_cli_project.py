@@ -70,6 +70,9 @@ def test_a_pose_about_another_isocenter_is_that_of_the_shifted_pose(folder):
         (("--isocenter", "1,2"), "is a point"),
         (("--pose", "0,0,0,900,0,0"), "no ray meets the CT"),
         (("--pose", "field.tfm"), "no such file"),
+        (("--pose", "0,0,0,450,-536.2,0"), "source lies inside the CT"),
+        (("--pose", "0,0,0,-300,300,0"), "beyond the detector"),
+        (("--pose", "0,0,0,600,-700,0"), "behind the X-ray source"),
     ],
 )
 def test_what_cannot_be_projected_is_refused(folder, more, message):
@@ -77,6 +80,13 @@ def test_what_cannot_be_projected_is_refused(folder, more, message):
     assert result.exit_code == 2
     assert message in json.loads(result.stdout)["error"]
     assert not (folder / "drr.nii.gz").exists()
+
+
+def test_one_slice_is_no_ct(folder):
+    ct = read_image(folder / "ct.nii.gz")
+    grid = ct.grid.crop((0, 0, 0), (1, *ct.grid.shape[1:]))
+    write_image(folder / "ct.nii.gz", Image(ct.data[:, :1], grid))
+    assert "the CT has 1 voxel(s) along one axis" in json.loads(run(folder).stdout)["error"]
 
 
 def test_an_input_that_is_not_in_hu_needs_a_word(folder):

@@ -69,6 +69,7 @@ def project(
         for path in files.values():
             check_new_file(path, overwrite=overwrite)
         current.limit_threads(threads)
+        from hybridreg.checks import check_ct, check_view
         from hybridreg.drr import Projector, attenuation
         from hybridreg.io.images import read_image
         from hybridreg.io.radiographs import read_geometry, write_radiograph
@@ -77,10 +78,12 @@ def project(
 
         detector = read_geometry(geometry)
         image = read_image(ct)
+        check_ct(image.grid)
         if numbers:
             at = from_numbers(numbers, image.grid.center.tolist() if middle is None else middle)
         else:
             at = _from_file(Path(pose))
+        check_view(detector, image.grid, at)
         volume = image if mu else attenuation(image, calcium=calcium)
         radiograph = Projector(volume).radiograph(detector, at)
         if not radiograph.data.any():
