@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -29,7 +30,7 @@ from hybridreg.projection_pair import ProjectionPair
 from hybridreg.quality import Intent
 from hybridreg.radiographs import Detector
 from hybridreg.transforms import AffineTransform, rigid
-from hybridreg.views import load_views
+from hybridreg.views import load_views, make_views
 
 TRUE = pose((4.0, -3.0, 8.0, 12.0, -2.0, 1.0))
 START = AffineTransform(TRUE.matrix @ rigid((3.0, -2.0, 4.0), (1.0, 3.0, -1.5), (0, 0, 0)).matrix)
@@ -118,6 +119,20 @@ def test_two_views_and_landmarks_measure_the_error_in_space(case):
     assert found.projected.mean_mm == pytest.approx(torch.cat(expected).mean().item(), rel=1e-6)
     assert found.landmarks.mean_mm < start.landmarks.mean_mm / 3
     assert outcome.inverse.max_residual_mm == 0
+
+
+def test_the_report_shows_two_views_side_by_side(case):
+    views = make_views(case.pair, TRUE, initial=START)
+    for name in ("fixed", "before", "moved"):
+        assert views[name].shape == (80, 160)
+    for half in (slice(0, 80), slice(80, 160)):
+        shown, after, before = (views[n][:, half] for n in ("fixed", "moved", "before"))
+        same, other = (np.corrcoef(shown.ravel(), i.ravel())[0, 1] for i in (after, before))
+        assert same > 0.99 > other
+    # Of other pixels and sizes: in those of the coarser one.
+    fine = implant_case(TRUE, implant_arm(120, 1.5, 80.0), ct_mm=2.5).pair.fixed[0]
+    mixed = ProjectionPair((case.pair.fixed[0], fine), case.pair.moving)
+    assert make_views(mixed, TRUE)["moved"].shape == (80, 140)
 
 
 def test_without_an_initial_pose_the_ct_stands_in_the_middle_and_that_is_said(case):
