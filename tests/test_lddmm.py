@@ -12,7 +12,7 @@ from hybridreg.evaluation import target_registration_error
 from hybridreg.geodesics import GeodesicTransform, Kernel
 from hybridreg.images import Image, LabelMap
 from hybridreg.kernels.matrices import determinant
-from hybridreg.lattice import Lattice, jacobian
+from hybridreg.lattice import Lattice, Resampling, jacobian
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.lddmm import Lddmm, momentum_of, optimizers
 from hybridreg.methods.lddmm.energy import Energy, MapTerm, refined
@@ -117,6 +117,34 @@ def test_no_step_of_the_optimizer_creates_a_fold(dimension):
     found = optimizers._line_search(towards, point, folded, 1.0, decrease)
     assert found.value < point.value and not found.folds
     assert determinant(jacobian(towards.inverse_map(found.white), lattice.spacing)).min() > 0
+
+
+def test_folds_between_the_voxels_of_the_momentum_end_the_last_steps():
+    grid = oblique_grid(2)
+    lattice, fine = Lattice.of(grid), Lattice.of(grid.with_spacing([s / 2 for s in grid.spacing]), grid)
+    shooter = Shooter(Operator(KERNEL, lattice), steps=5)
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.randn(2, *grid.shape, generator=generator, dtype=torch.float64)
+    term = MapTerm(torch.zeros_like(rough), torch.ones_like(rough[0]), lattice)
+    finer = Resampling(lattice, fine, torch.float64)
+    energy = Energy(shooter, term, 1.0, unfolding=1.0, band=0.6, finer=finer)
+    folded = rough * 4.0 / energy.velocity(rough).norm(dim=0).max()
+    assert jacobian_of(energy, folded, finer).min() < 0
+    seen: list[float] = []
+    found = optimizers.quasi_newton(
+        energy,
+        folded,
+        iterations=40,
+        tolerance=1e-9,
+        callback=lambda _, terms: seen.append(terms["folding"]),
+        until_unfolded=True,
+    )
+    assert jacobian_of(energy, found, finer).min() > 0
+    assert 1 < len(seen) < 20 and seen[-1] > 0  # the penalty sets in before there are folds
+
+
+def jacobian_of(energy, white, finer):
+    return determinant(jacobian(finer(energy.inverse_map(white)), finer.at.spacing))
 
 
 def test_it_continues_from_the_momentum_of_an_earlier_run():

@@ -117,7 +117,7 @@ def gradients(
     threads: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As ``pulled_back``, and the gradient by the values, (C, *their shape)."""
-    if compiled := loops("sampling", values, displacement, adjoint):
+    if compiled := loops("scattering", values, displacement, adjoint):
         vectors, v = vector_volume(displacement), volume(values)
         out, by_values = np.empty_like(vectors), torch.zeros(values.shape)
         arguments = v.reshape(len(v), -1), np.array(v.shape[1:]), vectors, *placement.arrays

@@ -8,6 +8,11 @@ from functools import partial
 
 from numba import njit
 
+# A function that only others here call: without the entry from Python, a tenth less to compile.
+inner = partial(
+    njit, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
+
 compiled = partial(
     njit,
     nogil=True,

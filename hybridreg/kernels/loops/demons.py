@@ -1,21 +1,20 @@
 """The Gauss-Newton step of squared differences at every voxel, limited in length."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ONE, HALF, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _slope(low, high, other_low, other_high, scale, out):
     """Of the mean of two images."""
     for x in range(len(out)):
         out[x] = HALF * scale * ((high[x] - low[x]) + (other_high[x] - other_low[x]))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _slopes(f, m, z, y, spacing, out):
     """Central differences per mm along x, y and z, one-sided at the border, of a row."""
     nz, ny, nx = f.shape
@@ -34,7 +33,7 @@ def _slopes(f, m, z, y, spacing, out):
     _slope(f[z0, y], f[z1, y], m[z0, y], m[z1, y], per_z, out[2])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _gather(g, f, m, h, b, squares):
     """h += g g^T, b += g (f - m) and squares += (f - m)^2, of a row of one channel."""
     for x in range(len(f)):

@@ -1,24 +1,22 @@
 """The momentum of a geodesic at a later time, and its gradient; derivatives are periodic."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 from hybridreg.kernels.loops.sampling import (
     _add_slopes,
     _cells,
     _coordinates,
     _gather,
     _scaled,
-    _scatter,
-    _slices,
     _strides,
 )
+from hybridreg.kernels.loops.scattering import _scatter, _slices
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _jacobian(u, z, y, scales, out):
     """Rows of the Jacobian of x + u(x): entry (component i, axis j) is row 3 i + j."""
     _, nz, ny, nx = u.shape
@@ -43,7 +41,7 @@ def _jacobian(u, z, y, scales, out):
             along[x] = half * (high[x] - low[x]) + one
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _cofactors(m, out):
     """The derivatives of the determinant by the entries."""
     for i in range(3):
@@ -55,7 +53,7 @@ def _cofactors(m, out):
                 row[x] = a[x] * b[x] - c[x] * d[x]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _dot(a0, a1, a2, b0, b1, b2, out):
     for x in range(len(out)):
         out[x] = a0[x] * b0[x] + a1[x] * b1[x] + a2[x] * b2[x]

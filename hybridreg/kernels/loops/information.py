@@ -1,16 +1,15 @@
 """The joint histogram of two images, the moved one spread by cubic B-splines, and its gradient."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ZERO, ONE, TWO, THREE, FOUR, SIX = (np.float32(n) for n in (0, 1, 2, 3, 4, 6))
 HALF = np.float32(0.5)
 END = np.float32(1e-3)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _places(row, low, scale, bins, out):
     top = np.float32(bins) - END
     for x in range(len(row)):

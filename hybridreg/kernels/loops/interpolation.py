@@ -1,12 +1,11 @@
 """Images interpolated as ITK does, in float64: at the voxels of another lattice, or at points."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _cell(place, count):
     """The lower neighbor of a place within the border, and how far beyond it that lies."""
     place = place if place > 0.0 else 0.0
@@ -15,7 +14,7 @@ def _cell(place, count):
     return lower, place - lower
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _within(px, py, pz, shape):
     """Whether a continuous index lies inside the faces of the outermost voxels."""
     return (
@@ -28,12 +27,12 @@ def _within(px, py, pz, shape):
     )
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _place(row, x, y, z):
     return row[0] * x + (row[1] * y + (row[2] * z + row[3]))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _linear(v, ix, iy, iz, wx, wy, wz):
     nz, ny, nx = v.shape
     jx, jy, jz = min(ix + 1, nx - 1), min(iy + 1, ny - 1), min(iz + 1, nz - 1)
@@ -47,7 +46,7 @@ def _linear(v, ix, iy, iz, wx, wy, wz):
     return low + wz * (high - low)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _displaced(matrix, vectors, scales, x, y, z):
     px, py, pz = _place(matrix[0], x, y, z), _place(matrix[1], x, y, z), _place(matrix[2], x, y, z)
     if vectors.shape[0]:

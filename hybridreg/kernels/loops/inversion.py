@@ -1,15 +1,14 @@
 """The inverse of x -> x + u(x), voxel by voxel: Newton's method that never gets worse."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 MIN_DETERMINANT = np.float32(0.05)  # determinant under which a step follows the error itself
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _cell(place, count):
     """The lower neighbor of a place, and how far beyond it that lies."""
     place = place if place > ZERO else ZERO
@@ -19,7 +18,7 @@ def _cell(place, count):
     return lower, place - np.float32(lower)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _displacement(u, x, y, z, found, slopes):
     """u, and its derivatives along the axes where ``slopes`` asks for them, in voxels."""
     _, nz, ny, nx = u.shape
@@ -43,7 +42,7 @@ def _displacement(u, x, y, z, found, slopes):
         slopes[c, 2] = high - low
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _newton(slopes, error, step):
     """step with (1 + slopes) step = error; the error itself where that is nearly singular."""
     a, b, c = ONE + slopes[0, 0], slopes[0, 1], slopes[0, 2]
@@ -60,7 +59,7 @@ def _newton(slopes, error, step):
     step[2] = (r * s + (b * g - a * h) * t + (a * e - b * d) * v) / determinant
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _error(u, x, y, z, w, found, slopes, error):
     """-(w + u(x + w)), and its squared length."""
     _displacement(u, x + w[0], y + w[1], z + w[2], found, slopes)
@@ -69,7 +68,7 @@ def _error(u, x, y, z, w, found, slopes, error):
     return error[0] * error[0] + error[1] * error[1] + error[2] * error[2]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _solve(u, x, y, z, w, trial, found, slopes, error, step, tolerance, iterations):
     """Improves w; gives the squared error. A step that makes it worse is halved."""
     square = _error(u, x, y, z, w, found, slopes, error)

@@ -1,20 +1,19 @@
 """Derivatives of displacements, a row at a time, and their determinants."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ZERO = np.float32(0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _difference(low, high, scale, one, out):
     for x in range(len(out)):
         out[x] = scale * (high[x] - low[x]) + one
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _difference_along_x(row, scale, one, out):
     nx = len(out)
     if nx == 1:

@@ -5,19 +5,18 @@ all of it. Columns are sums along z, rows those along z and y.
 """
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _count(n, radius, i):
     return min(i + radius, n - 1) - max(i - radius, 0) + 1
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _window_sums(row, sums, radius):
     """Along x; row has 2 radius more."""
     n = len(sums)
@@ -30,7 +29,7 @@ def _window_sums(row, sums, radius):
             sums[x] += left[x] + right[x]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _next_row(row, columns, y, radius):
     """The row of y, from that of y - 1."""
     ny = len(columns)
@@ -44,7 +43,7 @@ def _next_row(row, columns, y, radius):
             row[x] -= removed[x]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _first_row(row, columns, radius):
     """The row of y = -1."""
     row[:] = ZERO
@@ -54,7 +53,7 @@ def _first_row(row, columns, radius):
             row[x] += column[x]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _add_products(columns, fixed, moved, sign, radius):
     """The plane of f, m, f^2, m^2 and f m."""
     nx = fixed.shape[1]
@@ -78,7 +77,7 @@ def _add_products(columns, fixed, moved, sign, radius):
             fifth[x] += sign * (f[x] * m[x])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _add_factors(columns, factors, z, sign, radius):
     nx = factors.shape[3]
     width = nx + 2 * radius

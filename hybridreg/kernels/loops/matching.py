@@ -1,12 +1,11 @@
 """Differences of the neighborhoods of points in one image and of candidates around them in another."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _difference(a, b):
     total = np.float32(0)
     for c in range(len(a)):
@@ -14,7 +13,7 @@ def _difference(a, b):
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _row(values, point, offset):
     z = min(max(point[0] + offset[0], 0), values.shape[0] - 1)
     y = min(max(point[1] + offset[1], 0), values.shape[1] - 1)

@@ -6,15 +6,14 @@ follow from five sums over the planes. All indices are voxels of a volume whose 
 """
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 EDGE = 1e-6  # voxels that are left out at the border, where the volume is 0
 ZERO = np.float32(0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _steepest(direction):
     a, b, c = abs(direction[0]), abs(direction[1]), abs(direction[2])
     if a >= b and a >= c:
@@ -22,7 +21,7 @@ def _steepest(direction):
     return 1 if b >= c else 2
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _narrowed(low, high, first, slope, last):
     """The part of low <= k <= high in which EDGE <= first + slope k <= last - EDGE."""
     if slope == 0.0:
@@ -31,7 +30,7 @@ def _narrowed(low, high, first, slope, last):
     return max(low, min(a, b)), min(high, max(a, b))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _crossed(source, direction, shape, w, u, v, ray):
     """The planes first <= k < stop between source and end; ray: first and slope in u, then in v."""
     at, step = source[w], direction[w]
@@ -45,7 +44,7 @@ def _crossed(source, direction, shape, w, u, v, ray):
     return int(np.ceil(low)), int(np.floor(high)) + 1
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _sum(values, first, stop, ray, pace, du, dv):
     """Of bilinear samples over the planes."""
     total = ZERO
@@ -61,7 +60,7 @@ def _sum(values, first, stop, ray, pace, du, dv):
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _sums(values, first, stop, ray, pace, du, dv):
     """Over the planes, of the samples, their slopes in u and in v, and k times these."""
     total, in_u, in_v, far_u, far_v = ZERO, ZERO, ZERO, ZERO, ZERO

@@ -1,9 +1,8 @@
 """An image sampled through the displacement of a coarser lattice, never stored at its own voxels."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 from hybridreg.kernels.loops.sampling import (
     _add_slopes,
     _cells,
@@ -16,7 +15,7 @@ from hybridreg.kernels.loops.sampling import (
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _rows(coarse, c, z, y, lower, upper):
     """The four rows of the coarse lattice next to a fine one, and their weights."""
     iz, iy = int(lower[2, z]), int(lower[1, y])
@@ -27,7 +26,7 @@ def _rows(coarse, c, z, y, lower, upper):
     return rows, (low * (ONE - wy), low * wy, high * (ONE - wy), high * wy)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _refine(coarse, z, y, lower, upper, row, out):
     """A row of the fine displacement, (3, 1, 1, nx)."""
     nx, last = out.shape[3], coarse.shape[3] - 1
@@ -42,7 +41,7 @@ def _refine(coarse, z, y, lower, upper, row, out):
             into[x] = row[i] + weights[x] * (row[min(i + 1, last)] - row[i])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _gather_back(fine, coarse, z, y, lower, upper, row):
     """The adjoint of ``_refine``: adds to the coarse displacement."""
     nx, last = fine.shape[3], coarse.shape[3] - 1
@@ -66,7 +65,7 @@ def _gather_back(fine, coarse, z, y, lower, upper, row):
             e[x] += s * row[x]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _cells_of_row(z, y, u, first, steps, scales, shape, moved_first, places, flat, weights):
     for axis in range(3):
         moved_first[axis] = first[axis] + steps[axis, 1] * y + steps[axis, 2] * z

@@ -1,14 +1,13 @@
 """Linear interpolation at displaced voxels: coordinates a row at a time, then the gathers."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ZERO = np.float32(0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _coordinate(axis, z, y, vectors, first, steps, scales, shape, row):
     """Continuous indices into values along an axis, within their borders, of a row.
 
@@ -37,14 +36,14 @@ def _coordinate(axis, z, y, vectors, first, steps, scales, shape, row):
             row[x] = place if place < last else last
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _coordinates(z, y, vectors, first, steps, scales, shape, places):
     """Along the axes x, y and z, in rows of ``places``."""
     for axis in range(3):
         _coordinate(axis, z, y, vectors, first, steps, scales, shape, places[axis])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _cells(places, shape, flat, weights):
     """Where the 8 neighbors begin in flat values, and the weights of the upper ones; from places."""
     nx = places.shape[1]
@@ -61,7 +60,7 @@ def _cells(places, shape, flat, weights):
         stride *= shape[2 - axis]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _strides(shape):
     """To the upper neighbors along x, y and z in flat values."""
     return (
@@ -71,7 +70,7 @@ def _strides(shape):
     )
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _gather(v, flat, strides, weights, out):
     """Interpolates flat values v in the cells of a row."""
     wx, wy, wz = weights[0], weights[1], weights[2]
@@ -90,7 +89,7 @@ def _gather(v, flat, strides, weights, out):
         out[x] = a + wz[x] * (e - a)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _add_slopes(v, flat, strides, weights, factor, slopes):
     """Adds factor times the derivatives of linear interpolation along the axes of values v."""
     wx, wy, wz = weights[0], weights[1], weights[2]
@@ -113,7 +112,7 @@ def _add_slopes(v, flat, strides, weights, factor, slopes):
         slopes[2, x] += factor[x] * (e + wy[x] * (d - e) - a - wy[x] * (b - a))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _scaled(places, shape, scales, slopes, z, y, out):
     """The gradient by vectors, from that by the places; beyond the border values repeat."""
     for axis in range(3):
@@ -128,44 +127,6 @@ def _scaled(places, shape, scales, slopes, z, y, out):
             scale, slope = scales[axis, component], slopes[axis]
             for x in range(len(slope)):
                 row[x] += scale * slope[x]
-
-
-@njit(nogil=True, error_model="numpy")
-def _scatter(row, flat, strides, weights, v):
-    """The adjoint of ``_gather``: adds a row to flat values."""
-    wx, wy, wz = weights[0], weights[1], weights[2]
-    dx, dy, dz = strides
-    for x in range(len(row)):
-        i = np.uint64(flat[x])
-        upper = wz[x] * row[x]
-        lower = row[x] - upper
-        b, d = wy[x] * lower, wy[x] * upper
-        a, e = lower - b, upper - d
-        v[i] += a - wx[x] * a
-        v[i + dx] += wx[x] * a
-        i += dy
-        v[i] += b - wx[x] * b
-        v[i + dx] += wx[x] * b
-        i += dz
-        v[i] += d - wx[x] * d
-        v[i + dx] += wx[x] * d
-        i -= dy
-        v[i] += e - wx[x] * e
-        v[i + dx] += wx[x] * e
-
-
-@njit(nogil=True, error_model="numpy")
-def _slices(start, stop, vectors, first, steps, scales, shape, row):
-    """The slices of values, from the first to before the last, in which a slab is sampled."""
-    low, high = shape[0], 0
-    for z in range(start, stop):
-        for y in range(vectors.shape[2]):
-            _coordinate(2, z, y, vectors, first, steps, scales, shape, row)
-            least, most = row[0], row[0]
-            for x in range(len(row)):
-                least, most = min(least, row[x]), max(most, row[x])
-            low, high = min(low, int(least)), max(high, int(most))
-    return min(low, max(shape[0] - 2, 0)), min(high + 2, shape[0])
 
 
 @compiled(
@@ -211,32 +172,3 @@ def pulled_back(start, stop, values, shape, vectors, first, steps, scales, adjoi
             for c in range(len(values)):
                 _add_slopes(values[c], flat, strides, weights, adjoint[c, z, y], slopes)
             _scaled(places, shape, scales, slopes, z, y, out)
-
-
-@compiled(
-    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], f8[::1], f8[:,::1],"
-    " f4[:,::1], f4[:,:,:,::1], f4[:,:,:,::1])"
-)
-def gradients(start, stop, values, shape, vectors, first, steps, scales, adjoint, out):
-    """As ``pulled_back``; and the gradient by the values, of the slices that count, and their first."""
-    nx = out.shape[3]
-    places, weights = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
-    slopes, flat = np.empty((3, nx), np.float32), np.empty(nx, np.int32)
-    strides = _strides(shape)
-    low, high = _slices(start, stop, vectors, first, steps, scales, shape, slopes[0])
-    by_values = np.zeros((len(values), high - low, shape[1], shape[2]), np.float32)
-    into = by_values.reshape(len(values), -1)
-    skipped = np.int32(low * shape[1] * shape[2])
-    for z in range(start, stop):
-        for y in range(out.shape[2]):
-            _coordinates(z, y, vectors, first, steps, scales, shape, places)
-            _cells(places, shape, flat, weights)
-            slopes[:] = ZERO
-            for c in range(len(values)):
-                _add_slopes(values[c], flat, strides, weights, adjoint[c, z, y], slopes)
-            _scaled(places, shape, scales, slopes, z, y, out)
-            for x in range(nx):
-                flat[x] -= skipped
-            for c in range(len(values)):
-                _scatter(adjoint[c, z, y], flat, strides, weights, into[c])
-    return by_values, low

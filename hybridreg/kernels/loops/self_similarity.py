@@ -1,14 +1,13 @@
 """Mean squared differences of pairs of patches around each voxel, less the smallest of them."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 LARGE = np.float32(3e38)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _cut(row, reach, x, rows, out):
     """The mean of a window that the border cuts."""
     left, right = max(x - reach, 0), min(x + reach, len(row) - 1)

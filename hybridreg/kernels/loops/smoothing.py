@@ -1,12 +1,11 @@
 """Convolution with a symmetric window along z, y and x; beyond the border values repeat."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _along_row(row, window, padded, out):
     radius, nx = len(window) - 1, len(out)
     padded[:radius] = row[0]

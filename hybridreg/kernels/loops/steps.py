@@ -1,14 +1,13 @@
 """What an iteration does between the measure and the map: a force, its momentum, a limited step."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _add(factor, low, high, scale, out):
     for x in range(len(out)):
         out[x] += factor[x] * (scale * (high[x] - low[x]))
@@ -37,7 +36,7 @@ def force(start, stop, slopes, images, spacing, out):
                 _add(slope, images[c, z0, y], images[c, z1, y], per_z, out[2, z, y])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _lengths(vectors, z, y, added, out):
     """sqrt(|v|^2 + added) of a row."""
     a, b, c = vectors[0, z, y], vectors[1, z, y], vectors[2, z, y]

@@ -36,6 +36,7 @@ from hybridreg.warping import jacobian_determinant
 log = logging.getLogger(__name__)
 
 _ROUNDS, _A_FEW = 4, 8
+_NEARLY_FOLDED = 0.1  # determinant between voxels of the momentum at which the last penalty sets in
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Lddmm:
 
         Of determinants at the voxels of the image: between those of the momentum they are lower.
         """
-        energy = replace(energy, finer=energy.term.to_image)
+        energy = replace(energy, finer=energy.term.to_image, min_determinant=_NEARLY_FOLDED)
         for _ in range(_ROUNDS):
             if not _folded(energy, white, grid, onto):
                 return white
