@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
+
+from hybridreg.kernels.splines import at_points
 
 _CHUNK = 1 << 14  # points at a time, so that their neighborhoods fit the cache
 
@@ -11,22 +15,17 @@ _CHUNK = 1 << 14  # points at a time, so that their neighborhoods fit the cache
 class BSpline:
     """Sum of coefficients times B-splines centered on them, at continuous voxel indices.
 
-    coefficients: shape (C, z, y, x) or (C, y, x). Each in-plane neighborhood is laid out as one row
-    (y * x, C), so that its sum is a small matrix product; that takes 16 times the memory.
+    coefficients: shape (C, z, y, x) or (C, y, x). Without compiled loops each in-plane neighborhood
+    is laid out as one row (y * x, C), so that its sum is a small matrix product; that takes 16
+    times the memory.
     """
 
     def __init__(self, coefficients: Tensor, order: int = 3):
-        self._order, self._support = order, order + 1
-        table = coefficients.movedim(0, -1)
-        axis = table.ndim - 3
-        for plane in (axis, axis + 1):
-            table = table.unfold(plane, self._support, 1)  # (z, y, x, C, ky, kx) in the end
-        self._shape = tuple(table.shape[: axis + 2])
-        self._rows = table.movedim(-3, -1).reshape(-1, self._support**2, coefficients.shape[0])
+        self._coefficients, self._order, self._support = coefficients, order, order + 1
+        self._shape = tuple(n - order for n in coefficients.shape[1:])  # of complete neighborhoods
         # For a point at the far edge, the first neighbor is the last one with a complete
         # neighborhood.
-        deep = [n - self._support + 1 for n in self._shape[:axis]]
-        self._last = torch.tensor([n - 1 for n in (*deep, *self._shape[axis:])][::-1])
+        self._last = torch.tensor([n - 1 for n in self._shape[::-1]])
 
     def __call__(self, index: Tensor) -> Tensor:
         """Values (N, C) at indices (N, D), in (x, y, z) order.
@@ -34,7 +33,18 @@ class BSpline:
         Each lies where all order + 1 neighbors along every axis exist:
         (order - 1)/2 <= index <= size - 1 - (order - 1)/2.
         """
+        found = at_points(self._coefficients, index, self._order)
+        if found is not None:
+            return found
         return torch.cat([self._at(part.to(self._rows)) for part in index.split(_CHUNK)])
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        table = self._coefficients.movedim(0, -1)
+        axis = table.ndim - 3
+        for plane in (axis, axis + 1):
+            table = table.unfold(plane, self._support, 1)  # (z, y, x, C, ky, kx) in the end
+        return table.movedim(-3, -1).reshape(-1, self._support**2, len(self._coefficients))
 
     def _at(self, index: Tensor) -> Tensor:
         first = (index - (self._order - 1) / 2).floor().long().clamp(min=0).minimum(self._last)
