@@ -223,11 +223,11 @@ def table():
 
 
 def times():
-    """Seconds of every descriptor for the first test person, warm, the best of 3."""
+    """Seconds of every descriptor for the first test person, warm, the best of 2."""
     image = images(*TEST[0]).fixed
     for name in ("intensity", "gradient", "mind", "pca", "autoencoder", "anatomy"):
         descriptor, seconds = build({"name": name}, DESCRIPTORS), []
-        for _ in range(4):
+        for _ in range(3):
             begin = time.perf_counter()
             descriptor(image)
             seconds.append(time.perf_counter() - begin)
