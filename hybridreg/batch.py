@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridreg import pipeline
-from hybridreg.case_files import LABELS, LANDMARKS, MASKS, POINTS
+from hybridreg.case_files import BESIDE
 from hybridreg.cluster import Ended, Limits, Local, Place, run
 from hybridreg.config import (
     describe_method,
@@ -27,7 +27,6 @@ from hybridreg.io.tables import CaseRow, absolute, without_files
 from hybridreg.records import COLUMNS, Record, read_records, write_records
 
 BATCH, RECORDS = "batch.json", "records"
-_INPUTS = (*MASKS, *POINTS, *LABELS, *LANDMARKS)
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def register_table(
 
 def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[str, Any]:
     """Registers one case into its output folder; returns its verdict."""
-    inputs = {key: getattr(row, key) for key in _INPUTS}
+    inputs = {key: getattr(row, key) for key in BESIDE}
     outcome = pipeline.register(
         row.fixed,
         row.moving,
@@ -141,7 +140,7 @@ def register_case(folder: Path, order: Order, name: str, row: CaseRow) -> dict[s
 
 def _files(row: CaseRow, order: Order) -> dict[str, Path]:
     """The input files of a case, by their names in its result."""
-    files = {key: getattr(row, key) for key in ("fixed", "moving", *_INPUTS)}
+    files = {key: getattr(row, key) for key in ("fixed", "moving", *BESIDE)}
     files["initial"] = row.initial or order.initial
     return {key: file for key, file in files.items() if isinstance(file, Path)}
 

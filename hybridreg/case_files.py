@@ -30,6 +30,7 @@ MASKS = ("fixed_mask", "moving_mask")
 POINTS = ("fixed_points", "moving_points")
 LABELS = ("fixed_labels", "moving_labels")
 LANDMARKS = ("fixed_landmarks", "moving_landmarks")
+BESIDE = (*MASKS, *POINTS, *LABELS, *LANDMARKS, "truth")  # all inputs besides the images
 
 _MASK_MARGIN_MM = 2.0  # so that the outline itself is compared
 
@@ -43,12 +44,11 @@ def read_case(
     **more,
 ) -> Case:
     """The case of ``register``: files are read, values used as they are."""
-    known = [*MASKS, *POINTS, *LABELS, *LANDMARKS, "truth"]
     for name in (n for n in ("geometry", "second") if more.pop(n, None) is not None):
         raise ValueError(f"{name} is for methods of radiographs, such as projection: leave it out")
-    if unknown := set(more) - set(known):
+    if unknown := set(more) - {*BESIDE}:
         raise ValueError(
-            f"unknown input {sorted(unknown)}; besides the images there are {', '.join(known)}"
+            f"unknown input {sorted(unknown)}; besides the images there are {', '.join(BESIDE)}"
         )
     truth = _truth(more.pop("truth", None))
     fixed = as_image(fixed, frame=fixed_frame, name="the fixed image")

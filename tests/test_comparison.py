@@ -241,6 +241,20 @@ def test_transforms_made_elsewhere_are_scored_as_methods_are(cases, tmp_path, in
     assert in_turn == ["case 0/lab"]
 
 
+def test_a_true_transform_of_the_table_is_compared_with(cases, tmp_path, in_turn):
+    (row, *_) = read_case_table(cases / "cases.csv")
+    write_transform(tmp_path / "t.tfm", AffineTransform.from_parts(torch.eye(2), [3.0, -2.0]))
+    table = tmp_path / "cases.csv"
+    table.write_text(f"name,fixed,moving,truth\na,{row.fixed},{row.moving},t.tfm\n")
+    methods = {"rigid": STILL, "shift": Shift(2.0)}
+    found = compare(table, methods, tmp_path / "out", report=False)
+    assert found.summary.main.name == "truth_mean_mm"
+    errors = {record.method: record.scores["truth_mean_mm"] for record in found.records}
+    assert errors["identity"] == pytest.approx(13**0.5, rel=1e-6)
+    assert errors["shift"] == pytest.approx(17**0.5, rel=1e-6)
+    assert read_entry(tmp_path / "out", "a", "shift").inputs.keys() == {"fixed", "moving", "truth"}
+
+
 def test_the_capture_range_is_that_of_the_method(cases, tmp_path, in_turn):
     methods = {"rigid": RIGID, "same": Shift()}
     settings = Settings(starts=3, reference="rigid")

@@ -8,7 +8,7 @@
 Cases are of test persons alone. Finished registrations are kept in the folder of --out, so a run can be
 interrupted, and another method (`--methods`) costs only its own time; the page is report.html there.
 Slow methods run on a few cases only (`--peer-cases`, evenly spaced), in a table of their
-own with all methods on these cases. Each registration has one thread, except that `--threads` gives more; times
+own with all methods on these cases; `--python` names the Python of one that needs another. Each registration has one thread, except that `--threads` gives more; times
 are those of the machine as loaded as it was.
 """
 
@@ -26,8 +26,10 @@ from sections import write_section
 
 from hybridreg.cluster import Limits, Local
 from hybridreg.comparison import Settings, compare
+from hybridreg.comparison.contenders import missing
 from hybridreg.comparison.tables import markdown
 from hybridreg.comparison.words import sentences
+from hybridreg.config import load_method
 from hybridreg.io.images import read_labels
 from hybridreg.io.tables import CaseRow
 
@@ -64,8 +66,11 @@ def brain(data: Path) -> Problem:
         )
         for fixed, moving in itertools.permutations(BRAINS, 2)
     ]
-    methods = ("brain-fast", "affine-fast", "brain-mr", "greedy")
-    note = "Mean Dice of about 138 labels; the person of the fixed image is the subject."
+    methods = ("brain-fast", "affine-fast", "greedy", "dirnet-brain", "quicksilver-brain", "brain-mr")
+    note = (
+        "Mean Dice of about 138 labels; the person of the fixed image is the subject. All 12 pairs by "
+        "`rigid`, `brain-mr`, elastix's default and greedy are in brain_mr.md."
+    )
     return Problem("Brain", cases, methods, ("ants-syn", "convex-adam"), 0.01, note)
 
 
@@ -88,14 +93,14 @@ def hippocampus(data: Path) -> Problem:
         "Mean Dice of the anterior and posterior part. Crops of the left and the right side of one "
         "person may both be here and count as two subjects: who is who is not published."
     )
-    methods = ("deformable", "affine-fast", "greedy")
-    return Problem("Hippocampus", cases, methods, ("bspline", "ants-syn", "convex-adam"), 0.01, note)
+    methods = ("deformable", "affine-fast", "greedy", "bspline")
+    return Problem("Hippocampus", cases, methods, ("ants-syn", "convex-adam"), 0.01, note)
 
 
 def cardiac(data: Path) -> Problem:
     """Diastole onto systole, every slice level of the test persons."""
     cases = [case for person in HEARTS for case in frame_pairs(data / "sunnybrook_2d", person)]
-    methods = ("cardiac-2d", "deformable-2d", "greedy")
+    methods = ("cardiac-2d", "deformable-2d", "greedy", "dirnet-cardiac-2d")
     note = "Dice of the blood pool of the left ventricle; 1 pixel is taken as 1 mm."
     return Problem("Cardiac, 2D", cases, methods, ("bspline", "ants-syn"), 0.01, note)
 
@@ -160,10 +165,23 @@ def spaced(cases: list[CaseRow], count: int | None) -> list[CaseRow]:
     return [cases[number * len(cases) // count] for number in range(count)]
 
 
+def installed(methods: Sequence[str], pythons: dict[str, str]) -> tuple[dict, list[str]]:
+    """The methods that can run, and a sentence on each other one."""
+    found, absent = {}, []
+    for name in methods:
+        source = {"name": name, "python": pythons[name]} if name in pythons else name
+        if reason := missing(load_method(source)):
+            absent.append(f"{name} is left out: {reason}")
+        else:
+            found[name] = source
+    return found, absent
+
+
 def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow], options) -> str:
+    chosen, absent = installed(methods, dict(each.split("=", 1) for each in options.python))
     comparison = compare(
         cases,
-        methods,
+        chosen,
         options.out / name,
         settings=Settings(margin=problem.margin, score=SCORES.get(name)),
         seed=0,
@@ -174,7 +192,7 @@ def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow
         ),
     )
     words = "\n".join(f"- {sentence}" for sentence in sentences(comparison.summary))
-    notes = "\n".join(f"- {note}" for note in comparison.notes)
+    notes = "\n".join(f"- {note}" for note in [*comparison.notes, *absent])
     return f"{markdown(comparison.summary)}\n{words}\n{notes}"
 
 
@@ -185,6 +203,9 @@ def main():
     parser.add_argument("--methods", help="in place of those of the table, separated by commas")
     parser.add_argument("--cases", type=int, help="only so many, evenly spaced")
     parser.add_argument("--peer-cases", type=int, default=4)
+    parser.add_argument(
+        "--python", action="append", default=[], help="of a peer, such as ants-syn=ants/bin/python"
+    )
     parser.add_argument("--workers", type=int)
     parser.add_argument("--table", type=Path, default=TABLE, help="file of the tables")
     parser.add_argument("--threads", type=int, default=1)

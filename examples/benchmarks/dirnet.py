@@ -18,24 +18,28 @@ import gzip
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from brain_mr import TEST as BRAIN_PAIRS
-from cardiac_2d import TEST, Nothing, method_table, patient_table, read_cases
+from cardiac_2d import cases_of, method_table, patient_table
+from comparisons import HEARTS
 from peers import elastix_default
 from sections import table, write_section
 
-from hybridreg.cases import ImagePair
+from hybridreg.case_files import read_case
+from hybridreg.cases import Case, ImagePair
 from hybridreg.config import load_method, load_training, with_settings
 from hybridreg.evaluation import dice
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.images import read_image, read_labels, write_image
 from hybridreg.methods.base import RegistrationMethod
+from hybridreg.methods.given import Identity
 from hybridreg.pipeline import run
 from hybridreg.records import Record, read_records, write_records
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
@@ -87,15 +91,21 @@ def known_records(folder: Path) -> list[Record]:
 
 def records_of(name: str, method: RegistrationMethod, folder: Path, person: str) -> list[Record]:
     """Of every pair of a person, onto systole; "before" too, with the first of the methods."""
-    methods = {"before": Nothing()} if name == CARDIAC[0] else {}
+    methods = {"before": Identity()} if name == CARDIAC[0] else {}
     found = []
     for case in read_cases(folder, person):
-        if case.name.endswith("onto systole"):
-            for preset, by in {**methods, name: method}.items():
-                outcome = run(case, by, preset=preset, without=("inverse", "verdict"))
-                known = {"subject": person, "more": {"onto": "systole"}}
-                found.append(Record.of(outcome.summary(), case.name, **known))
+        for preset, by in {**methods, name: method}.items():
+            outcome = run(case, by, preset=preset, without=("inverse", "verdict"))
+            known = {"subject": person, "more": {"onto": "systole"}}
+            found.append(Record.of(outcome.summary(), case.name, **known))
     return found
+
+
+def read_cases(folder: Path, person: str) -> Iterator[Case]:
+    """Every slice level of a person, onto systole."""
+    for row in cases_of(folder, [person], "systole"):
+        labels = {"fixed_labels": row.fixed_labels, "moving_labels": row.moving_labels}
+        yield replace(read_case(row.fixed, row.moving, **labels), name=row.name)
 
 
 def difference_table(records: list[Record]) -> str:
@@ -254,7 +264,7 @@ def save(path: Path, data: torch.Tensor):
 
 def times(folder: Path, persons: list[str], threads: int) -> str:
     """Seconds per pair, medians without the first, of some levels of a heart and of a brain."""
-    heart = [case.pair for case in read_cases(folder / "sunnybrook_2d", persons[0])][::2]
+    heart = [case.pair for case in read_cases(folder / "sunnybrook_2d", persons[0])]
     brains = folder / "oasis_malf35/subjects"
     whole = ImagePair(*(read_image(brains / f"{p}_SS.nii.gz") for p in BRAIN_PAIRS[0]))
     affine, network = load_method("dirnet-brain").stages
@@ -305,13 +315,13 @@ def main():
     folder = Path(os.environ["HYBRIDREG_DATA"])
     if options.part == "cardiac":
         names = options.methods or CARDIAC
-        cardiac(folder, names, options.persons or TEST, options.records, options.threads)
+        cardiac(folder, names, options.persons or HEARTS, options.records, options.threads)
     elif options.part == "brain":
         brain(folder, options.methods or BRAIN, options.persons)
     elif options.part == "mnist":
         mnist(folder, options.out, options.minutes)
     else:
-        text = times(folder, options.persons or TEST[-1:], options.threads)
+        text = times(folder, options.persons or HEARTS[-1:], options.threads)
         write_section(TABLE, "Times", text, head=HEAD)
 
 

@@ -110,7 +110,7 @@ def _subjects(rows: Sequence[CaseRow]) -> Iterator[str]:
 
 
 def _evaluation(rows: Sequence[CaseRow]) -> Iterator[str]:
-    measured = False
+    measured = any(row.truth for row in rows)
     for what in ("labels", "landmarks"):
         without = [row.name for row in rows if getattr(row, f"fixed_{what}") is None]
         measured |= len(without) < len(rows)
@@ -121,7 +121,7 @@ def _evaluation(rows: Sequence[CaseRow]) -> Iterator[str]:
             )
     if not measured:
         yield (
-            "no case has labels or landmarks: methods are compared by similarity alone, which says "
+            "no case has labels, landmarks or a true transform: methods are compared by similarity alone, which says "
             "little about accuracy"
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hybridreg import pipeline
-from hybridreg.case_files import LABELS, LANDMARKS, MASKS, POINTS, read_case, start_of
+from hybridreg.case_files import BESIDE, MASKS, POINTS, read_case, start_of
 from hybridreg.comparison.contenders import Contender
 from hybridreg.comparison.entries import folder_of
 from hybridreg.comparison.starts import perturbation
@@ -23,7 +23,6 @@ from hybridreg.io.transforms import read_transform
 from hybridreg.outcome import Outcome
 from hybridreg.transforms import affine_of, compose
 
-_INPUTS = (*MASKS, *POINTS, *LABELS, *LANDMARKS)
 _COMPARED_POINTS = 5_000  # about, at which two results are compared
 
 
@@ -52,7 +51,7 @@ class Conditions:
 
 def input_files(row: CaseRow, initial: str | Path | None = None) -> dict[str, Path]:
     """The input files of a case by their roles in its result."""
-    files = {key: getattr(row, key) for key in ("fixed", "moving", *_INPUTS)}
+    files = {key: getattr(row, key) for key in ("fixed", "moving", *BESIDE)}
     files["initial"] = row.initial or initial
     return {key: file for key, file in files.items() if isinstance(file, Path)}
 
@@ -69,7 +68,7 @@ def compute(root: Path, conditions: Conditions, key: str, job: Job) -> dict[str,
         initial=row.initial or conditions.initial,
         seed=conditions.seed,
         device=conditions.device,
-        **{key: getattr(row, key) for key in _INPUTS},
+        **{key: getattr(row, key) for key in BESIDE},
     )
     named = replace(outcome, case=replace(outcome.case, name=f"{row.name}, {contender.name}"))
     about = {"config": contender.config, "inputs": job.inputs}

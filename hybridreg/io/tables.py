@@ -22,7 +22,8 @@ class CaseRow:
     """One line of a case table: a name for the output, and the files of a registration problem.
 
     subject: of the person, for statistics; empty if unknown. fixed, moving: image files, or
-    folders of DICOM slices. *_points guide the registration, *_landmarks and *_labels evaluate it.
+    folders of DICOM slices. *_points guide the registration; *_landmarks, *_labels and truth, the
+    true transform, evaluate it.
     more: further columns of its table; methods do not use them, and records repeat them.
     """
 
@@ -39,6 +40,7 @@ class CaseRow:
     fixed_points: Path | None = None
     moving_points: Path | None = None
     initial: Path | None = None
+    truth: Path | None = None
     more: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
