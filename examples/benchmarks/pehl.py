@@ -9,8 +9,7 @@ other random tissue, the detector scatters over 40 mm, blurs and counts photons.
     python examples/benchmarks/pehl.py classical --poses 10
     python examples/benchmarks/pehl.py spread --poses 100
 
-Each adds its rows to ``pehl.csv``, in which finished ones are kept; ``table`` prints it.
-    python examples/benchmarks/pehl.py edges --poses 40
+The first two add their rows to ``pehl.csv``, in which finished ones are kept; ``table`` prints it, ``times`` wall times.
 """
 
 from __future__ import annotations
@@ -188,6 +187,20 @@ def spread(network: Pehl, count: int):
         print(f"| {iterations} | {apart:.3f} |", flush=True)
 
 
+def times(methods: dict, count: int):
+    """Median wall seconds of each method over the first scenes, after one to warm up."""
+    ready = list(scenes(count + 1, anatomy=False, seed=VALIDATION))
+    print("| method | threads | wall s |\n|---|---|---|")
+    for name, method in methods.items():
+        spent = []
+        for case, start in ready:
+            begun = time.perf_counter()
+            method.register(case.pair, start)
+            spent.append(time.perf_counter() - begun)
+        middle = torch.tensor(spent[1:]).median().item()
+        print(f"| {name} | {torch.get_num_threads()} | {middle:.3f} |", flush=True)
+
+
 HEAD = (
     "| method | background | poses | success % | 25 % mm | median mm | 75 % mm | 95 % mm | processor s |\n"
     "|---|---|---|---|---|---|---|---|---|"
@@ -196,7 +209,7 @@ BACKGROUNDS = ("random", "anatomy")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("pehl", "classical", "spread", "table"))
+    parser.add_argument("part", choices=("pehl", "classical", "spread", "times", "table"))
     parser.add_argument("--poses", type=int, default=20)
     parser.add_argument("--weights", default="pehl-implant")
     parser.add_argument("--threads", type=int, default=1)
@@ -205,15 +218,20 @@ if __name__ == "__main__":
     torch.set_num_threads(given.threads)
     network = Pehl(given.weights)
     refinement = load_method("projection-hybrid").stages[1]
-    chosen = {"start": None, **{f"PEHL, {n}": replace(network, iterations=n) for n in (1, 3, 9)}}
-    chosen["hybrid"] = Chain((network, refinement))
-    if given.part == "classical":
-        cascade = Chain(tuple(replace(s, scatter=refinement.scatter) for s in CASCADE))
-        chosen = {"MI, then GC (Powell)": cascade, "GC (gradient)": refinement}
+    learned = {f"PEHL, {n}": replace(network, iterations=n) for n in (1, 3, 9)}
+    learned["hybrid"] = Chain((network, refinement))
+    cascade = Chain(tuple(replace(s, scatter=refinement.scatter) for s in CASCADE))
+    classical = {"MI, then GC (Powell)": cascade, "GC (gradient)": refinement}
+    chosen = classical if given.part == "classical" else {"start": None, **learned}
+    if given.part == "times":
+        chosen = {**learned, **classical}
     if given.method:
         chosen = {given.method: chosen[given.method]}
     if given.part == "spread":
         spread(network, given.poses)
+    elif given.part == "times":
+        times(chosen, given.poses)
     elif given.part != "table":
         compare(chosen, range(given.poses), given.weights)
-    table(given.weights)
+    if given.part != "times":
+        table(given.weights)
