@@ -307,7 +307,9 @@ def hybrids(count: int):
 
 
 def uncertainty(count: int):
+    """Also a picture of all voxels of the pairs of this run, quicksilver_uncertainty.png."""
     method = network("2d-dropout", samples=50)
+    both = []
     for fixed, moving in test_slices(count):
         name = f"{fixed}-{moving}"
         if done("uncertainty", name):
@@ -328,6 +330,26 @@ def uncertainty(count: int):
         ):
             rank = spearmanr(values[inside].numpy(), error[inside].numpy()).statistic
             add("uncertainty", name, arm, spearman=float(rank))
+        both.append(torch.stack([result.uncertainty.data[0][inside], error[inside]]))
+    if both:
+        drawn(torch.cat(both, 1))
+
+
+def drawn(both: torch.Tensor):
+    """The uncertainty and the error of voxels, and their medians in tenths of the former."""
+    from matplotlib.figure import Figure
+
+    axes = (figure := Figure((4, 3.2), layout="constrained")).subplots()
+    axes.hexbin(*both.numpy(), gridsize=40, bins="log", cmap="Greys", linewidths=0)
+    tenths = both[:, both[0].argsort()].tensor_split(10, 1)
+    middles = torch.stack([part.median(1).values for part in tenths], 1)
+    forget("tenths")
+    for number, (deviation, error) in enumerate(middles.T.tolist(), 1):
+        add("tenths", "all", number, deviation_mm=deviation, error_mm=error)
+    axes.plot(*middles.numpy(), "o-", color="tab:red", label="medians of tenths")
+    axes.set(xlabel="deviation of the map (mm)", ylabel="distance from LDDMM's (mm)")
+    axes.legend()
+    figure.savefig("quicksilver_uncertainty.png", dpi=100)
 
 
 def main():

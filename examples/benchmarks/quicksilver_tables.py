@@ -114,26 +114,21 @@ def times():
     flat, solid = slices(*test_slices(1)[0]), brains(1015, 1017, 2.0)
     full = brains(1015, 1017)
     parts = [
-        ("2D", flat, SLICES, LDDMM_2D, network("2d"), 2.0),
-        ("brain, 2 mm", solid, BRAINS, LDDMM_3D, network("brain"), 4.0),
+        ("2D", flat, SLICES, LDDMM_2D, network("2d"), (2.0, 1.0)),
+        ("brain, 2 mm", solid, BRAINS, LDDMM_3D, network("brain"), (4.0, 2.0)),
     ]
-    for name, pair, linear, ours, predicting, spacing in parts:
-        if predicting.weights not in packaged_weights():
-            continue
+    for name, pair, linear, ours, predicting, spacings in parts:
         start = linear.register(pair).transform
-        published = replace(
-            ours, optimizer="fixed", iterations=(50,), similarity=SSD(), image_mm=(spacing,),
-            momentum_mm=(spacing,), sigma_factor=1.0, unfolding=0.0,
-        )  # fmt: skip
-        for arm, method in (
-            ("network", predicting),
-            ("our LDDMM", ours),
-            ("published optimizer, 50 steps, the network's grid", published),
-        ):
+        arms = {"network": predicting, "our LDDMM": ours}
+        for grid, spacing in zip(("the network's", "the images'"), spacings, strict=True):
+            arms[f"published optimizer, 50 steps, {grid} grid ({spacing:g} mm)"] = replace(
+                ours, optimizer="fixed", iterations=(50,), similarity=SSD(), image_mm=(spacing,),
+                momentum_mm=(spacing,), sigma_factor=1.0, unfolding=0.0,
+            )  # fmt: skip
+        for arm, method in arms.items():
             add("times", name, arm, s=_seconds(method, pair, start))
-    if "quicksilver-brain" in packaged_weights():
-        start = BRAINS.register(full).transform
-        add("times", "brain, 1 mm", "brain-fast", s=_seconds(FAST, full, start))
+    start = BRAINS.register(full).transform
+    add("times", "brain, 1 mm", "brain-fast", s=_seconds(FAST, full, start))
 
 
 def _seconds(method, pair, start) -> float:
@@ -153,6 +148,15 @@ def _times() -> str:
     body = [(row["pair"], row["arm"], f"{float(row['value']):.2f}") for row in rows()
             if row["part"] == "times"]  # fmt: skip
     return table(["", "after the affine", "s, 2 threads"], body) if body else "Not measured yet."
+
+
+def _tenths() -> str:
+    """Medians in tenths of all voxels, from the least to the most uncertain one."""
+    rows = [["deviation of the map, mm"], ["distance from the target's map, mm"]]
+    for number in range(1, 11) if (found := values_of("tenths")) else ():
+        for cells, name in zip(rows, ("deviation_mm", "error_mm"), strict=True):
+            cells.append(f"{found[str(number)][name]['all']:.2f}")
+    return table(["Medians in tenths of the voxels", *range(1, len(rows[0]))], rows)
 
 
 def _gaps(part: str, measures: Sequence[tuple[str, str]]) -> str:
@@ -185,5 +189,6 @@ def write():
         ("Another contrast of the moving image", "contrast"),
         ("Uncertainty", "uncertainty"),
     ):
-        section(title, arms_table(part) if values_of(part) else "Not measured yet.")
+        text = arms_table(part) if values_of(part) else "Not measured yet."
+        section(title, f"{text}\n\n{_tenths()}" if part == "uncertainty" else text)
     section("Times", _times())
