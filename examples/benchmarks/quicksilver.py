@@ -340,7 +340,7 @@ def drawn(both: torch.Tensor):
     from matplotlib.figure import Figure
 
     axes = (figure := Figure((4, 3.2), layout="constrained")).subplots()
-    axes.hexbin(*both.numpy(), gridsize=40, bins="log", cmap="Greys", linewidths=0)
+    axes.hexbin(*both.numpy(), gridsize=40, bins="log", cmap="gray_r", linewidths=0)
     tenths = both[:, both[0].argsort()].tensor_split(10, 1)
     middles = torch.stack([part.median(1).values for part in tenths], 1)
     forget("tenths")
