@@ -12,6 +12,9 @@ image fixed, and of another person's MR on a CT.
 Times are from arrays in memory to a transform in memory (ANTs: from files it has read), warm, on 2
 threads, medians. ANTs runs in the Python that ANTS_PYTHON names, by default in this one.
 
+It does not run by `hybridreg compare`: an alignment counts as recovered by the distance to the one that the
+same method found without perturbation, and verdicts are given to alignments that no method made.
+
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py [--cases 20 37] [--repeats 20]
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --verdicts
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --times

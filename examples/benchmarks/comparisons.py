@@ -185,6 +185,7 @@ def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow
         options.out / name,
         settings=Settings(margin=problem.margin, score=SCORES.get(name)),
         seed=0,
+        report=options.pages,
         place=Local(options.workers),
         limits=Limits(threads=options.threads, time_s=1800),
         callback=lambda ended: print(
@@ -209,16 +210,19 @@ def main():
     parser.add_argument("--workers", type=int)
     parser.add_argument("--table", type=Path, default=TABLE, help="file of the tables")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--title", help="of the section, in place of that of the table")
+    parser.add_argument("--pages", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     problem = PROBLEMS[options.problem](Path(os.environ["HYBRIDREG_DATA"]))
     methods = options.methods.split(",") if options.methods else problem.methods
     found = run(options.problem, problem, methods, spaced(problem.cases, options.cases), options)
-    write_section(options.table, problem.title, f"{problem.note}\n\n{found}", head=HEAD)
+    title = options.title or problem.title
+    write_section(options.table, title, f"{problem.note}\n\n{found}", head=HEAD)
     if problem.peers and options.peer_cases:
         few = spaced(problem.cases, options.peer_cases)
         found = run(options.problem, problem, [*methods, *problem.peers], few, options)
-        title = f"{problem.title}: slow methods too, {len(few)} of the cases"
-        write_section(options.table, title, found, head=HEAD)
+        few_title = f"{title}: slow methods too, {len(few)} of the cases"
+        write_section(options.table, few_title, found, head=HEAD)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ it; seconds from arrays to transform, warm, in one process, 2 threads: of the af
 
 Rows are added to instance.csv as they come and not computed again.
 
+It does not run by `hybridreg compare`: it measures the parts of one method, with times of a warm process.
+
     HYBRIDREG_DATA=... python examples/benchmarks/instance.py [--persons train] [--smoothness 1.1]
         [--arm greedy] [--kernels "1.732 0.707"] | [--arm SyN] [--metric "CC 2 60 15 0"] | table
 

@@ -14,6 +14,9 @@ processor seconds of one thread.
 
 Rows are added to lddmm.csv, lddmm_momenta.csv and lddmm_descent.csv as they come and not computed again.
 
+It does not run by `hybridreg compare`: momenta and descents are not registrations, and processor seconds
+are those of a warm process without the affine that all share.
+
     HYBRIDREG_DATA=... python examples/benchmarks/lddmm.py accuracy|momenta|descent|times|table
 """
 

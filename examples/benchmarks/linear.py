@@ -13,6 +13,9 @@ mm), turned and shifted in the header by up to 15 degrees and 20 mm, and by up t
 Times: arrays in memory to a transform in memory, warm, median. HYBRIDREG_SCRATCH keeps what
 elastix found (affine_FIXED_MOVING.h5 of the unperturbed brains).
 
+It does not run by `hybridreg compare`: starts are perturbed in the header, and times are those of a warm
+process.
+
     HYBRIDREG_DATA=... python examples/benchmarks/linear.py brains|starts|stacks [--repeats 5]
 """
 

@@ -17,6 +17,9 @@ Rows are printed as they come, tables at the end. `--times` measures times inste
 all methods in turn, from arrays in memory to a transform in memory (ANTs: from files it has read),
 warm, on 2 threads, median of 3, without the affine stage where it is shared.
 
+It does not run by `hybridreg compare`: the methods share one affine stage, and folds count inside the
+lung. The preset against others from the images' positions is in comparisons.md.
+
     HYBRIDREG_DATA=... python examples/benchmarks/lung_ct.py [--seeds 5] [--threads 1] [--times]
 """
 
