@@ -128,8 +128,9 @@ def test_folds_between_the_voxels_of_the_momentum_end_the_last_steps():
     term = MapTerm(torch.zeros_like(rough), torch.ones_like(rough[0]), lattice)
     finer = Resampling(lattice, fine, torch.float64)
     energy = Energy(shooter, term, 1.0, unfolding=1.0, band=0.6, finer=finer)
-    folded = rough * 4.0 / energy.velocity(rough).norm(dim=0).max()
-    assert jacobian_of(energy, folded, finer).min() < 0
+    fastest = energy.velocity(rough).norm(dim=0).max()
+    scaled = (rough * (mm / fastest) for mm in torch.arange(4.0, 6.0, 0.1).tolist())
+    folded = next(white for white in scaled if jacobian_of(energy, white, finer).min() < 0)
     seen: list[float] = []
     found = optimizers.quasi_newton(
         energy,
@@ -144,7 +145,8 @@ def test_folds_between_the_voxels_of_the_momentum_end_the_last_steps():
 
 
 def jacobian_of(energy, white, finer):
-    return determinant(jacobian(finer(energy.inverse_map(white)), finer.at.spacing))
+    found = determinant(jacobian(finer(energy.inverse_map(white)), finer.at.spacing))
+    return found[1:-1, 1:-1]  # the box is not periodic
 
 
 def test_it_continues_from_the_momentum_of_an_earlier_run():

@@ -59,8 +59,10 @@ class Energy:
         """Of phi^-1, for the folding penalty; None without it."""
         if not self.unfolding:
             return None
-        along = inverse_map if self.finer is None else self.finer(inverse_map)
-        return determinant(jacobian(along, self._lattice.spacing))
+        if self.finer is None:
+            return determinant(jacobian(inverse_map, self.spacing))
+        found = determinant(jacobian(self.finer(inverse_map), self.finer.at.spacing))
+        return found[(slice(1, -1),) * found.ndim]  # a box inside a map is not periodic
 
     def terms(
         self, white: Tensor, inverse_map: Tensor, determinants: Tensor | None
