@@ -176,7 +176,7 @@ def write():
 
     section("The networks", weights())
     for title, part, measures in (
-        ("Slices", "slices", [("momentum", ""), ("map_mm", "")]),
+        ("Slices", "slices", [("momentum", ""), ("map_mm", ""), ("rmse", "LDDMM")]),
         ("Brains", "brains", [("dice", "LDDMM"), ("momentum", ""), ("map_mm", "")]),
     ):
         text = (
