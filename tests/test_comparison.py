@@ -158,7 +158,11 @@ def test_the_page_can_be_written_again_from_the_folder_alone(compared):
 def test_tables_for_papers_have_a_row_for_each_method(compared):
     text, table = markdown(compared.summary), latex(compared.summary)
     assert all(f"| {row.name} |" in text for row in compared.summary.rows)
-    assert table.count(r"\\") == 1 + len(compared.summary.rows) and r"\toprule" in table
+    ends = [line for line in table.splitlines() if line.endswith(r" \\")]
+    summary = compared.summary
+    assert len(ends) == 1 + len(summary.rows) + 1 + len(summary.tests_of(summary.main))
+    assert table.count(r"\begin{tabular}") == table.count(r"\end{tabular}") == 2
+    assert r"\shortstack[r]{Folded voxels \\ (\%) $\downarrow$}" in table
     assert (compared.folder / "table.md").read_text() == text
     assert (compared.folder / "table.tex").read_text() == table
 

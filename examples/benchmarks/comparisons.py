@@ -31,6 +31,7 @@ from hybridreg.comparison.tables import markdown
 from hybridreg.comparison.words import sentences
 from hybridreg.config import load_method
 from hybridreg.io.images import read_labels
+from hybridreg.io.output import REPORT
 from hybridreg.io.tables import CaseRow
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -93,8 +94,8 @@ def hippocampus(data: Path) -> Problem:
         "Mean Dice of the anterior and posterior part. Crops of the left and the right side of one "
         "person may both be here and count as two subjects: who is who is not published."
     )
-    methods = ("deformable", "affine-fast", "greedy", "bspline")
-    return Problem("Hippocampus", cases, methods, ("ants-syn", "convex-adam"), 0.01, note)
+    methods = ("deformable", "affine-fast", "greedy")
+    return Problem("Hippocampus", cases, methods, ("bspline", "ants-syn", "convex-adam"), 0.01, note)
 
 
 def cardiac(data: Path) -> Problem:
@@ -193,7 +194,8 @@ def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow
         ),
     )
     words = "\n".join(f"- {sentence}" for sentence in sentences(comparison.summary))
-    notes = "\n".join(f"- {note}" for note in [*comparison.notes, *absent])
+    page = f"the page has {(comparison.folder / REPORT).stat().st_size / 1e6:.1f} MB"
+    notes = "\n".join(f"- {note}" for note in [*comparison.notes, *absent, page])
     return f"{markdown(comparison.summary)}\n{words}\n{notes}"
 
 
@@ -215,9 +217,11 @@ def main():
     options = parser.parse_args()
     problem = PROBLEMS[options.problem](Path(os.environ["HYBRIDREG_DATA"]))
     methods = options.methods.split(",") if options.methods else problem.methods
-    found = run(options.problem, problem, methods, spaced(problem.cases, options.cases), options)
+    cases = spaced(problem.cases, options.cases)
+    found = run(options.problem, problem, methods, cases, options)
+    note = f"{problem.note} {len(cases)} of {len(problem.cases)} cases."
     title = options.title or problem.title
-    write_section(options.table, title, f"{problem.note}\n\n{found}", head=HEAD)
+    write_section(options.table, title, f"{note}\n\n{found}", head=HEAD)
     if problem.peers and options.peer_cases:
         few = spaced(problem.cases, options.peer_cases)
         found = run(options.problem, problem, [*methods, *problem.peers], few, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from hybridreg.comparison.summary import LabelRow, Spread, Summary
 from hybridreg.comparison.words import interval, number, p_value, subjects
 from hybridreg.records import Headline, Record
 
+_HEADING = 13  # letters in a line of a heading in LaTeX
 LONGEST = 1000  # records on a page, which a browser still sorts at once
 
 
@@ -193,26 +195,39 @@ _LATEX = {
 
 
 def latex(summary: Summary) -> str:
-    """A booktabs table: all scores, failures and seconds."""
+    """Booktabs tables: all scores, failures and seconds, and the tests of the main score."""
     scores, costs = main_table(summary), cost_table(summary)
     kept = [costs.columns.index(name) for name in ("Failed", "Wall s")]
-    rows = [[*scores.columns, *(costs.columns[n] for n in kept)]]
-    for row, cost in zip(scores.rows, costs.rows, strict=True):
-        rows.append([cell.text for cell in (*row, *(cost[n] for n in kept))])
-    lines = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{tabular}{l" + "r" * (len(rows[0]) - 1) + "}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    columns = [*scores.columns, *(costs.columns[n] for n in kept)]
+    rows = [
+        (*row, *(cost[n] for n in kept)) for row, cost in zip(scores.rows, costs.rows, strict=True)
+    ]
+    parts = [r"% needs \usepackage{booktabs}", *_tabular(columns, rows)]
+    if summary.main is not None and summary.tests_of(summary.main):
+        tests = test_table(summary, summary.main)
+        parts += ["", f"% {tests.title}: differences from {summary.reference}"]
+        parts += _tabular(tests.columns, tests.rows)
+    return "\n".join([*parts, ""])
+
+
+def _tabular(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """The lines of a table; long headings are broken, so that many columns fit a page."""
+    lines = [" & ".join(_latex(cell.text) for cell in row) + r" \\" for row in rows]
+    return [
+        r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}",
+        r"\toprule",
+        " & ".join(map(_heading, columns)) + r" \\",
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def _heading(text: str) -> str:
+    lines = textwrap.wrap(text, _HEADING, break_long_words=False)
+    shown = r" \\ ".join(map(_latex, lines))
+    return shown if len(lines) == 1 else rf"\shortstack[r]{{{shown}}}"
 
 
 def _latex(text: str) -> str:
