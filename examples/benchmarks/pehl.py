@@ -176,7 +176,7 @@ def spread(network: Pehl, count: int):
     true = placement.parameters(case.true_transform.matrix)
     random = Generator().manual_seed(SEED)
     starts = [true + (START * torch.randn(6, generator=random)).double() for _ in range(count)]
-    for iterations in (1, 3, 6, 9):
+    for iterations in (3, 6, 9):
         method, shadows = replace(network, iterations=iterations), []
         for start in starts:
             at = AffineTransform(placement.matrices(start))
