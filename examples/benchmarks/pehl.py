@@ -147,7 +147,8 @@ def table(weights: str):
     """One row for each method and background, and how verdicts sort successes from failures."""
     print(HEAD)
     found = [row for row in rows() if row["weights"] == weights]
-    names = list(dict.fromkeys(row["method"] for row in found))
+    known = {row["method"] for row in found}
+    names = [name for name in ORDER if name in known]
     for background in BACKGROUNDS:
         for name in names:
             chosen = [r for r in found if (r["background"], r["method"]) == (background, name)]
@@ -205,6 +206,7 @@ HEAD = (
     "| method | background | poses | success % | 25 % mm | median mm | 75 % mm | 95 % mm | processor s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
+ORDER = ("start", "PEHL, 1", "PEHL, 3", "PEHL, 9", "hybrid", "GC (gradient)", "MI, then GC (Powell)")
 BACKGROUNDS = ("random", "anatomy")
 
 if __name__ == "__main__":
