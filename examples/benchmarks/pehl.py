@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from hybridreg import projection_assessment  # noqa: F401 (registers)
 from hybridreg.assessment import assess
 from hybridreg.case_log import CaseLog
 from hybridreg.cases import Case
@@ -43,6 +42,7 @@ from hybridreg.phantoms.implant import LENGTH_MM, implant_arm, implant_case, imp
 from hybridreg.poses import pose, projection_error
 from hybridreg.quality import Intent
 from hybridreg.radiographs import Detector, Radiograph
+from hybridreg.registry import load_pair_type
 from hybridreg.transforms import AffineTransform
 
 SUCCESS_MM = 0.01 * LENGTH_MM
@@ -133,6 +133,7 @@ def compare(methods: dict, poses: range, weights: str):
 def status(case: Case, result, start: AffineTransform) -> str:
     """The verdict of the report."""
     how = {"initial": start, "intent": Intent(), "interpolation": "linear", "log": CaseLog()}
+    load_pair_type(type(case.pair))
     return assess(case.pair, case, result, **how).verdict.status
 
 
