@@ -24,6 +24,7 @@ TWO_MR = {"fixed": "t1", "moving": "t2"}
 PHANTOMS = {
     "affine": ({**ONE, **TURN}, 1.0),
     "affine-fast": ({**ONE, **TURN}, 1.0),
+    "brain-any-contrast": ({**TWO_MR, **BENT}, 1.5),
     "brain-any-contrast-mind": ({**TWO_MR, **BENT}, 1.5),
     "brain-fast": ({**ONE, **BENT}, 1.5),
     "brain-lddmm": ({**ONE, **BENT}, 1.5),
