@@ -27,12 +27,13 @@ FEW = {
 )
 def test_twelve_channels_alone_bend_an_image_without_folds(name, descriptor):
     case = blobs(dimension=3, deformation_mm=3.0, translation_mm=(1.0, -1.0, 1.0))
-    masked = load_method(name).stages[1]
-    on_features = masked.method.method
+    stage = load_method(name).stages[1]  # clipped, masked, unfolded
+    on_features = stage.method.method.method
     assert on_features.descriptor == descriptor
     elastix = on_features.method
     few = replace(elastix, overrides={**elastix.overrides, **FEW}, threads=1)
-    stage = replace(masked, method=replace(masked.method, method=replace(on_features, method=few)))
+    unfolded = replace(stage.method.method, method=replace(on_features, method=few))
+    stage = replace(stage, method=replace(stage.method, method=unfolded))
     found = stage.register(case.pair)
     names = [term for term in found.trace[0].terms if term.startswith("mean squares")]
     assert len(names) == 12  # a metric for each channel
