@@ -195,3 +195,14 @@ def test_a_fit_worse_than_the_start_and_a_lost_correlation_fail(case):
     assert "worse than at the start" in calm(case, similarity=(good, bad)).reasons[0]
     lost = calm(case, similarity=(bad, bad), intent=Intent(same_contrast=True))
     assert lost.status == "fail" and "should correlate" in lost.reasons[0]
+
+
+def test_a_low_correlation_alone_is_a_doubt_and_fails_beside_another(case):
+    """Whole heads of two scanners correlate by .27 where they are aligned: bright fat, no face."""
+    low = Similarity(1.0, 0.4, 0.3)
+    known = dict(similarity=(low, low), intent=Intent(same_contrast=True))
+    alone = calm(case, **known)
+    assert alone.status == "warn" and "should correlate" in alone.reasons[0]
+    stretched = decompose(AffineTransform(torch.diag(torch.tensor([1.3, 1.0, 1.0, 1.0]))))
+    assert calm(case, affine=stretched).status == "warn"
+    assert calm(case, affine=stretched, **known).status == "fail"

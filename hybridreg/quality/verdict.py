@@ -19,7 +19,7 @@ from hybridreg.transforms import Transform, rigid
 Findings = Iterator[Finding]
 
 # Correlation in the foreground; measurements in examples/benchmarks/verdicts.md.
-_SAME_CONTRAST = 0.5
+_SAME_CONTRAST = 0.5, 0.2  # doubt (a fault beside doubts of the alignment); fault
 _SAME_SCAN = 0.8
 
 # Ratio of the largest to the smallest scale of the affine part; two adults' brains reach 1.11.
@@ -63,17 +63,19 @@ def judge(
     nearest to the transform; start: the same of the initial transform, relative to which rotations
     and scales are measured. of_method: doubts that the method itself has (``RegistrationResult``).
     """
+    of_alignment = [*_plausible(affine, start, intent)]
+    if similarity[1].mutual_information is not None:
+        ordinary = pair_without_outliers(pair)
+        of_alignment += doubts(ordinary, transform, same_subject=bool(intent.same_subject))
     findings = [
         *_extents(pair),
         *_overlap(pair, similarity[1]),
-        *_gain(*similarity, intent),
+        *_gain(*similarity),
+        *_correlation(similarity[1], intent, doubted=bool(of_alignment)),
         *_folding(folding_percent),
-        *_plausible(affine, start, intent),
+        *of_alignment,
         *(("warn", doubt) for doubt in of_method),
     ]
-    if similarity[1].mutual_information is not None:
-        ordinary = pair_without_outliers(pair)
-        findings += doubts(ordinary, transform, same_subject=bool(intent.same_subject))
     if findings:
         findings += _outliers(pair)
     statuses = {status for status, _ in findings}
@@ -122,7 +124,7 @@ def _overlap(pair: ImagePair, after: Similarity) -> Findings:
         )
 
 
-def _gain(before: Similarity, after: Similarity, intent: Intent) -> Findings:
+def _gain(before: Similarity, after: Similarity) -> Findings:
     if after.mutual_information is None:
         yield "fail", "the images no longer overlap: start from --initial centers"
         return
@@ -135,12 +137,18 @@ def _gain(before: Similarity, after: Similarity, intent: Intent) -> Findings:
             f"{after.mutual_information:.3g} after {before.mutual_information:.3g}): give masks, "
             "or another initial transform",
         )
-    if not intent.same_contrast or after.correlation > _SAME_SCAN:
+
+
+def _correlation(after: Similarity, intent: Intent, *, doubted: bool) -> Findings:
+    """Fat, a bias field or a removed face lower it too, so by itself a low one is a doubt."""
+    correlation = after.correlation
+    if not intent.same_contrast or correlation is None or correlation > _SAME_SCAN:
         return
-    correlate = f"these do by {after.correlation:.2f}"
-    if after.correlation < _SAME_CONTRAST:
+    correlate = f"these do by {correlation:.2f}"
+    if correlation < _SAME_CONTRAST[0]:
+        failed = doubted or correlation < _SAME_CONTRAST[1]
         yield (
-            "fail",
+            "fail" if failed else "warn",
             f"images of the same contrast should correlate in the foreground, {correlate}: wrong "
             "images, or a wrong optimum; try --initial centers or a method for two contrasts",
         )
