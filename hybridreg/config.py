@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -175,13 +175,14 @@ def build(table: Mapping[str, Any], registry: Registry = METHODS):
         if key not in valid:
             raise ValueError(unknown_name(f"the {kind} {name!r} has no field", key, valid))
         values[key] = _validated(f"{name}.{key}", hints[key], _nested(hints[key], value))
-    try:
-        return cls(**values)
-    except TypeError:
-        missing = [f.name for f in fields(cls) if f.name not in values]
-        raise ValueError(
-            f"the {kind} {name!r} needs more than was given; fields not set: {', '.join(missing)}"
-        ) from None
+    missing = [f.name for f in fields(cls) if f.name not in values and _is_required(f)]
+    if missing:
+        raise ValueError(f"the {kind} {name!r} needs: {', '.join(missing)}")
+    return cls(**values)
+
+
+def _is_required(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _wrapped(table: Mapping[str, Any]) -> Mapping[str, Any]:
