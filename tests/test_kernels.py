@@ -1,6 +1,9 @@
 """Kernels: against torch in float64 and trusted libraries, on odd shapes, with one thread and two."""
 
 import logging
+import os
+import platform
+import subprocess
 import sys
 import threading
 import time
@@ -301,6 +304,53 @@ def test_an_inverse_of_a_map_that_folds_is_exact_where_it_does_not():
     left = composed(bend.float(), inverted(bend.float(), h), h).norm(dim=0)
     assert left.isfinite().all()
     assert left[5:-5, 5:-5, 5:9].max() < 0.02
+
+
+def test_the_inverse_of_a_sum_of_slopes_is_known():
+    """x + S x is inverted by (1 + S)^-1 - 1, exactly: linear interpolation has no error there."""
+    shape = (9, 12, 17)
+    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij")[::-1])
+    slopes = torch.tensor([[0.1, 0.05, 0.0], [-0.02, -0.1, 0.04], [0.03, 0.0, 0.06]])
+    middle = torch.tensor([8.0, 6.0, 4.0]).reshape(3, 1, 1, 1)
+    bend = torch.einsum("ab,b...->a...", slopes, index - middle)
+    back = torch.einsum(
+        "ab,b...->a...", torch.linalg.inv(torch.eye(3) + slopes) - torch.eye(3), index - middle
+    )
+    found = inverted(bend.contiguous(), (1.0, 1.0, 1.0), tolerance=1e-5)
+    inner = (slice(None), *[slice(1, -1)] * 3)
+    assert torch.allclose(found[inner], back[inner], atol=2e-5)
+
+
+_TOUCHES = """
+import resource, sys
+import numpy as np
+from hybridreg.kernels.memory import reuse_freed_memory
+if sys.argv[1] == "reused":
+    reuse_freed_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    array = np.empty(60 << 20, np.uint8)
+    array[::4096] = 1
+    del array
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_memory_of_freed_arrays_is_used_again():
+    def faults(*how: str, **environment: str) -> int:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+        run = subprocess.run(
+            [sys.executable, "-c", _TOUCHES, *how],
+            env={**inherited, **environment},
+            capture_output=True,
+            check=True,
+        )
+        return int(run.stdout)
+
+    assert faults("new") > 20  # 30 pages of 2 MB, or 15360 of 4 kB
+    assert faults("reused") < 5
+    assert faults("reused", MALLOC_MMAP_THRESHOLD_="65536") > 20
 
 
 def test_results_do_not_depend_on_the_number_of_threads():

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hybridreg.kernels.memory import reuse_freed_memory
+
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0  # loading cached code takes less
@@ -57,6 +59,7 @@ def torch_only() -> Iterator[None]:
 
 @cache
 def _loaded(name: str) -> ModuleType | None:
+    reuse_freed_memory()
     note = "preparing the %s kernel; the first time it is compiled for this processor (some seconds)"
     note_only = {"extra": {"about_case": False}}  # nothing that a report should warn of
     timer = threading.Timer(_PATIENCE_S, log.warning, (note, name), note_only)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridreg.kernels.compiled import flat_vectors, loops, over_slabs, vector_volume
+from hybridreg.kernels.compiled import along_axes, flat_vectors, loops, over_slabs, vector_volume
 from hybridreg.kernels.jacobians import slope
 from hybridreg.kernels.sampling import Placement, sample
 
@@ -30,14 +30,15 @@ def inverted(
     the best that was found.
     """
     scale = displacement.new_tensor(spacing).reshape(-1, *[1] * (displacement.ndim - 1))
-    in_voxels = displacement / scale
     if compiled := loops("inversion", displacement):
-        u = vector_volume(in_voxels)
-        out = np.empty_like(u)
-        numbers = np.float32(tolerance), _ITERATIONS
-        over_slabs(compiled.inverted, u.shape[1:], u, out, *numbers, threads=threads)
-        return flat_vectors(out, len(displacement)) * scale
-    return _by_torch(in_voxels, tolerance) * scale
+        vectors = vector_volume(displacement)
+        u = np.zeros((*vectors.shape[1:], 4), np.float32)
+        for component, (given, step) in enumerate(zip(vectors, along_axes(spacing), strict=True)):
+            np.divide(given, step, out=u[..., component])
+        out, numbers = np.empty_like(vectors), (np.float32(tolerance), _ITERATIONS)
+        over_slabs(compiled.inverted, out.shape[1:], u, out, *numbers, threads=threads)
+        return flat_vectors(out, len(displacement)).mul_(scale)
+    return _by_torch(displacement / scale, tolerance) * scale
 
 
 def _by_torch(u: Tensor, tolerance: float) -> Tensor:
