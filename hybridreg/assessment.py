@@ -34,8 +34,8 @@ class Assessment:
     """The results of a registration besides its transform.
 
     moved: the moving image on the fixed grid, resampled once through the total transform; for
-    radiographs its projection. displacement: of every fixed voxel. jacobian: det(dT/dx) there; both
-    None for a pose. pose: its numbers before and after, see ``poses``.
+    radiographs its projection. displacement: of every fixed voxel, None for an affine transform.
+    jacobian: det(dT/dx) there; both None for a pose. pose: its numbers before and after, see ``poses``.
     affine: of the nearest affine, about the center of the fixed field of view.
     inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the initial
     transform) and after; similarity is a dataclass with an ``overlap``.
@@ -88,14 +88,15 @@ def _(
 ) -> Assessment:
     transform, onto = result.transform, pair.fixed.grid
     with log.timing("resample"):
-        displacement = DisplacementField.sampled(transform, onto)
+        single = affine_of(transform, onto.dimension)
+        displacement = None if single else DisplacementField.sampled(transform, onto)
+        through = single or displacement
         how = {"interpolation": interpolation, "default": lowest(without_outliers(pair.moving))}
-        moved = warp(pair.moving, displacement, onto=onto, **how)
+        moved = warp(pair.moving, through, onto=onto, **how)
         labels = case.moving_labels
-        moved_labels = None if labels is None else warp(labels, displacement, onto=onto)
+        moved_labels = None if labels is None else warp(labels, through, onto=onto)
     with log.timing("jacobian"):
-        whole = affine_of(transform, onto.dimension) or displacement
-        jacobian = jacobian_determinant(whole, onto)
+        jacobian = jacobian_determinant(through, onto)
     inverse = None
     if "inverse" not in without:
         with log.timing("invert"):
@@ -116,7 +117,7 @@ def _(
     with log.timing("similarity"):
         fit = similarity(pair, initial), similarity(pair, transform)
     with log.timing("decompose"):
-        affine = decompose(fitted_affine(displacement), onto.center)
+        affine = decompose(single or fitted_affine(displacement), onto.center)
     verdict = None
     if "verdict" not in without:
         with log.timing("verdict"):

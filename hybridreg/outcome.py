@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from hybridreg.decomposition import Decomposition
 from hybridreg.evaluation import Scores
 from hybridreg.fusion_files import Fusion
 from hybridreg.geodesics import GeodesicTransform, momenta
+from hybridreg.geometry import Grid, apply_matrix
 from hybridreg.images import Image, LabelMap
 from hybridreg.io import output
 from hybridreg.io.checkpoints import provenance, weights_in
@@ -38,6 +40,8 @@ from hybridreg.views import make_views, save_views
 from hybridreg.warping import Inverse
 
 _LIBRARIES = ("hybridreg", "itk-elastix", "itk-core", "SimpleITK", "torch", "numpy", "scipy")
+
+_POINTS = 1e6  # at which the displacements of an affine are computed, at most about
 
 _KINDS = {
     AffineTransform: "affine",
@@ -156,7 +160,7 @@ class Outcome:
             initial=self.initial,
             moved=self.moved,
             field=self.displacement,
-            jacobian=self.jacobian,
+            jacobian=None if self.displacement is None else self.jacobian,
             fixed_labels=self.case.fixed_labels,
             moved_labels=self.moved_labels,
             units=self.fused.shown() if self.fused else {},
@@ -174,8 +178,12 @@ class Outcome:
             "kernels": [asdict(geodesic.kernel) for geodesic in momenta(self.transform)],
             "uncertainty_mm": None if uncertainty is None else _statistics(uncertainty.data),
         }
-        if self.displacement is None:
+        if self.displacement is None and self.jacobian is None:
             return found
+        if self.displacement is None:
+            points = _some_points(self.jacobian.grid)
+            length = (self.transform(points) - points).norm(dim=-1)
+            return {**found, "displacement_mm": _statistics(length)}
         first, *others = self.displacement.vectors
         length = first.square()  # in place: norm(dim=0) takes ten times as long
         for component in others:
@@ -214,6 +222,13 @@ class Outcome:
             "times_s": dict(self.times_s),
             "trace": [list(entry) for entry in self.result.trace],
         }
+
+
+def _some_points(grid: Grid) -> Tensor:
+    """All voxels, of more than a million a lattice with the corners, where an affine moves most."""
+    step = math.ceil((math.prod(grid.shape) / _POINTS) ** (1 / grid.dimension))
+    axes = [torch.cat([torch.arange(0, n - 1, step), torch.tensor([n - 1])]) for n in grid.size]
+    return apply_matrix(grid.voxel_to_physical(), torch.cartesian_prod(*axes).double())
 
 
 def _statistics(values: Tensor) -> dict[str, float]:

@@ -26,7 +26,7 @@ from hybridreg.outcome import Outcome
 from hybridreg.projection_pair import ProjectionPair
 from hybridreg.quality import Intent
 from hybridreg.registry import load_pair_type
-from hybridreg.transforms import IDENTITY, DisplacementField, Transform
+from hybridreg.transforms import IDENTITY, Transform
 from hybridreg.warping import check_interpolation, warp
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,8 @@ def run(
         fused = None
         if fuse is not None:
             with record.timing("fuse"), progress.within(0.97, 1.0):
-                fused = _fused(case.pair, assessed.moved, assessed.displacement, fuse, network)
+                through = assessed.displacement or result.transform
+                fused = _fused(case.pair, assessed.moved, through, fuse, network)
     return Outcome(
         case=case,
         method=described,
@@ -194,14 +195,14 @@ def _fusion_network(pair: ImagePair, rule: str) -> WeightNetwork | None:
 def _fused(
     pair: ImagePair,
     moved: Image,
-    displacement: DisplacementField,
+    transform: Transform,
     rule: str,
     network: WeightNetwork | None,
 ) -> Fusion | None:
     """Fixed and moved fused and scored; None, with a warning, if they hardly overlap."""
     grid = pair.moving.grid
     field = LabelMap(torch.ones(grid.shape, dtype=torch.int32), grid)
-    reached = warp(field, displacement, onto=pair.fixed.grid)
+    reached = warp(field, transform, onto=pair.fixed.grid)
     low, high = pair.moving.data.min(), pair.moving.data.max()
     moved = replace(moved, data=moved.data.clamp(low, high))  # cubic interpolation overshoots
     try:

@@ -12,7 +12,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from hybridreg.transforms import (
     AffineTransform,
     DisplacementField,
     Transform,
+    affine_of,
     compose,
     parts_of,
 )
@@ -49,7 +50,8 @@ def make_views(pair, transform: Transform, **known) -> dict[str, np.ndarray]:
 
     Dispatched on the type of the pair.
     initial: the transform of the moving image "before" the registration.
-    moved, field, jacobian: results on the fixed grid; missing ones are computed, which is slow.
+    moved, field, jacobian: results on the fixed grid; missing ones are computed, which is slow
+        unless the transform is affine.
     fixed_labels, moved_labels: in the space of the fixed image, on any grid.
     units: further images in [0, 1] on the fixed grid, by the name that their uint8 is to have.
     uncertainty: of the displacement in mm, on the fixed grid.
@@ -91,18 +93,20 @@ def _(
     labels = {"fixed_labels": fixed_labels, "moved_labels": moved_labels}
     window, moving_window = choose_window(pair.fixed), choose_window(pair.moving)
     display = Display.of(pair.fixed, window)
+    affine = affine_of(transform, grid.dimension)
+    at = display.coarse_grid if affine else grid
     if field is None:
-        field = DisplacementField.sampled(transform, grid)
+        field = DisplacementField.sampled(transform, at)
     if moved is None:
-        moved = warp(pair.moving, field, onto=grid)
+        moved = warp(pair.moving, affine or field, onto=grid)
     if jacobian is None:
-        jacobian = jacobian_determinant(field, grid)
+        jacobian = jacobian_determinant(affine or field, at)
     return {
         "fixed": window.apply(display.show(pair.fixed.data[:1])[0]),
         "before": _before(pair.moving, initial, display.grid, moving_window),
         "moved": moving_window.apply(display.show(moved.data[:1])[0]),
-        "jacobian": _shown_jacobian(display, jacobian.data),
-        "displacement": _shown_displacement(display, field.vectors),
+        "jacobian": _shown_jacobian(display, jacobian),
+        "displacement": _shown_displacement(display, field),
         **({} if uncertainty is None else {"uncertainty": _shown_values(display, uncertainty)}),
         **{key: _shown_labels(display, m, grid) for key, m in labels.items() if m is not None},
         **{key: _UNIT.apply(display.show(i.data[:1])[0]) for key, i in units.items()},
@@ -216,9 +220,18 @@ class Display:
             return shape
         return tuple(math.ceil(n / 2) for n in shape)
 
+    @cached_property
+    def coarse_grid(self) -> Grid:
+        """Of the arrays that are kept at half resolution."""
+        return _of_shape(self.grid, self.coarse_shape)
+
     def show(self, data: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
         """Values (C, *fixed shape) on the display grid or on another shape with the same extent."""
         return _resize(self._upright(data), shape or self.grid.shape)
+
+    def show_coarse(self, data: Tensor, grid: Grid) -> Tensor:
+        """Values on the fixed grid, or already on the coarse one, on the latter."""
+        return data if grid == self.coarse_grid else self.show(data, self.coarse_shape)
 
     def lowest(self, data: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Like ``show``, but the minimum over each voxel."""
@@ -269,11 +282,18 @@ def _square(grid: Grid) -> Grid:
     dimension = grid.dimension
     side = max(min(grid.spacing), max(grid.extent) / MAX_SIDE[dimension])
     side = max(side, (math.prod(grid.extent) / MAX_VOXELS) ** (1 / dimension))
-    size = [max(1, round(e / side)) for e in grid.extent]
+    return _of_shape(grid, tuple(max(1, round(e / side)) for e in grid.extent[::-1]))
+
+
+def _of_shape(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """The same field of view in another number of voxels."""
+    if shape == grid.shape:
+        return grid
+    size = shape[::-1]
     spacing = np.array([e / n for e, n in zip(grid.extent, size, strict=True)])
     half = np.array(grid.direction) @ ((np.array(size) - 1) / 2 * spacing)
     origin = grid.center.numpy() - half
-    return replace(grid, shape=tuple(size[::-1]), spacing=tuple(spacing), origin=tuple(origin))
+    return replace(grid, shape=shape, spacing=tuple(spacing), origin=tuple(origin))
 
 
 def _object_box(image: Image, window: Window) -> tuple[slice, ...]:
@@ -341,23 +361,22 @@ def _shown_matches(
     }
 
 
-def _shown_jacobian(display: Display, data: Tensor) -> np.ndarray:
+def _shown_jacobian(display: Display, jacobian: Image) -> np.ndarray:
     """Averaged, but a fold stays a fold; positive values stay positive in float16."""
-    shape = display.coarse_shape
-    shown = display.show(data, shape)
-    if (data <= 0).any():
-        lowest = display.lowest(data, shape)
+    shown = display.show_coarse(jacobian.data, jacobian.grid)
+    if jacobian.grid != display.coarse_grid and (jacobian.data <= 0).any():
+        lowest = display.lowest(jacobian.data, display.coarse_shape)
         shown = torch.where(lowest <= 0, lowest, shown)
     shown = torch.where(shown > 0, shown.clamp(1e-6, 6e4), shown.clamp(min=-6e4))
     return shown[0].to(torch.float16).numpy()
 
 
 def _shown_values(display: Display, image: Image) -> np.ndarray:
-    return display.show(image.data[:1], display.coarse_shape)[0].to(torch.float16).numpy()
+    return display.show_coarse(image.data[:1], image.grid)[0].to(torch.float16).numpy()
 
 
-def _shown_displacement(display: Display, vectors: Tensor) -> np.ndarray:
-    shown = display.show(vectors.to(torch.float32), display.coarse_shape)
+def _shown_displacement(display: Display, field: DisplacementField) -> np.ndarray:
+    shown = display.show_coarse(field.vectors.to(torch.float32), field.grid)
     axes = torch.tensor(display.grid.direction, dtype=torch.float32)
     return torch.einsum("ij,i...->j...", axes, shown).to(torch.float16).numpy()
 

@@ -222,8 +222,8 @@ def test_a_preset_finds_what_it_finds_without_outliers(pair, side, values):
 def test_the_moved_image_is_taken_from_the_original_with_its_hot_voxels(pair):
     bad = spoiled(pair.pair.moving, [1e6, 1e6, -32768.0])
     outcome = register(pair.pair.fixed, bad, quick())
-    again = warp(bad, outcome.displacement, onto=pair.pair.fixed.grid, default=0.0)
-    covered = warp(replace(bad, data=torch.ones_like(bad.data)), outcome.displacement,
+    again = warp(bad, outcome.transform, onto=pair.pair.fixed.grid, default=0.0)
+    covered = warp(replace(bad, data=torch.ones_like(bad.data)), outcome.transform,
                    onto=pair.pair.fixed.grid, default=0.0).data > 0  # fmt: skip
     assert outcome.moved.data.max() > 1e5
     assert torch.equal(outcome.moved.data[covered], again.data[covered])

@@ -39,11 +39,11 @@ def jacobian_statistics(determinant: Image, *, mask: LabelMap | None = None) -> 
     """
     values = determinant.data[0]
     inside = None if mask is None else _inside(mask, determinant)
-    voxels = values.numel() if inside is None else int(inside.sum())
+    voxels = values.numel() if inside is None else int(inside.count_nonzero())
     if voxels == 0:
         raise ValueError("the mask is empty: give one with voxels inside, or none")
-    if (ends := values.aminmax()).min == ends.max:  # of an affine
-        values, inside = ends.min, None
+    if not any(values.stride()):  # one number, of an affine
+        values, inside = values.flatten()[:1], None
     values = (values if inside is None else values[inside]).flatten().numpy()
     positive = values[values > 0]
     p1, p99 = np.percentile(values, [1, 99])

@@ -212,7 +212,13 @@ def _jacobian_scores(
 
 
 def _inverse_scores(case: Case, transform: Transform, inverse: Transform) -> Distances | None:
-    """Over the foreground of the moving image, where the inverse maps into the fixed image."""
+    """Over the foreground of the moving image, where the inverse maps into the fixed image.
+
+    Of affines at the corners of the moving image, where they differ most.
+    """
+    affine = [affine_of(t, case.pair.dimension) for t in (transform, inverse)]
+    if None not in affine:
+        return Distances.of(inverse_consistency(*affine, case.pair.moving.grid.corners()))
     _, inside = evaluated_region(case.pair.moving, case.pair.moving_mask)
     points = _lattice(inside)
     seen = case.pair.fixed.grid.contains(inverse(points))

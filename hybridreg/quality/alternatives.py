@@ -60,7 +60,7 @@ class Alignment:
         moving = warp(moving, IDENTITY, onto=grid)
         mask = mask and warp(mask, IDENTITY, onto=grid)
         pair, mask = replace(pair, moving=moving, moving_mask=mask), pair.fixed_mask
-        fraction = 1.0 if mask is None else (mask.data != 0).double().mean().item()
+        fraction = 1.0 if mask is None else mask.data.count_nonzero().item() / mask.data.numel()
         fixed = ComparedPoints.over(pair, round(_POINTS / max(fraction, 0.05)))
         moving, covered = moving_at(pair, transform(fixed.points))
         bins = tuple((Bins.of(f), Bins.of(m[covered])) for f, m in zip(fixed.values, moving))

@@ -16,6 +16,7 @@ from hybridreg.report.figures import PLANES, Views
 NAMES = ("fixed", "before", "moved")
 BUDGET = 3_300_000  # bytes before base64, for a page of 4 to 6.5 MB
 _GRAYS = 64  # gray levels, if 256 do not fit
+_SAMPLED = 8  # of so many planes one is compressed to estimate the size
 
 
 def pack(views: Views) -> tuple[dict[str, Any], str]:
@@ -24,13 +25,14 @@ def pack(views: Views) -> tuple[dict[str, Any], str]:
     Volumes that would make the page too large lose gray levels, then resolution.
     """
     volumes = np.stack([views[name] for name in NAMES])
-    grays, data = 256, _compress(volumes)
-    if len(data) > BUDGET:
-        grays, data = _GRAYS, _compress(volumes // (256 // _GRAYS))
-    if len(data) > BUDGET:
-        factor = (BUDGET / len(data)) ** (1 / (volumes.ndim - 1))
-        volumes = np.stack([_shrunk(volume, factor) for volume in volumes])
-        data = _compress(volumes // (256 // _GRAYS))
+    grays, data = 256, _within_budget(volumes)
+    if not data:
+        grays, volumes = _GRAYS, volumes // (256 // _GRAYS)
+        data = _within_budget(volumes)
+    if not data:
+        factor = (BUDGET / _estimated(volumes)) ** (1 / (volumes.ndim - 1))
+        volumes = np.stack([_shrunk(views[name], factor) for name in NAMES]) // (256 // _GRAYS)
+        data = _compress(volumes)
     size = volumes.shape[:0:-1]
     shown = np.array(views["fixed"].shape[::-1])
     corner = views["origin_mm"] - views["direction"] @ views["spacing_mm"] / 2
@@ -46,6 +48,20 @@ def pack(views: Views) -> tuple[dict[str, Any], str]:
         "shown": shown.tolist(),
     }
     return settings, base64.b64encode(data).decode("ascii")
+
+
+def _within_budget(volumes: np.ndarray) -> bytes:
+    """Compressed; b"" if that is too large, most often without compressing all."""
+    if _estimated(volumes) > 1.2 * BUDGET:
+        return b""
+    data = _compress(volumes)
+    return data if len(data) <= BUDGET else b""
+
+
+def _estimated(volumes: np.ndarray) -> float:
+    """Bytes when compressed, from some planes."""
+    some = volumes[:, ::_SAMPLED]
+    return len(_compress(some)) * volumes.shape[1] / some.shape[1]
 
 
 def _compress(volumes: np.ndarray) -> bytes:
