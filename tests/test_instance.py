@@ -9,6 +9,7 @@ from bent_scenes import bent, error_mm, masked_apart, thick, turned_far, with_no
 from hybridreg import pipeline, progress
 from hybridreg.cases import ImagePair
 from hybridreg.composed_steps.folds import unfolded
+from hybridreg.composed_steps.run import map_and_inverse
 from hybridreg.config import build, load_method
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
@@ -86,6 +87,40 @@ def test_what_no_smoothing_unfolds_is_made_smaller():
     found, count = unfolded(bend, lambda u: determinants(u, (1.0, 1.0, 1.0)))
     assert count > 1000
     assert determinants(found, (1.0, 1.0, 1.0)).min() > 0
+
+
+class Waves:
+    """x + a sin(k x), which counts the points it is evaluated at."""
+
+    def __init__(self, size: float, length: float):
+        self.size, self.length, self.points = size, length, 0
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        self.points += points.shape[:-1].numel()
+        return points + self.size * torch.sin(points * (2 * torch.pi / self.length))
+
+    def inverse(self):
+        raise NotImplementedError
+
+
+def test_folds_after_an_initial_deformation_are_removed_without_evaluating_it_again_and_again():
+    pair, initial = bent(3).pair, Waves(2.0, 40.0)
+    grid = pair.fixed.grid
+    bend = torch.zeros(3, *grid.shape)
+    bend[:, 8:12, 8:12, 8:12] = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    bend *= 2 * max(grid.spacing)
+    settings = Instance(similarity=SSD(), iterations=(1,), spacing_mm=min(grid.spacing), scaled=False)
+
+    def improve(level, coarser, displacement, most, listen):
+        box = tuple(slice(0, n) for n in displacement.shape)
+        return bend[box].contiguous()
+
+    along, _ = map_and_inverse(settings, pair, initial, improve, lambda *_: None)
+    assert determinants(bend, grid.spacing).min() < 0
+    total = jacobian_determinant(compose(Waves(2.0, 40.0), along), grid)
+    assert total.data.min() > 0
+    assert along.vectors.abs().max() > 0.5
+    assert initial.points < 3.5 * grid.points()[..., 0].numel()
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

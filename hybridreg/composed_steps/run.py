@@ -17,16 +17,15 @@ from hybridreg.geometry import Grid
 from hybridreg.intensity import unit_pair
 from hybridreg.kernels.inversion import inverted
 from hybridreg.kernels.jacobians import determinants
-from hybridreg.kernels.sampling import sample
+from hybridreg.kernels.sampling import composed, sample
+from hybridreg.momentum import along_axes, to_lps
 from hybridreg.similarity import Measure
 from hybridreg.transforms import (
-    IDENTITY,
     AffineTransform,
     DisplacementField,
     Transform,
     affine_of,
     compose,
-    parts_of,
 )
 from hybridreg.warping import jacobian_determinant
 
@@ -53,14 +52,14 @@ def map_and_inverse(
     dissimilarity. An affine initial transform is kept as it is; for any other the pair is resampled
     through it. The inverse is accurate to .01 voxel where it maps into the fixed image.
     """
-    affine = affine_of(initial, pair.dimension)
-    if affine is None:
-        pair = warp_pair(with_field_of_view(pair, initial), initial)
-    grid = pair.fixed.grid
+    affine, grid = affine_of(initial, pair.dimension), pair.fixed.grid
+    before = None if affine else DisplacementField.sampled(initial, grid)
+    if before is not None:
+        pair = warp_pair(with_field_of_view(pair, before), before)
     with torch.no_grad():
         start = affine or AffineTransform(torch.eye(pair.dimension + 1))
         along = _coarse_to_fine(settings, pair, start, improve, listen)
-        along = _without_folds(along, grid, initial if affine is None else IDENTITY)
+        along = _without_folds(along, grid, initial, before)
         back = inverted(along, grid.spacing)
     return tuple(DisplacementField(in_space(u, grid), grid) for u in (along, back))
 
@@ -146,32 +145,42 @@ def in_voxels(sigma: float, level: Level) -> tuple[float, ...]:
 
 def in_space(along: Tensor, grid: Grid) -> Tensor:
     """Components in LPS of vectors along the axes of a grid, on the CPU."""
-    axes = torch.tensor(grid.direction, dtype=torch.float64).to(along)
-    return torch.einsum("ca,a...->c...", axes, along).cpu()
+    return to_lps(along, grid).cpu()
 
 
 def _onto(displacement: Tensor, of: Grid, at: Grid) -> Tensor:
     return displacement if of == at else sample(displacement, None, between(at, of), at.shape)
 
 
-def _without_folds(along: Tensor, grid: Grid, initial: Transform) -> Tensor:
-    """The displacement without folds, alone and after the initial transform, if that has none."""
+def _without_folds(
+    along: Tensor, grid: Grid, initial: Transform, before: DisplacementField | None
+) -> Tensor:
+    """The displacement without folds, alone and after the initial transform, if that has none.
+
+    before: the initial transform at every voxel, None for an affine. Folds are removed by it; then
+    the initial transform itself is evaluated, which can take far longer, to verify that none is left.
+    """
 
     def alone(u: Tensor) -> Tensor:
         return determinants(u, grid.spacing)
 
-    def total(u: Tensor) -> Tensor:
+    def after_samples(u: Tensor) -> Tensor:
+        return torch.minimum(alone(u), alone(composed(samples, u, grid.spacing)))
+
+    def after(u: Tensor) -> Tensor:
         field = DisplacementField(in_space(u, grid), grid)
         found = jacobian_determinant(compose(initial, field), grid).data[0].to(u)
         return torch.minimum(alone(u), found)
 
-    determinants_of = alone
-    if parts_of(initial):
-        if jacobian_determinant(initial, grid).data.min() > 0:
-            determinants_of = total
+    checks = [alone]
+    if before is not None:
+        samples = along_axes(before.vectors, grid).to(along)
+        if alone(samples).min() > 0:
+            checks = [after_samples, after]
         else:
             log.warning("the initial transform folds, and so will the result")
-    along, folded = unfolded(along, determinants_of)
-    if folded:
-        log.info("%d folded voxels were smoothed", folded)
+    for determinants_of in checks:
+        along, folded = unfolded(along, determinants_of)
+        if folded:
+            log.info("%d folded voxels were smoothed", folded)
     return along
