@@ -43,7 +43,8 @@ from hybridreg.warping import jacobian_determinant, warp
 AFFINE, _ = load_method("brain-fast").stages
 VALIDATION = [(1013, 1014), (1014, 1013)]
 TRAIN = [(1000, 1001), (1006, 1009)]
-PERSONS = {"ring": DESCENT_PAIRS, "test": TEST, "validation": VALIDATION, "train": TRAIN}
+SIX = [*DESCENT_PAIRS, (1015, 1036), (1017, 1128)]  # every test person in three
+PERSONS = {"ring": DESCENT_PAIRS, "six": SIX, "test": TEST, "validation": VALIDATION, "train": TRAIN}
 NAME = "features.csv"
 
 INSTANCE = {"name": "instance", "iterations": [50, 50, 50, 50, 20]}
