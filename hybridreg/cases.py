@@ -106,6 +106,18 @@ def warp_pair(pair: ImagePair, initial: Transform) -> ImagePair:
     )
 
 
+def exchanged(pair: ImagePair) -> ImagePair:
+    """The pair with its moving side as the fixed one."""
+    return ImagePair(
+        pair.moving,
+        pair.fixed,
+        pair.moving_mask,
+        pair.fixed_mask,
+        pair.moving_points,
+        pair.fixed_points,
+    )
+
+
 def with_field_of_view(pair: ImagePair, initial: Transform) -> ImagePair:
     """The pair with a mask of the moving field of view, if that does not cover the fixed one.
 

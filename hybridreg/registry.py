@@ -146,6 +146,10 @@ METHODS = Registry(
             "hybridreg.methods.combine:Chain",
             "stages in sequence, each initialized by the transform of the one before",
         ),
+        "symmetric": (
+            "hybridreg.methods.symmetric:Symmetric",
+            "stages in both directions, and the map halfway between the two that are found",
+        ),
         "masked": (
             "hybridreg.methods.combine:Masked",
             "a method that compares inside the fixed image's foreground alone",

@@ -37,16 +37,18 @@ INSTANCE = {
 }
 DEMONS = {"name": "demons", "iterations": [60, 60, 40]}
 HAMMER = {"name": "hammer", "iterations": [8, 8, 8]}
+LINEAR = {"name": "linear", "transform": "rigid"}
 UNDER_TEST = {
     "elastix": ELASTIX,
     "lddmm": LDDMM,
     "instance": INSTANCE,
     "demons": DEMONS,
     "hammer": HAMMER,
-    "linear": {"name": "linear", "transform": "rigid"},
+    "linear": LINEAR,
     "projection": {"name": "projection", "optimizer": "l-bfgs", "pixels": [4.0, 2.0]},
     "pehl": {"name": "pehl"},
     "chain": {"name": "chain", "stages": [ELASTIX, ELASTIX]},
+    "symmetric": {"name": "symmetric", "stages": [LINEAR, INSTANCE]},
     "masked": {"name": "masked", "margin_mm": 20.0, "method": ELASTIX},
     "clipped": {"name": "clipped", "method": ELASTIX},
     "on-features": {"name": "on-features", "descriptor": "gradient", "method": ELASTIX},

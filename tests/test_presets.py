@@ -26,6 +26,7 @@ PHANTOMS = {
     "affine-fast": ({**ONE, **TURN}, 1.0),
     "brain-any-contrast": ({**TWO_MR, **BENT}, 1.5),
     "brain-any-contrast-mind": ({**TWO_MR, **BENT}, 1.5),
+    "brain-best": ({**ONE, **BENT}, 1.5),
     "brain-fast": ({**ONE, **BENT}, 1.5),
     "brain-lddmm": ({**ONE, **BENT}, 1.5),
     "brain-mr": ({**ONE, **FLAT}, 1.0),
