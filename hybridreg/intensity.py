@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,11 +72,20 @@ def to_unit(image: Image, how: str = "auto") -> tuple[Image, Scaling]:
     return replace(image, data=scaled.float(), dtype="float32"), scaling
 
 
-def unit_pair(pair: ImagePair) -> ImagePair:
-    """One-channel images scaled to [0, 1] by percentiles, taken from every 3 mm; others unchanged."""
+def unit_pair(pair: ImagePair, scale: Callable[[Image], Image] | None = None) -> ImagePair:
+    """One-channel images scaled to [0, 1] by percentiles, taken from every 3 mm; others unchanged.
+
+    scale: what scales an image in place of that.
+    """
     if pair.fixed.channels > 1:
         return pair
-    return replace(pair, fixed=to_unit_fast(pair.fixed), moving=to_unit_fast(pair.moving))
+    scaled = {}
+    for side in ("fixed", "moving"):
+        try:
+            scaled[side] = (scale or to_unit_fast)(getattr(pair, side))
+        except ValueError as error:
+            raise ValueError(f"the {side} image: {error}") from error
+    return replace(pair, **scaled)
 
 
 def to_unit_fast(image: Image, how: str = "percentiles") -> Image:
@@ -154,7 +164,8 @@ def _percentiles(image: Image) -> tuple[float, float]:
         inside = foreground(image).data != 0
     except ValueError as error:
         raise ValueError(
-            "no foreground stands out whose percentiles could be taken: give 'low..high'"
+            "no foreground stands out whose percentiles could be taken: is it the right file, and large "
+            "enough? A window 'low..high' needs none"
         ) from error
     values = image.data[:, inside].flatten()
     values = values[:: max(1, len(values) // _VALUES)].numpy(force=True)

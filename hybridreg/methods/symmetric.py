@@ -97,7 +97,8 @@ def _starts(
     placement = placed(moving, field.grid, affine.inverse())
     vectors = sample(field.vectors, None, placement, moving.shape)
     vectors = torch.einsum("ca,a...->c...", affine.linear.to(vectors), vectors)
-    back = compose(affine.inverse(), DisplacementField(vectors, moving))
+    back = _without_folds(_along_axes(vectors, moving), moving)
+    back = compose(affine.inverse(), DisplacementField(in_space(back, moving), moving))
     return _Known(mean.transform, mean.inverse), _Known(back, mean.transform)
 
 
@@ -122,7 +123,7 @@ def _mean(
     apart = compose(there.inverse, back.inverse)  # fixed -> fixed, near the identity
     half = DisplacementField(in_space(_half(_along(apart, grid), grid), grid), grid)
     along = _along(compose(affine.inverse(), there.transform, half), grid)
-    along, _ = unfolded(along, lambda u: determinants(u, grid.spacing))
+    along = _without_folds(along, grid)
     fields = (along, inverted(along, grid.spacing))
     forward, backward = (DisplacementField(in_space(u, grid), grid) for u in fields)
     return RegistrationResult(forward, backward).after(affine)
@@ -130,9 +131,16 @@ def _mean(
 
 def _along(transform: Transform, grid: Grid) -> Tensor:
     """Displacements (D, *shape) in mm along the axes of a grid."""
-    vectors = DisplacementField.sampled(transform, grid).vectors
+    return _along_axes(DisplacementField.sampled(transform, grid).vectors, grid)
+
+
+def _along_axes(vectors: Tensor, grid: Grid) -> Tensor:
     axes = torch.tensor(grid.direction, dtype=torch.float64).to(vectors)
     return torch.einsum("ca,c...->a...", axes, vectors).contiguous()
+
+
+def _without_folds(along: Tensor, grid: Grid) -> Tensor:
+    return unfolded(along, lambda u: determinants(u, grid.spacing))[0]
 
 
 def _half(along: Tensor, grid: Grid) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor
 from hybridreg.cases import ImagePair
 from hybridreg.geometry import Grid
 from hybridreg.images import Image, LabelMap
-from hybridreg.intensity import to_unit
+from hybridreg.intensity import to_unit, unit_pair
 from hybridreg.kernels.sampling import Placement, sample
 from hybridreg.kernels.smoothing import antialiasing, downsampled, smoothed
 from hybridreg.preprocessing import foreground
 from hybridreg.transforms import DisplacementField, Transform
 
 _LOOK_MM = 4.0  # voxels at which the intensities and the foreground are looked at
+_LOOKED_AT = 16  # voxels along an axis that are looked at at least, where there are so many
 _MIN_VOXELS = 64  # along the longest side at the finest level
 
 
@@ -59,9 +60,8 @@ def levels(
     before: what acts on fixed points before the linear transform; None for nothing. foreground_mm: see
     ``Linear``; it does nothing where a fixed mask is given, nor at the coarsest level.
     """
-    images = pair.fixed, pair.moving
-    if scaled and pair.fixed.channels == 1:
-        images = tuple(_unit(image) for image in images)
+    shown = unit_pair(pair, _unit) if scaled else pair
+    images = shown.fixed, shown.moving
     fixed_mask = pair.fixed_mask
     if fixed_mask is None and foreground_mm is not None:
         fixed_mask = foreground(_thumbnail(images[0]), margin_mm=foreground_mm)
@@ -142,7 +142,10 @@ def _coarser(image: Image, spacing: float, threads: int | None) -> Image:
 def _thumbnail(image: Image) -> Image:
     """Every so many voxels, about 4 mm apart, of the same field of view but for the last voxels."""
     grid = image.grid
-    steps = [max(1, int(_LOOK_MM / s)) for s in grid.spacing]
+    steps = [
+        max(1, min(int(_LOOK_MM / s), n // _LOOKED_AT))
+        for s, n in zip(grid.spacing, grid.size, strict=True)
+    ]
     data = image.data[(slice(None), *(slice(None, None, step) for step in steps[::-1]))]
     spacing = tuple(step * s for step, s in zip(steps, grid.spacing, strict=True))
     return replace(image, data=data, grid=replace(grid, shape=data.shape[1:], spacing=spacing))
