@@ -10,6 +10,8 @@ Contrasts: the moving image as it is, with its tissues remapped to those of T2 (
 
 Rows are added to features.csv as they come and not computed again; `--most` ends after so many.
 
+Presets start from nothing and keep their own smoothness with --smoothness 0.
+
     HYBRIDREG_DATA=... python examples/benchmarks/features.py --arms lncc mind [--persons test] | table | times
 """
 
@@ -37,7 +39,7 @@ from hybridreg.io.images import read_labels
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.parameter_folder import parameter_folder
 from hybridreg.registry import DESCRIPTORS
-from hybridreg.transforms import DisplacementField, Transform, parts_of
+from hybridreg.transforms import IDENTITY, DisplacementField, Transform, parts_of
 from hybridreg.warping import jacobian_determinant, warp
 
 AFFINE, _ = load_method("brain-fast").stages
@@ -119,6 +121,14 @@ ARMS |= {
     "elastix, mi": in_elastix("intensity", **ONE_CHANNEL, Metric="AdvancedMattesMutualInformation"),
 }
 
+# The model is made by scripted_mind.py; IMPACT_PYTHON is a Python with itk-impact and its torch.
+IMPACT = {"name": "impact", "affine": "", "weights": os.environ.get("IMPACT_MODEL", "mind.pt")}
+IMPACT["python"] = os.environ.get("IMPACT_PYTHON", "")
+ARMS |= {
+    "impact, mind": {**IMPACT, "distance": "L2"},
+    "impact, mind, NCC": {**IMPACT, "distance": "NCC"},
+}
+
 
 def affine(fixed: int, moving: int) -> Transform:
     path = SHARED / f"linear_{fixed}_{moving}.h5"
@@ -163,7 +173,7 @@ def evaluated(pair: ImagePair, persons: tuple[int, int], method, start: Transfor
     labels = [read_labels(folder() / f"{p}_glm.nii.gz") for p in persons]
     overlap = dice(labels[0], warp(labels[1], total, onto=onto))
     jacobian = jacobian_determinant(total, onto)
-    (linear,) = parts_of(start)  # T = A o phi, so the determinant of phi is that of T over that of A
+    linear = parts_of(result.transform)[0]  # T = A o phi: the determinant of phi is that of T over A's
     deformable = Image(jacobian.data / torch.linalg.det(linear.linear).float(), onto)
     found = jacobian_statistics(deformable, mask=inside)
     points = onto.points()[inside.data != 0][::20]
@@ -199,8 +209,8 @@ def run(options: argparse.Namespace):
     for key, persons in itertools.islice(todo(options), options.most):
         arm, smoothness = key["arm"], float(key["smoothness"])
         method = load_method(arm) if arm not in ARMS else build(ARMS[arm])
-        method = with_settings(method, smoothness=smoothness, threads=THREADS)
-        pair, start = images(*persons), affine(*persons)
+        method = with_settings(method, smoothness=smoothness or None, threads=THREADS)
+        pair, start = images(*persons), affine(*persons) if arm in ARMS else IDENTITY
         pair = replace(pair, moving=CONTRASTS[options.contrast](pair.moving, persons[1]))
         add(NAME, {**key, **evaluated(pair, persons, method, start)})
 
