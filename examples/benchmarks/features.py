@@ -119,6 +119,17 @@ ARMS |= {
     "elastix, pca": in_elastix(PCA),
     "elastix, intensity": in_elastix("intensity", **ONE_CHANNEL),
     "elastix, mi": in_elastix("intensity", **ONE_CHANNEL, Metric="AdvancedMattesMutualInformation"),
+    "elastix, ncc": in_elastix("intensity", **ONE_CHANNEL, Metric="AdvancedNormalizedCorrelation"),
+}
+
+
+def bending(weight: float) -> dict:
+    metrics = ["AdvancedMeanSquares", "TransformBendingEnergyPenalty"]
+    return {"Metric": metrics, "Metric0Weight": 1.0, "Metric1Weight": weight}
+
+
+ARMS |= {
+    f"elastix, autoencoder, bending {w:g}": in_elastix(SAE, **bending(w)) for w in (1, 3, 10, 30, 100)
 }
 
 # The model is made by scripted_mind.py; IMPACT_PYTHON is a Python with itk-impact and its torch.
