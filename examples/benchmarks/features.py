@@ -27,11 +27,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from brain_mr import TEST
 from lddmm import DESCENT_PAIRS, SHARED, THREADS, add, brain, folder, images, known, rows
 
 from hybridreg.cases import ImagePair
+from hybridreg.comparison.statistics import mean_interval
 from hybridreg.config import build, load_method, with_settings
 from hybridreg.evaluation import dice, jacobian_statistics
 from hybridreg.images import Image
@@ -244,6 +246,31 @@ def table():
         )
 
 
+def paired(options: argparse.Namespace):
+    """Differences of Dice between arms on the same pairs: means of fixed persons, and their interval."""
+    print("| arm less other | pairs | Dice | 95 % of fixed persons | SD log J |\n" + "|---" * 5 + "|")
+    found = {}
+    for row in rows(NAME):
+        pair = int(row["fixed"]), int(row["moving"])
+        if pair in PERSONS[options.persons] and row["contrast"] == options.contrast:
+            arm = row["arm"], float(row["smoothness"])
+            found.setdefault(arm, {})[pair] = float(row["dice"]), float(row["log_sd"])
+    arms = [(a, s) for a in options.arms for s in options.smoothness if (a, s) in found]
+    for one, other in itertools.combinations(arms, 2):
+        common = sorted(found[one].keys() & found[other].keys())
+        if not common:
+            continue
+        apart = {pair: np.subtract(found[one][pair], found[other][pair]) for pair in common}
+        fixed = sorted({pair[0] for pair in common})
+        means = [np.mean([apart[p] for p in common if p[0] == person], 0) for person in fixed]
+        dice, spread = np.mean(means, 0)
+        interval = mean_interval(np.array(means)[:, 0])
+        within = f"{interval.low:+.4f} to {interval.high:+.4f}" if interval else ""
+        print(
+            f"| {one[0]} less {other[0]} | {len(common)} | {dice:+.4f} | {within} | {spread:+.3f} |"
+        )
+
+
 def times():
     """Seconds of every descriptor for the first test person, warm, the best of 2."""
     image = images(*TEST[0]).fixed
@@ -258,7 +285,7 @@ def times():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["run", "table", "times"], default="run")
+    parser.add_argument("what", nargs="?", choices=["run", "table", "paired", "times"], default="run")
     parser.add_argument("--arms", nargs="+", default=["lncc"])
     parser.add_argument("--persons", choices=list(PERSONS), default="test")
     parser.add_argument("--contrast", choices=list(CONTRASTS), default="same")
@@ -267,6 +294,8 @@ def main():
     options = parser.parse_args()
     if options.what == "table":
         return table()
+    if options.what == "paired":
+        return paired(options)
     if options.what == "times":
         torch.set_num_threads(THREADS)
         return times()
