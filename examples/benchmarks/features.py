@@ -40,6 +40,7 @@ from hybridreg.images import Image
 from hybridreg.io.images import read_labels
 from hybridreg.io.transforms import read_transform, write_transform
 from hybridreg.parameter_folder import parameter_folder
+from hybridreg.phantoms import blobs
 from hybridreg.registry import DESCRIPTORS
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform, parts_of
 from hybridreg.warping import jacobian_determinant, warp
@@ -271,9 +272,18 @@ def paired(options: argparse.Namespace):
         )
 
 
-def times():
-    """Seconds of every descriptor for the first test person, warm, the best of 2."""
-    image = images(*TEST[0]).fixed
+def times(presets: list[str]):
+    """Seconds of presets for the first test pair, warm; without any those of every descriptor, best of 2."""
+    pair = images(*TEST[0])
+    image = pair.fixed
+    for name in presets:
+        method = with_settings(load_method(name), threads=THREADS)
+        method.register(blobs().pair)
+        begin = time.perf_counter()
+        method.register(pair)
+        print(f"| {name} | {time.perf_counter() - begin:.1f} s |", flush=True)
+    if presets:
+        return
     for name in ("intensity", "gradient", "mind", "pca", "autoencoder", "anatomy"):
         descriptor, seconds = build({"name": name}, DESCRIPTORS), []
         for _ in range(3):
@@ -286,7 +296,7 @@ def times():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", nargs="?", choices=["run", "table", "paired", "times"], default="run")
-    parser.add_argument("--arms", nargs="+", default=["lncc"])
+    parser.add_argument("--arms", nargs="+", default=[])
     parser.add_argument("--persons", choices=list(PERSONS), default="test")
     parser.add_argument("--contrast", choices=list(CONTRASTS), default="same")
     parser.add_argument("--smoothness", type=float, nargs="+", default=[1.1])
@@ -298,7 +308,7 @@ def main():
         return paired(options)
     if options.what == "times":
         torch.set_num_threads(THREADS)
-        return times()
+        return times(options.arms)
     torch.set_num_threads(THREADS)
     run(options)
 
