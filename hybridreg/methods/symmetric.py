@@ -30,6 +30,8 @@ from hybridreg.transforms import (
     parts_of,
 )
 
+_Ways = tuple[Transform, Transform]
+"""A map and its inverse."""
 _ROUNDS = 8  # of the square root; each error is about half as steep as the one before
 
 
@@ -62,9 +64,9 @@ class Symmetric:
         mean = RegistrationResult(affine, affine.inverse())
         for number, stage in enumerate(self.stages):
             begin, middle, end = ((2 * number + i) / (2 * len(self.stages)) for i in range(3))
-            start, start_back = _starts(mean, affine, pair.moving.grid)
-            there = _run(stage, pair, start, begin, middle)
-            back = _run(stage, exchanged(pair), start_back, middle, end)
+            starts = _starts(mean, affine, pair.moving.grid)
+            there = _run(stage, pair, starts[0], begin, middle)
+            back = _run(stage, exchanged(pair), starts[1], middle, end)
             found = _mean(there, back, affine, pair.fixed.grid)
             affine = affine_of(found.transform, pair.dimension) or affine
             trace = (*there.trace, *(e._replace(stage=f"{e.stage}, exchanged") for e in back.trace))
@@ -73,41 +75,36 @@ class Symmetric:
         return mean
 
 
-@dataclass(frozen=True, eq=False)
-class _Known:
-    """A transform with an inverse that need not be computed."""
-
-    transform: Transform
-    backward: Transform
-
-    def __call__(self, points: Tensor) -> Tensor:
-        return self.transform(points)
-
-    def inverse(self) -> _Known:
-        return _Known(self.backward, self.transform)
-
-
-def _starts(
-    mean: RegistrationResult, affine: AffineTransform, moving: Grid
-) -> tuple[Transform, Transform]:
+def _starts(mean: RegistrationResult, affine: AffineTransform, moving: Grid) -> list[_Ways]:
     """Where the two directions start: each on its own fixed grid, so that it does not end inside it."""
-    if isinstance(mean.transform, AffineTransform):
-        return mean.transform, mean.inverse
-    field, _ = parts_of(mean.inverse)
+    there, back = mean.transform, mean.inverse
+    if isinstance(there, AffineTransform):
+        return [(there, back), (back, there)]
+    field, _ = parts_of(back)
     placement = placed(moving, field.grid, affine.inverse())
     vectors = sample(field.vectors, None, placement, moving.shape)
     vectors = torch.einsum("ca,a...->c...", affine.linear.to(vectors), vectors)
-    back = _without_folds(_along_axes(vectors, moving), moving)
-    back = compose(affine.inverse(), DisplacementField(in_space(back, moving), moving))
-    return _Known(mean.transform, mean.inverse), _Known(back, mean.transform)
+    along = _without_folds(_along_axes(vectors, moving), moving)
+    on_moving = compose(affine.inverse(), DisplacementField(in_space(along, moving), moving))
+    return [(there, back), (on_moving, there)]
 
 
 def _run(
-    stage: RegistrationMethod, pair: ImagePair, start: Transform, begin: float, end: float
+    stage: RegistrationMethod, pair: ImagePair, start: _Ways, begin: float, end: float
 ) -> RegistrationResult:
+    """From a map that is not affine, what is left of it on the image resampled through it."""
+    there, back = start
+    straight = isinstance(there, AffineTransform)
     with progress.within(begin, end):
-        result = stage.register(pair, start)
-    return result if result.inverse else replace(result, inverse=result.transform.inverse())
+        if straight:
+            found = stage.register(pair, there)
+        else:
+            found = stage.register(warp_pair(with_field_of_view(pair, there), there))
+    inverse = found.inverse or found.transform.inverse()
+    if straight:
+        return replace(found, inverse=inverse)
+    total = compose(there, found.transform)
+    return replace(found, transform=total, inverse=compose(inverse, back))
 
 
 def _mean(
