@@ -7,9 +7,10 @@
 
 Cases are of test persons alone. Finished registrations are kept in the folder of --out, so a run can be
 interrupted, and another method (`--methods`) costs only its own time; the page is report.html there.
-Slow methods run on a few cases only (`--peer-cases`, evenly spaced), in a table of their
-own with all methods on these cases; `--python` names the Python of one that needs another. Each registration has one thread, except that `--threads` gives more; times
-are those of the machine as loaded as it was.
+Slow methods and those of other packages run on a few cases only (`--peer-cases`, evenly spaced), in a
+table of their own with all methods on these cases; `--python` names the Python of one that needs
+another. IMPACT compares MIND-SSC. Each registration has one thread, except that `--threads` gives more;
+times are those of the machine as loaded as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peers import mind_network
 from sections import write_section
 
 from hybridreg.cluster import Limits, Local
@@ -40,6 +42,19 @@ BRAINS = (1015, 1017, 1036, 1128)
 HIPPOCAMPI = range(340, 395)
 HEARTS = ("HF-I-40", "HF-NI-04", "HF-NI-31", "HF-NI-36", "HYP-01", "HYP-38", "N-02", "N-40")
 FRAMES_A_LEVEL = 20
+NETWORK = "mind.pt"  # in the folder of --out
+TABLES = {
+    "ants-syn CC": {
+        "name": "ants-syn",
+        "metric": "CC",
+        "sampling": 2,
+        "iterations": (100, 70, 50, 0),
+    },
+    "impact MIND": {"name": "impact", "weights": NETWORK},
+}
+"""Methods with settings other than their own."""
+NETWORKS = ("voxelmorph", "unigradicon")
+"""Named as absent: their packages come without weights."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +83,13 @@ def brain(data: Path) -> Problem:
         for fixed, moving in itertools.permutations(BRAINS, 2)
     ]
     methods = ("brain-fast", "affine-fast", "greedy", "dirnet-brain", "quicksilver-brain", "brain-mr")
+    methods += ("brain-any-contrast",)
     note = (
         "Mean Dice of about 138 labels; the person of the fixed image is the subject. All 12 pairs by "
         "`rigid`, `brain-mr`, elastix's default and greedy are in brain_mr.md."
     )
-    return Problem("Brain", cases, methods, ("ants-syn", "convex-adam"), 0.01, note)
+    peers = ("brain-lddmm", "ants-syn", "ants-syn CC", "convex-adam", "impact MIND", "fireants")
+    return Problem("Brain", cases, methods, (*peers, *NETWORKS), 0.01, note)
 
 
 def hippocampus(data: Path) -> Problem:
@@ -95,7 +112,8 @@ def hippocampus(data: Path) -> Problem:
         "person may both be here and count as two subjects: who is who is not published."
     )
     methods = ("deformable", "affine-fast", "greedy")
-    return Problem("Hippocampus", cases, methods, ("bspline", "ants-syn", "convex-adam"), 0.01, note)
+    peers = ("bspline", "ants-syn", "ants-syn CC", "convex-adam", "impact MIND", *NETWORKS)
+    return Problem("Hippocampus", cases, methods, peers, 0.01, note)
 
 
 def cardiac(data: Path) -> Problem:
@@ -103,7 +121,7 @@ def cardiac(data: Path) -> Problem:
     cases = [case for person in HEARTS for case in frame_pairs(data / "sunnybrook_2d", person)]
     methods = ("cardiac-2d", "deformable-2d", "greedy", "dirnet-cardiac-2d")
     note = "Dice of the blood pool of the left ventricle; 1 pixel is taken as 1 mm."
-    return Problem("Cardiac, 2D", cases, methods, ("bspline", "ants-syn"), 0.01, note)
+    return Problem("Cardiac, 2D", cases, methods, ("bspline", "ants-syn", "ants-syn CC"), 0.01, note)
 
 
 def frame_pairs(folder: Path, person: str, *, onto: str = "systole") -> Iterator[CaseRow]:
@@ -166,11 +184,24 @@ def spaced(cases: list[CaseRow], count: int | None) -> list[CaseRow]:
     return [cases[number * len(cases) // count] for number in range(count)]
 
 
-def installed(methods: Sequence[str], pythons: dict[str, str]) -> tuple[dict, list[str]]:
+def source_of(name: str, folder: Path, pythons: dict[str, str]) -> str | dict:
+    """A method as it is compared: a name, or a table of settings."""
+    table = dict(TABLES.get(name, {}))
+    tool = table.get("name", name)
+    if tool in pythons:
+        table |= {"name": tool, "python": pythons[tool]}
+    if table.get("weights") == NETWORK:
+        table["weights"] = str(mind_network(folder / NETWORK))
+    return table or name
+
+
+def installed(
+    methods: Sequence[str], folder: Path, pythons: dict[str, str]
+) -> tuple[dict, list[str]]:
     """The methods that can run, and a sentence on each other one."""
     found, absent = {}, []
     for name in methods:
-        source = {"name": name, "python": pythons[name]} if name in pythons else name
+        source = source_of(name, folder, pythons)
         if reason := missing(load_method(source)):
             absent.append(f"{name} is left out: {reason}")
         else:
@@ -179,7 +210,8 @@ def installed(methods: Sequence[str], pythons: dict[str, str]) -> tuple[dict, li
 
 
 def run(name: str, problem: Problem, methods: Sequence[str], cases: list[CaseRow], options) -> str:
-    chosen, absent = installed(methods, dict(each.split("=", 1) for each in options.python))
+    pythons = dict(each.split("=", 1) for each in options.python)
+    chosen, absent = installed(methods, options.out.absolute(), pythons)
     comparison = compare(
         cases,
         chosen,
