@@ -16,6 +16,7 @@ from hybridreg.io.checkpoints import (
     card_path,
     packaged_weights,
     read_checkpoint,
+    weights_in,
     write_checkpoint,
 )
 
@@ -251,3 +252,8 @@ def test_packaged_weights_are_small_and_have_cards_that_state_their_licences():
         assert "not stated" not in (card["data_licence"], card["weights_licence"])
         sizes.append(path.stat().st_size)
     assert all(size <= 15e6 for size in sizes) and sum(sizes) <= 60e6
+
+
+def test_weights_of_another_format_have_no_card_to_read():
+    settings = {"stages": [{"weights": "dirnet-brain"}, {"name": "impact", "weights": "mind.pt"}]}
+    assert list(weights_in({**settings, "correction": ""})) == ["dirnet-brain"]

@@ -190,11 +190,15 @@ def provenance(name: str | Path) -> dict[str, str]:
 
 
 def weights_in(settings: Any) -> Iterator[str]:
-    """The weights that the described settings of a method name, anywhere in them."""
+    """The weights that the described settings of a method name, anywhere in them.
+
+    Files of other formats are left out: networks of other packages have no card.
+    """
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             if key in _NAMED_IN and isinstance(value, str):
-                yield value
+                if Path(value).suffix == ENDING or value in packaged_weights():
+                    yield value
             else:
                 yield from weights_in(value)
     elif isinstance(settings, (list, tuple)):
