@@ -329,7 +329,7 @@ def test_methods_that_cannot_be_compared_are_refused_before_anything_runs(
     methods, says, cases, tmp_path, in_turn, monkeypatch
 ):
     monkeypatch.setattr(
-        "hybridreg.methods.peers.process.installed", lambda name, python="": "" if python else "1"
+        "hybridreg.methods.peers.peer.installed", lambda name, python="": "" if python else "1"
     )
     with pytest.raises(ValueError, match=says):
         compare(cases / "cases.csv", methods, tmp_path / "out")
@@ -404,7 +404,7 @@ def test_an_image_that_cannot_be_read_costs_its_own_case(cases, tmp_path, in_tur
 
 
 def test_absent_peers_are_named(cases, tmp_path, in_turn, monkeypatch):
-    monkeypatch.setattr("hybridreg.methods.peers.process.installed", lambda *_: "")
+    monkeypatch.setattr("hybridreg.methods.peers.peer.installed", lambda *_: "")
     notes = noted(cases / "cases.csv", {"rigid": STILL, "peers": "peers"}, tmp_path / "out")
     for name, package in (
         ("greedy", "picsl_greedy"),

@@ -14,7 +14,8 @@ from hybridreg.evaluation import target_registration_error
 from hybridreg.geometry import apply_matrix
 from hybridreg.methods.base import RegistrationError
 from hybridreg.methods.given import Given, Identity
-from hybridreg.methods.peers import process
+from hybridreg.methods.peers import peer, process
+from hybridreg.methods.peers.peer import field_in_voxels
 from hybridreg.phantoms import blobs
 from hybridreg.registry import METHODS, PEERS
 from hybridreg.transforms import IDENTITY, rigid
@@ -32,7 +33,7 @@ def test_every_peer_says_what_it_needs(name):
 
 @pytest.mark.parametrize("name", ["voxelmorph", "unigradicon", "impact"])
 def test_networks_need_the_users_weights(name, monkeypatch, tmp_path):
-    monkeypatch.setattr(process, "installed", lambda *_: "1.0")
+    monkeypatch.setattr(peer, "installed", lambda *_: "1.0")
     assert "it needs weights: name their file" in load_method(name).missing()
     weights = tmp_path / "weights.pt"
     assert "there are no weights" in load_method({"name": name, "weights": str(weights)}).missing()
@@ -105,14 +106,14 @@ def test_a_field_in_voxels_becomes_one_in_mm_on_an_oblique_grid(tmp_path):
     grid = oblique_grid(left_handed=True)
     steps = np.random.default_rng(0).normal(0, 2, (*grid.shape, 3)).astype(np.float32)  # (z, y, x)
     np.save(tmp_path / "field.npy", steps)
-    field = process.field_in_voxels(tmp_path / "field.npy", grid)
+    field = field_in_voxels(tmp_path / "field.npy", grid)
     voxel = torch.tensor([5.0, 7.0, 3.0], dtype=torch.float64)  # (x, y, z)
     step = torch.from_numpy(steps[3, 7, 5][::-1].astype(np.float64))
     there, end = (apply_matrix(grid.voxel_to_physical(), p[None]) for p in (voxel, voxel + step))
     assert (field(there) - end).abs().max() < 1e-4
     np.save(tmp_path / "field.npy", steps[1:])
     with pytest.raises(RegistrationError, match="gave a field of"):
-        process.field_in_voxels(tmp_path / "field.npy", grid)
+        field_in_voxels(tmp_path / "field.npy", grid)
 
 
 def test_identity_and_given_transforms_find_nothing_of_their_own(tmp_path):

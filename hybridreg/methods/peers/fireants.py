@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridreg.cases import ImagePair, warp_pair
-from hybridreg.checks import check_pair
-from hybridreg.io.transforms import read_transform
-from hybridreg.io.working_folder import working_folder
+from hybridreg.cases import ImagePair
 from hybridreg.methods.base import RegistrationError, RegistrationResult
-from hybridreg.methods.peers import process
+from hybridreg.methods.peers.peer import Peer
 from hybridreg.transforms import IDENTITY, Transform
 
 _SHORTEST = 32  # voxels, to which it enlarges coarser levels
 
 
 @dataclass(frozen=True)
-class FireAnts:
+class FireAnts(Peer):
     """FireANTs' greedy deformable registration after an affine.
 
     loss: "cc" for images of one contrast, "mi" for any two. scales, iterations: of each level, coarse
@@ -31,27 +28,14 @@ class FireAnts:
     affine: str = "lncc"
     threads: int | None = None
     python: str = ""
+    package: ClassVar[str] = "fireants"
     dimensions: ClassVar[tuple[int, ...]] = (3,)  # its files of 2D fields cannot be written
 
-    def missing(self) -> str:
-        """What to install before it can run; empty if nothing."""
-        return process.not_installed("fireants", self.python)
-
-    def versions(self) -> dict[str, str]:
-        return {"fireants": process.installed("fireants", self.python)}
-
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        check_pair(pair, initial)
         if min(pair.fixed.grid.shape) < _SHORTEST:
             raise RegistrationError(
                 f"FireANTs takes no image shorter than {_SHORTEST} voxels, and the fixed one has "
                 f"{' x '.join(map(str, pair.fixed.grid.shape[::-1]))}: leave the method out"
             )
-        start = process.affine_start(pair, initial, self.affine, self.threads)
         job = {"scales": self.scales, "iterations": self.iterations, "loss_type": self.loss}
-        with working_folder("hybridreg-fireants-") as folder:
-            process.write_pair(warp_pair(pair, start), folder)
-            answer = process.run_script(
-                "run_fireants", folder, job, python=self.python, threads=self.threads
-            )
-            return RegistrationResult(read_transform(answer["field"])).after(start)
+        return self.register_by("run_fireants", job, pair, initial)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from hybridreg.cases import ImagePair, warp_pair
-from hybridreg.checks import check_pair
-from hybridreg.io.transforms import read_transform
-from hybridreg.io.working_folder import working_folder
+from hybridreg.cases import ImagePair
 from hybridreg.methods.base import RegistrationResult
-from hybridreg.methods.peers import process
+from hybridreg.methods.peers.peer import Peer
 from hybridreg.transforms import IDENTITY, Transform
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Peer):
     """greedy's deformable stage after an affine.
 
     metric, iterations: as its options -m and -n, coarse to fine; the default is that of its own
@@ -27,17 +25,9 @@ class Greedy:
     affine: str = "lncc"
     threads: int | None = None
     python: str = ""
-
-    def missing(self) -> str:
-        """What to install before it can run; empty if nothing."""
-        return process.not_installed("picsl_greedy", self.python)
-
-    def versions(self) -> dict[str, str]:
-        return {"picsl_greedy": process.installed("picsl_greedy", self.python)}
+    package: ClassVar[str] = "picsl_greedy"
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        check_pair(pair, initial)
-        start = process.affine_start(pair, initial, self.affine, self.threads)
         dimension = pair.dimension
         job = {
             "dimension": dimension,
@@ -45,10 +35,4 @@ class Greedy:
             "iterations": self.iterations,
             "threads": self.threads,
         }
-        with working_folder("hybridreg-greedy-") as folder:
-            process.write_pair(warp_pair(pair, start), folder)
-            job["mask"] = pair.fixed_mask is not None
-            answer = process.run_script(
-                "run_greedy", folder, job, python=self.python, threads=self.threads
-            )
-            return RegistrationResult(read_transform(answer["field"])).after(start)
+        return self.register_by("run_greedy", job, pair, initial)

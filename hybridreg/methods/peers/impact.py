@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hybridreg.cases import ImagePair, warp_pair
-from hybridreg.checks import check_pair
-from hybridreg.io.transforms import read_transform
-from hybridreg.io.working_folder import working_folder
+from hybridreg.cases import ImagePair
 from hybridreg.methods.base import RegistrationResult
-from hybridreg.methods.peers import process
-from hybridreg.methods.peers.weights import without_weights
+from hybridreg.methods.peers.peer import Peer
 from hybridreg.transforms import IDENTITY, Transform
 
 
 @dataclass(frozen=True)
-class Impact:
+class Impact(Peer):
     """IMPACT's coarse search and Adam on the features of the user's network, after an affine.
 
     weights: a TorchScript model that gives a list of feature maps; such a file runs code, so trust it.
@@ -39,20 +35,13 @@ class Impact:
     affine: str = "mi"
     threads: int | None = None
     python: str = ""
+    package: ClassVar[str] = "itk-impact"
+    weights_from: ClassVar[str] = (
+        "those of its authors are linked on the page of the package itk-impact"
+    )
     dimensions: ClassVar[tuple[int, ...]] = (3,)
 
-    def missing(self) -> str:
-        """What to install or to name before it can run; empty if nothing."""
-        where = "those of its authors are linked on the page of the package itk-impact"
-        absent = process.not_installed("itk-impact", self.python)
-        return absent or without_weights(self.weights, where)
-
-    def versions(self) -> dict[str, str]:
-        return {"itk-impact": process.installed("itk-impact", self.python)}
-
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        check_pair(pair, initial)
-        start = process.affine_start(pair, initial, self.affine, self.threads)
         job = {
             "weights": str(Path(self.weights).absolute()),
             "layers": self.layers,
@@ -61,9 +50,4 @@ class Impact:
             "coarse": {"GridSpacing": self.grid, "DisplacementHalfWidth": self.search},
             "fine": {"NumberOfIterations": self.iterations, "RegularizationWeight": self.weight},
         }
-        with working_folder("hybridreg-impact-") as folder:
-            process.write_pair(warp_pair(pair, start), folder)
-            answer = process.run_script(
-                "run_impact", folder, job, python=self.python, threads=self.threads
-            )
-            return RegistrationResult(read_transform(answer["field"])).after(start)
+        return self.register_by("run_impact", job, pair, initial)

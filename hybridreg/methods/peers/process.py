@@ -11,16 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from hybridreg.cases import ImagePair
 from hybridreg.child_process import inherited
-from hybridreg.geometry import Grid
-from hybridreg.io.images import write_image
 from hybridreg.methods.base import RegistrationError
-from hybridreg.registry import MEASURES, METHODS
-from hybridreg.transforms import DisplacementField, Transform
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _VERSION = """
@@ -45,17 +37,6 @@ def installed(distribution: str, python: str = "") -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def not_installed(distribution: str, python: str) -> str:
-    """What to install; empty where the package is there."""
-    if installed(distribution, python):
-        return ""
-    where = f" for {python}" if python else ""
-    return (
-        f"it needs the package {distribution}, which is not installed{where}: pip install "
-        f'{distribution}, or name a Python that has it (python = "..." in its TOML file)'
-    )
 
 
 def run_script(
@@ -84,25 +65,6 @@ def run_script(
     return json.loads(answer.read_text(encoding="utf-8"))
 
 
-def affine_start(
-    pair: ImagePair, initial: Transform, measure: str, threads: int | None
-) -> Transform:
-    """The start of a tool that takes aligned images: after hybridreg's affine by a measure, such as
-    "lncc" for one contrast or "mi" for any two; the initial transform itself if it is empty."""
-    if not measure:
-        return initial
-    linear = METHODS.find("linear")(similarity=MEASURES.find(measure)(), threads=threads)
-    return linear.register(pair, initial).transform
-
-
-def write_pair(pair: ImagePair, folder: Path):
-    """fixed.nii.gz, moving.nii.gz, and fixed_mask.nii.gz where there is one."""
-    write_image(folder / "fixed.nii.gz", pair.fixed)
-    write_image(folder / "moving.nii.gz", pair.moving)
-    if pair.fixed_mask is not None:
-        write_image(folder / "fixed_mask.nii.gz", pair.fixed_mask)
-
-
 def _thread_limits(threads: int) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     return dict.fromkeys(names, str(threads))
@@ -114,12 +76,3 @@ def _ending(done: subprocess.CompletedProcess) -> str:
     if done.returncode < 0:
         return f"crashed ({signal.Signals(-done.returncode).name}){last}"
     return f"ended with code {done.returncode}{last}"
-
-
-def field_in_voxels(path: Path, grid: Grid) -> DisplacementField:
-    """A field (*shape, D) in voxels of the grid, components in the order of the array's axes."""
-    steps = torch.from_numpy(np.load(path, allow_pickle=False)).flip(-1)  # (x, y, z) components
-    if steps.shape != (*grid.shape, grid.dimension):
-        raise RegistrationError(f"the tool gave a field of {tuple(steps.shape)} for {grid.shape}")
-    matrix = grid.voxel_to_physical()[:-1, :-1].to(steps)
-    return DisplacementField((steps @ matrix.T).movedim(-1, 0), grid)

@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from hybridreg.cases import ImagePair, warp_pair
-from hybridreg.checks import check_pair
-from hybridreg.io.transforms import read_transform
-from hybridreg.io.working_folder import working_folder
+from hybridreg.cases import ImagePair
 from hybridreg.methods.base import RegistrationResult
-from hybridreg.methods.peers import process
-from hybridreg.methods.peers.weights import without_weights
+from hybridreg.methods.peers.peer import Peer
 from hybridreg.transforms import IDENTITY, Transform
 
 
 @dataclass(frozen=True)
-class UniGradIcon:
+class UniGradIcon(Peer):
     """The uniGradICON network after an affine, without instance optimization unless asked for.
 
     weights: their file, as published. modality: how its package scales intensities. steps: of its
@@ -31,25 +27,13 @@ class UniGradIcon:
     affine: str = "mi"
     threads: int | None = None
     python: str = ""
+    package: ClassVar[str] = "unigradicon"
+    weights_from: ClassVar[str] = (
+        "they are published as unigradicon_weights with the sources of uniGradICON"
+    )
     dimensions: ClassVar[tuple[int, ...]] = (3,)
 
-    def missing(self) -> str:
-        """What to install or to name before it can run; empty if nothing."""
-        where = "they are published as unigradicon_weights with the sources of uniGradICON"
-        absent = process.not_installed("unigradicon", self.python)
-        return absent or without_weights(self.weights, where)
-
-    def versions(self) -> dict[str, str]:
-        return {"unigradicon": process.installed("unigradicon", self.python)}
-
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        check_pair(pair, initial)
-        start = process.affine_start(pair, initial, self.affine, self.threads)
         weights = str(Path(self.weights).absolute())
         job = {"weights": weights, "modality": self.modality, "steps": self.steps}
-        with working_folder("hybridreg-unigradicon-") as folder:
-            process.write_pair(warp_pair(pair, start), folder)
-            answer = process.run_script(
-                "run_unigradicon", folder, job, python=self.python, threads=self.threads
-            )
-            return RegistrationResult(read_transform(answer["field"])).after(start)
+        return self.register_by("run_unigradicon", job, pair, initial)

@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hybridreg.cases import ImagePair, warp_pair
-from hybridreg.checks import check_pair
-from hybridreg.io.transforms import read_transform
-from hybridreg.io.working_folder import working_folder
+from hybridreg.cases import ImagePair
 from hybridreg.methods.base import RegistrationResult
-from hybridreg.methods.peers import process
-from hybridreg.methods.peers.weights import without_weights
+from hybridreg.methods.peers.peer import Peer
 from hybridreg.transforms import IDENTITY, Transform
 
 
 @dataclass(frozen=True)
-class VoxelMorph:
+class VoxelMorph(Peer):
     """A trained VoxelMorph network (``VxmPairwise``) after an affine, on images scaled to [0, 1].
 
     weights: a file of its state, read without running code. features: of each level of its U-Net.
@@ -33,29 +29,17 @@ class VoxelMorph:
     affine: str = "lncc"
     threads: int | None = None
     python: str = ""
+    package: ClassVar[str] = "voxelmorph"
+    weights_from: ClassVar[str] = (
+        "those of its authors are linked on the page of the package voxelmorph"
+    )
     dimensions: ClassVar[tuple[int, ...]] = (3,)
 
-    def missing(self) -> str:
-        """What to install or to name before it can run; empty if nothing."""
-        where = "those of its authors are linked on the page of the package voxelmorph"
-        absent = process.not_installed("voxelmorph", self.python)
-        return absent or without_weights(self.weights, where)
-
-    def versions(self) -> dict[str, str]:
-        return {"voxelmorph": process.installed("voxelmorph", self.python)}
-
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        check_pair(pair, initial)
-        start = process.affine_start(pair, initial, self.affine, self.threads)
         job = {
             "weights": str(Path(self.weights).absolute()),
             "features": self.features,
             "orientation": self.orientation,
             "steps": self.steps,
         }
-        with working_folder("hybridreg-voxelmorph-") as folder:
-            process.write_pair(warp_pair(pair, start), folder)
-            answer = process.run_script(
-                "run_voxelmorph", folder, job, python=self.python, threads=self.threads
-            )
-            return RegistrationResult(read_transform(answer["field"])).after(start)
+        return self.register_by("run_voxelmorph", job, pair, initial)

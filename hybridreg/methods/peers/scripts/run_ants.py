@@ -9,13 +9,13 @@ import ants
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text())
 fixed, moving = (ants.image_read(f"{folder}/{side}.nii.gz") for side in ("fixed", "moving"))
-mask = ants.image_read(f"{folder}/fixed_mask.nii.gz") if job["mask"] else None
+mask = folder / "fixed_mask.nii.gz"
 done = ants.registration(
     fixed,
     moving,
     outprefix=f"{folder}/ants_",
-    mask=mask,
-    **job["settings"],
+    mask=ants.image_read(str(mask)) if mask.exists() else None,
+    **job,
 )
 named = [name for name in done["fwdtransforms"] if name != "Identity"]
 (folder / "answer.json").write_text(json.dumps({"transforms": named}))

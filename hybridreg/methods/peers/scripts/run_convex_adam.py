@@ -22,4 +22,4 @@ images = [
 ]
 field = convex_adam_pt(*images, device=torch.device("cpu"), dtype=torch.float32, **job)
 np.save(folder / "field.npy", np.asarray(field, dtype=np.float32))
-(folder / "answer.json").write_text(json.dumps({"shape": field.shape}))
+(folder / "answer.json").write_text(json.dumps({"transforms": [f"{folder}/field.npy"]}))

@@ -17,4 +17,4 @@ registration = GreedyRegistration(fixed_images=fixed, moving_images=moving, **jo
 registration.optimize()
 field = str(folder / "field.nii.gz")
 registration.save_as_ants_transforms([field])
-(folder / "answer.json").write_text(json.dumps({"field": field}))
+(folder / "answer.json").write_text(json.dumps({"transforms": [field]}))

@@ -13,8 +13,8 @@ options = [
     f"-i {folder}/fixed.nii.gz {folder}/moving.nii.gz -o {field}",
     f"-m {job['metric']} -n {job['iterations']}",
     f"-threads {job['threads']}" if job["threads"] else "",
-    f"-gm {folder}/fixed_mask.nii.gz" if job["mask"] else "",
+    f"-gm {folder}/fixed_mask.nii.gz" if (folder / "fixed_mask.nii.gz").exists() else "",
 ]
 tool = picsl_greedy.Greedy3D if job["dimension"] == 3 else picsl_greedy.Greedy2D
 tool().execute(" ".join(options))
-(folder / "answer.json").write_text(json.dumps({"field": str(field)}))
+(folder / "answer.json").write_text(json.dumps({"transforms": [str(field)]}))

@@ -22,4 +22,4 @@ sampled = itk.TransformToDisplacementFieldFilter[vectors, itk.D].New(
 )
 field = str(folder / "field.mha")
 itk.imwrite(sampled, field)
-(folder / "answer.json").write_text(json.dumps({"field": field}))
+(folder / "answer.json").write_text(json.dumps({"transforms": [field]}))

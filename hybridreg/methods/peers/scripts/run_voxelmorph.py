@@ -39,4 +39,4 @@ field = sitk.GetImageFromArray(np.einsum("ab,bijk->kjia", matrix, voxels), isVec
 field.CopyInformation(fixed)
 path = str(folder / "field.mha")
 sitk.WriteImage(field, path)
-(folder / "answer.json").write_text(json.dumps({"field": path}))
+(folder / "answer.json").write_text(json.dumps({"transforms": [path]}))
