@@ -14,7 +14,7 @@ from hybridreg.images import Image, LabelMap
 from hybridreg.phantoms import head_case, head_grid
 from hybridreg.quality import Intent, Similarity, Verdict, judge, similarity
 from hybridreg.transforms import IDENTITY, AffineTransform, DisplacementField, compose, rigid
-from hybridreg.warping import jacobian_determinant
+from hybridreg.warping import jacobian_determinant, warp
 
 
 def smooth(grid, phase: float = 0.0) -> Image:
@@ -187,6 +187,21 @@ def test_folds_are_evaluated_by_their_fraction(case, percent, status):
 def test_the_scale_of_one_persons_head_is_evaluated_by_its_size(case, factor, status):
     affine = decompose(AffineTransform(torch.diag(torch.tensor([1.0, 1.0, factor, 1.0]))))
     assert calm(case, affine=affine, intent=Intent(True)).status == status
+
+
+@pytest.mark.parametrize(
+    ("side_mm", "ratio", "doubted"),
+    [(160, 1.25, True), (40, 1.25, False), (40, 1.35, True), (40, 1.7, True)],
+)
+def test_an_organ_alone_may_be_stretched_more_than_a_body(case, side_mm, ratio, doubted):
+    """Two hippocampi differ by up to 1.29; a spacing wrong by 1.3 makes that 1.4."""
+    count = side_mm // 4
+    onto = case.pair.fixed.grid.crop((10, 10, 10), (10 + count,) * 3)
+    pair = replace(case.pair, fixed=warp(case.pair.fixed, IDENTITY, onto=onto))
+    scales = torch.tensor([ratio**0.5, 1.0, ratio**-0.5, 1.0])
+    affine = decompose(AffineTransform(torch.diag(scales)))
+    reasons = calm(replace(case, pair=pair), affine=affine).reasons
+    assert any(f"stretches one axis {ratio:.2f} times" in reason for reason in reasons) == doubted
 
 
 def test_a_fit_worse_than_the_start_and_a_lost_correlation_fail(case):

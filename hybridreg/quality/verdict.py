@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,8 +23,11 @@ Findings = Iterator[Finding]
 _SAME_CONTRAST = 0.5, 0.2  # doubt (a fault beside doubts of the alignment); fault
 _SAME_SCAN = 0.8
 
-# Ratio of the largest to the smallest scale of the affine part; two adults' brains reach 1.11.
+# Ratio of the largest to the smallest scale of the affine part; two adults' brains reach 1.11. In a
+# field of view of one small organ its shape is what is scaled: two hippocampi reach 1.29.
 _UNEVEN = 1.2, 1.6  # doubt, fault
+_UNEVEN_ORGAN = 1.3
+_ORGAN_MM = 80.0  # mean (geometric) side of the field of view
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def judge(
     nearest to the transform; start: the same of the initial transform, relative to which rotations
     and scales are measured. of_method: doubts that the method itself has (``RegistrationResult``).
     """
-    of_alignment = [*_plausible(affine, start, intent)]
+    of_alignment = [*_plausible(pair, affine, start, intent)]
     if similarity[1].mutual_information is not None:
         ordinary = pair_without_outliers(pair)
         of_alignment += doubts(ordinary, transform, same_subject=bool(intent.same_subject))
@@ -169,7 +173,9 @@ def _folding(percent: float) -> Findings:
         )
 
 
-def _plausible(affine: Decomposition, start: Decomposition, intent: Intent) -> Findings:
+def _plausible(
+    pair: ImagePair, affine: Decomposition, start: Decomposition, intent: Intent
+) -> Findings:
     if affine.reflects != start.reflects:
         yield "fail", "the transform mirrors the image: check left and right in both headers"
     largest, smallest = affine.scales[0] / start.scales[0], affine.scales[-1] / start.scales[-1]
@@ -182,7 +188,7 @@ def _plausible(affine: Decomposition, start: Decomposition, intent: Intent) -> F
             f"the transform scales by {smallest:.2f} to {largest:.2f}, more than{one} differ: "
             "check the spacing in both headers, or use a rigid preset",
         )
-    elif uneven > _UNEVEN[0]:
+    elif uneven > (_UNEVEN_ORGAN if _shows_an_organ(pair) else _UNEVEN[0]):
         yield (
             "fail" if uneven > _UNEVEN[1] else "warn",
             f"the transform stretches one axis {uneven:.2f} times as much as another, more than "
@@ -195,6 +201,11 @@ def _plausible(affine: Decomposition, start: Decomposition, intent: Intent) -> F
             f"the transform turns by {turn:.0f} degrees: check the orientation in both headers; "
             "if it is right, give an initial transform",
         )
+
+
+def _shows_an_organ(pair: ImagePair) -> bool:
+    grid = pair.fixed.grid
+    return math.prod(grid.extent) ** (1 / grid.dimension) < _ORGAN_MM
 
 
 def _angle_between(a: Decomposition, b: Decomposition) -> float:
