@@ -209,6 +209,24 @@ def test_jacobian_and_displacement_cover_the_same_field_of_view():
     np.testing.assert_allclose(views["displacement"][0, 0, 0, 1:4], (0.25, 0.45, 0.65), atol=2e-3)
 
 
+@pytest.mark.parametrize("left_handed", [False, True])
+def test_an_affine_is_shown_as_its_field_would_be(left_handed):
+    """It is computed where it is shown; inside, averages of its field are the same to float16."""
+    grid = Grid((104, 110, 108), (1, 1.1, 0.9), (3, 4, 5), oblique_grid(left_handed=left_handed).direction)
+    image = drawn(ellipsoid, grid)
+    turn = rigid([4.0, -3.0, 6.0], [2.0, 1.0, -3.0], grid.center)
+    field = DisplacementField.sampled(turn, grid)
+    direct = views_of(image, turn)
+    dense = views_of(image, turn, field=field, jacobian=jacobian_determinant(field, grid))
+    inside = (slice(None), *[slice(2, -2)] * 3)
+    assert direct["displacement"].shape == dense["displacement"].shape
+    assert direct["displacement"].shape[1] < 60
+    difference = direct["displacement"].astype(float) - dense["displacement"]
+    assert abs(difference[inside]).max() < 0.03 and abs(dense["displacement"]).max() > 3
+    np.testing.assert_allclose(direct["jacobian"], 1, atol=1e-3)
+    np.testing.assert_allclose(dense["jacobian"], 1, atol=1e-3)
+
+
 def test_one_folded_voxel_survives_the_halving():
     grid = Grid((120, 110, 100), (1, 1, 1))
     image = Image(torch.rand(grid.shape), grid)
