@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 2.0  # loading cached code takes less
 _SLAB_VOXELS = 1 << 15  # smaller slabs cost more in thread overhead than they gain
 _off = False
+_warned = threading.Event()
 
 NO_WEIGHT = np.empty((0, 1, 1), np.float32)
 """The weight argument of loops if all voxels have equal weight."""
@@ -74,8 +75,10 @@ def _loaded(name: str) -> ModuleType | None:
         timer.cancel()
 
 
-@cache
 def _warn_once(reason: str):
+    if _warned.is_set():
+        return
+    _warned.set()
     log.warning(
         "computing with torch, several times slower, since numba could not compile or store its code "
         "(%s): check its installation, or set NUMBA_CACHE_DIR to a writable folder",
