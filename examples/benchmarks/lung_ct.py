@@ -7,90 +7,59 @@ only one at hand, and on known deformations of other seeds.
 
 Known deformations: the baseline deformed by up to 15 mm near the diaphragm and by up to 4 mm finer
 elsewhere, turned, shifted by up to 30 mm, with 25 HU of noise and a density of the lung that follows
-its volume. Mean distance to the truth over the voxels of the lung whose true place the moving image
-shows.
+its volume. Mean distance to the truth over the voxels of the lung.
 
-Everyone but `lung-ct` and `bspline` starts from the same rigid and affine stage (`affine` with both
-masks) and is given both masks. ANTs runs in the Python that ANTS_PYTHON names, by default in this.
+Everyone but `lung-ct` and `bspline` follows the same rigid and affine stage (`affine`) and is given both
+masks. ANTs runs in the Python that ANTS_PYTHON names, by default in this.
 
-Rows are printed as they come, tables at the end. `--times` measures times instead: of the real pair,
-all methods in turn, from arrays in memory to a transform in memory (ANTs: from files it has read),
-warm, on 2 threads, median of 3, without the affine stage where it is shared.
+Everything is run by `hybridreg.compare`: finished registrations are kept in the folder of --out with
+their pages. Times are of the registration, images in memory to a transform in memory, the affine
+included, of the machine as loaded as it was; for those of the table give `--workers 1 --threads 2`.
 
-It does not run by `hybridreg compare`: the methods share one affine stage, and folds count inside the
-lung. The preset against others from the images' positions is in comparisons.md.
-
-    HYBRIDREG_DATA=... python examples/benchmarks/lung_ct.py [--seeds 5] [--threads 1] [--times]
+    HYBRIDREG_DATA=... python examples/benchmarks/lung_ct.py [--seeds 5]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from peers import AntsProcess, elastix_default
-from sections import line, table, write_section
-from torch import Tensor
+from comparisons import lung
+from peers import elastix_default
+from sections import table, write_section
 
 from hybridreg.cases import ImagePair
-from hybridreg.config import load_method, with_settings
-from hybridreg.evaluation import dice, target_registration_error, transform_error
+from hybridreg.cluster import Limits, Local
+from hybridreg.comparison import Settings, compare
+from hybridreg.comparison.entries import folder_of
+from hybridreg.comparison.results import Comparison
+from hybridreg.config import load_method
 from hybridreg.geometry import Grid
-from hybridreg.images import Image, LandmarkSet
+from hybridreg.images import Image
 from hybridreg.io.images import read_image, read_labels, write_image
-from hybridreg.io.landmarks import read_landmarks
-from hybridreg.io.transforms import read_transform, write_transform
-from hybridreg.methods.elastix import warm_up
+from hybridreg.io.output import RESULT
+from hybridreg.io.tables import CaseRow
+from hybridreg.io.transforms import write_transform
+from hybridreg.methods.combine import Chain
+from hybridreg.methods.peers.ants import AntsSyn
 from hybridreg.phantoms import smooth_deformation
-from hybridreg.transforms import IDENTITY, DisplacementField, Transform, compose, rigid
+from hybridreg.transforms import DisplacementField, Transform, compose, rigid
 from hybridreg.warping import jacobian_determinant, warp
 
 OUTSIDE_HU = -2048.0  # of the field of view
 NOISE_HU = 25.0
 TABLE = Path(__file__).with_suffix(".md")
 HEAD = "\n\n".join(["`lung-ct` compared with alternatives", *__doc__.split("\n\n")[1:4]])
-ERRORS = ("mean mm", "median mm", "95 % mm", "max mm")
-MEASURES = (*ERRORS, "Dice of the lung", "folds in the lung %")
-
-Arm = Callable[[ImagePair, Transform], tuple[Transform, float]]  # from an affine start; seconds
-
-ANTS = """
-masks = {name: ants.image_read(f"{f}/{name}.nii.gz") for name in ("mask", "moving_mask")}
-start = time.perf_counter()
-done = ants.registration(
-    fixed, moving, type_of_transform="SyNOnly", initial_transform=f"{f}/affine.tfm", **masks,
-    mask_all_stages=True, random_seed=1, outprefix=f"{f}/out_",
-)
-print(json.dumps([time.perf_counter() - start, done["fwdtransforms"]]), flush=True)
-"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one method reached on one pair; error_mm at the points or against the truth."""
-
-    arm: str
-    error_mm: Tensor
-    dice: float
-    folding_percent: float
-
-
-def read_pair(folder: Path) -> tuple[ImagePair, LandmarkSet, LandmarkSet]:
-    """Baseline as fixed and follow-up as moving image, with masks, and the points of both."""
-    images = [read_image(folder / f"3DCT_lung_{t}.mha") for t in ("baseline", "followup")]
-    masks = [read_labels(folder / f"3DCT_lung_{t}_mask.mha") for t in ("baseline", "followup")]
-    points = [
-        read_landmarks(folder / f"CT_3D_lung_{side}_point_set_corrected.txt")
-        for side in ("fixed", "moving")
-    ]
-    return ImagePair(*images, *masks), *points
+OURS = "lung-ct"
+ERRORS = ("mean_mm", "median_mm", "p95_mm", "max_mm")
+MEASURES = ("mean mm", "median mm", "95 % mm", "max mm", "Dice of the lung", "folds in the lung %")
 
 
 def known_pair(pair: ImagePair, seed: int) -> tuple[ImagePair, Transform]:
@@ -126,163 +95,106 @@ def breathed(pair: ImagePair, truth: Transform, onto: Grid, random: torch.Genera
     yield mask
 
 
-def elastix(method, *, whole: bool = False) -> Arm:
-    """A method of ours: one stage from the affine start, or the whole of it from nothing."""
-
-    def arm(pair: ImagePair, affine: Transform) -> tuple[Transform, float]:
-        start = time.perf_counter()
-        found = method.register(pair, IDENTITY if whole else affine).transform
-        return found, time.perf_counter() - start
-
-    return arm
-
-
-class Ants(AntsProcess):
-    """ANTs' SyN with its own settings."""
-
-    def __call__(self, pair: ImagePair, affine: Transform) -> tuple[Transform, float]:
-        images = {"fixed": pair.fixed, "moving": pair.moving}
-        images |= {"mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
-        for name, image in images.items():
-            write_image(self.folder / f"{name}.nii.gz", image)
-        write_transform(self.folder / "affine.tfm", affine)
-        seconds, files = self.ask()
-        field = next(file for file in files if file.endswith("Warp.nii.gz"))
-        return compose(affine, read_transform(field)), seconds
+def known_case(folder: Path, real: CaseRow, seed: int) -> CaseRow:
+    """The baseline onto itself through a known breath, written into a folder once."""
+    files = {"moving": "moving.nii.gz", "moving_mask": "mask.nii.gz", "truth": "truth.h5"}
+    files = {key: folder / f"{seed} {name}" for key, name in files.items()}
+    files["moving_labels"] = files["moving_mask"]
+    if not files["truth"].exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fixed, mask = read_image(real.fixed), read_labels(real.fixed_mask)
+        pair, truth = known_pair(ImagePair(fixed, fixed, mask), seed)
+        write_image(files["moving"], pair.moving)
+        write_image(files["moving_mask"], pair.moving_mask)
+        write_transform(files["truth"], DisplacementField.sampled(truth, fixed.grid))
+    without = dict.fromkeys(("fixed_landmarks", "moving_landmarks"))
+    return replace(real, name=f"deformation {seed}", **{**files, **without})
 
 
-def score(arm: str, pair: ImagePair, transform: Transform, error_mm: Tensor) -> Row:
-    grid, lung = pair.fixed.grid, pair.fixed_mask
-    field = DisplacementField.sampled(transform, grid)
-    determinant = jacobian_determinant(field, grid).data[0][lung.data != 0]
-    folded = 100 * (determinant <= 0).double().mean().item()
-    overlap = dice(lung, warp(pair.moving_mask, field, onto=grid))
-    return Row(arm, error_mm, float(np.mean(list(overlap.values()))), folded)
+def methods_of(folder: Path, threads: int) -> dict[str, Any]:
+    """What is compared everywhere; ANTs where it is installed."""
+    affine = load_method("affine")
+    ants = AntsSyn(affine="", python=os.environ.get("ANTS_PYTHON", ""))
+    after = {"elastix default": elastix_default("bspline", folder, threads)}
+    after |= {} if ants.missing() else {"ANTs SyN": ants}
+    chains = {name: Chain((affine, method)) for name, method in after.items()}
+    return {OURS: OURS, "affine": affine, **chains}
 
 
-def evaluated(pair: ImagePair, truth: Transform | tuple[LandmarkSet, LandmarkSet]):
-    """What tells the error of a transform, from corresponding points or from the truth."""
-    if isinstance(truth, tuple):
-        return lambda transform: target_registration_error(transform, *truth)
-    lung = pair.fixed.grid.points()[pair.fixed_mask.data != 0][::37]
-    seen = lung[pair.moving.grid.contains(truth(lung))]
-    return lambda transform: transform_error(transform, truth, seen)
+def lines(found: Comparison) -> Iterator[list[str]]:
+    """A line for each method: means over the cases, and the largest error of all."""
+    for method in dict.fromkeys(record.method for record in found.records):
+        done = [r for r in found.records if r.method == method and r.status == "done"]
+        paths = [folder_of(found.folder, record.name, method) / RESULT for record in done]
+        scores = [json.loads(path.read_text())["scores"]["after"] for path in paths]
+        errors = np.array([[(s["truth"] or s["landmarks"])[key] for key in ERRORS] for s in scores])
+        if len(errors):
+            means = [*errors.mean(0)[:3], errors[:, 3].max()]
+            cells = [f"{value:.2f}" for value in means]
+            if len(errors) > 1:
+                cells[0] += f" ({errors[:, 0].min():.2f} to {errors[:, 0].max():.2f})"
+            overlap = np.mean([s["dice"]["mean"] for s in scores])
+            folds = np.mean([s["jacobian"]["folding_percent"] for s in scores])
+            yield [method, *cells, f"{overlap:.4f}", f"{folds:.3f}"]
 
 
-def rows_of(pair: ImagePair, truth, arms: dict[str, Arm], affine_arm: Arm) -> Iterator[Row]:
-    """Before, after the affine stage, and by every arm; each is printed at once."""
-    error = evaluated(pair, truth)
-    affine, _ = affine_arm(pair, IDENTITY)
-    for name, arm in {"before": None, "rigid and affine": None, **arms}.items():
-        if arm is None:
-            found = IDENTITY if name == "before" else affine
-        else:
-            found, _ = arm(without_masks(pair, name), affine)
-        row = score(name, pair, found, error(found))
-        print(line(cells(row)), flush=True)
-        yield row
-
-
-def without_masks(pair: ImagePair, arm: str) -> ImagePair:
-    """What an arm is shown: its name says which masks it goes without."""
-    if "without" in arm:
-        pair = replace(pair, moving_mask=None)
-    return replace(pair, fixed_mask=None) if "without masks" in arm else pair
-
-
-def times(pair: ImagePair, arms: dict[str, Arm], affine_arm: Arm) -> str:
-    """Seconds of each arm on one pair, median of 3; they take turns, the first warms up."""
-    affine, _ = affine_arm(pair, IDENTITY)
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(4):
-        for name, arm in arms.items():
-            seconds[name].append(arm(without_masks(pair, name), affine)[1])
-    rows = [[name, f"{np.median(values[1:]):.1f}"] for name, values in seconds.items()]
-    return table(["method", "s"], rows)
-
-
-def cells(row: Row) -> list[str]:
-    spread = np.percentile(row.error_mm.numpy(), [50, 95, 100])
-    numbers = [f"{value:.2f}" for value in (row.error_mm.mean().item(), *spread)]
-    return [row.arm, *numbers, f"{row.dice:.4f}", f"{row.folding_percent:.3f}"]
-
-
-def reached(real: list[Row], known: list[Row]) -> str:
+def reached(real: Comparison, known: Comparison) -> str:
     """The requirements, and the results of `lung-ct` with both masks."""
-    ours = "lung-ct, whole preset"
-    (row,) = [row for row in real if row.arm == ours]
-    errors = [each.error_mm.mean().item() for each in known if each.arm == ours]
+    (ours,) = [record.scores for record in real.records if record.method == OURS]
+    errors = [r.scores["truth_mean_mm"] for r in known.records if r.method == OURS]
     rows = [
-        ["51 points within 1.5 mm (mean)", f"{row.error_mm.mean():.2f} mm"],
+        ["51 points within 1.5 mm (mean)", f"{ours['tre_mean_mm']:.2f} mm"],
         ["known deformations within 1 mm (mean)", f"{min(errors):.2f} to {max(errors):.2f} mm"],
-        ["Dice of the lungs at least .97", f"{row.dice:.3f}"],
+        ["Dice of the lungs at least .97", f"{ours['dice']:.3f}"],
     ]
     return table(["requirement", "result"], rows)
 
 
-def over_seeds(rows: list[Row]) -> list[list[str]]:
-    """A line for each arm: the means over the deformations, and the largest error of all."""
-    lines = []
-    for arm in dict.fromkeys(row.arm for row in rows):
-        mine = [row for row in rows if row.arm == arm]
-        errors = [row.error_mm.numpy() for row in mine]
-        means = [e.mean() for e in errors]
-        spread = [np.mean([np.percentile(e, p) for e in errors]) for p in (50, 95)]
-        numbers = [f"{np.mean(means):.2f} ({min(means):.2f} to {max(means):.2f})"]
-        numbers += [f"{value:.2f}" for value in (*spread, max(e.max() for e in errors))]
-        quality = [
-            f"{np.mean([r.dice for r in mine]):.4f}",
-            f"{np.mean([r.folding_percent for r in mine]):.3f}",
-        ]
-        lines.append([arm, *numbers, *quality])
-    return lines
-
-
-def arms_of(threads: int, folder: Path) -> dict[str, Arm]:
-    """What is compared everywhere; ANTs where it is installed."""
-    ours = elastix(with_settings(load_method("lung-ct"), threads=threads), whole=True)
-    default = elastix(elastix_default("bspline", folder, threads))
-    arms = {"lung-ct, whole preset": ours, "elastix default": default}
-    ants = Ants(ANTS, folder, threads)
-    return {**arms, "ANTs SyN": ants} if ants.version else arms
-
-
-def more_arms(threads: int) -> dict[str, Arm]:
-    """What is tried on the real pair besides."""
-    ours, general = (
-        elastix(with_settings(load_method(name), threads=threads), whole=True)
-        for name in ("lung-ct", "bspline")
-    )
-    without = {"lung-ct without moving mask": ours, "lung-ct without masks": ours}
-    return {"bspline, whole preset": general, **without}
+def times(found: Comparison) -> str:
+    rows = [(r.method, f"{r.register_s:.1f}") for r in found.records if r.register_s]
+    return table(["method", "s"], rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="known deformations, from seed 1")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--times", action="store_true", help="measure times, not accuracy")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--out", type=Path, default=Path("comparisons/lung_ct"))
+    parser.add_argument("--table", type=Path, default=TABLE, help="file of the tables")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warm_up(options.threads)
-    pair, *points = read_pair(Path(os.environ["HYBRIDREG_DATA"]) / "lung_ct_elastix")
-    affine = elastix(with_settings(load_method("affine"), threads=options.threads), whole=True)
-    with tempfile.TemporaryDirectory() as name:
-        arms = arms_of(options.threads, Path(name))
-        if options.times:
-            found = times(pair, arms | more_arms(options.threads), affine)
-            write_section(TABLE, "Times", found, head=HEAD)
-            return
-        real = [*rows_of(pair, tuple(points), arms | more_arms(options.threads), affine)]
-        known = []
-        for seed in range(1, options.seeds + 1):
-            print(f"known deformation {seed}", flush=True)
-            known += rows_of(*known_pair(pair, seed), arms, affine)
-    write_section(TABLE, "Requirements", reached(real, known), head=HEAD)
-    found = table(["method", *MEASURES], map(cells, real))
-    write_section(TABLE, "Follow-up onto baseline", found, head=HEAD)
-    found = table([f"{options.seeds} deformations", *MEASURES], over_seeds(known))
-    write_section(TABLE, "Known deformations", found, head=HEAD)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (case,) = lung(Path(os.environ["HYBRIDREG_DATA"])).cases
+    methods = methods_of(options.out.absolute(), options.threads)
+
+    def compared(name: str, cases: Sequence[CaseRow], methods: dict[str, Any]) -> Comparison:
+        return compare(
+            cases,
+            methods,
+            options.out / name,
+            settings=Settings(score="tre_mean_mm" if cases[0].fixed_landmarks else "truth_mean_mm"),
+            seed=0,
+            place=Local(options.workers),
+            limits=Limits(threads=options.threads),
+            callback=lambda ended: print(ended.name, ended.reason, flush=True),
+        )
+
+    def write(title: str, text: str):
+        write_section(options.table, title, text, head=HEAD)
+
+    real = compared("real pair", [case], {**methods, "bspline": "bspline"})
+    found = [*lines(real)]
+    for what, masks in (("moving mask", ["moving_mask"]), ("masks", ["fixed_mask", "moving_mask"])):
+        fewer = replace(case, **dict.fromkeys(masks))
+        without = compared(f"real pair without {what}", [fewer], {OURS: OURS})
+        found += [[f"{OURS} without {what}", *row[1:]] for row in lines(without) if row[0] == OURS]
+    write("Follow-up onto baseline", table(["method", *MEASURES], found))
+    write("Times", times(real))
+    seeds = range(1, options.seeds + 1)
+    cases = [known_case(options.out / "deformed", case, seed) for seed in seeds]
+    known = compared("known deformations", cases, methods)
+    write("Known deformations", table([f"{options.seeds} deformations", *MEASURES], lines(known)))
+    write("Requirements", reached(real, known))
 
 
 if __name__ == "__main__":

@@ -86,11 +86,10 @@ def _read(path: Path, grid: Grid) -> Transform:
 
 
 def _write_pair(pair: ImagePair, folder: Path):
-    """fixed.nii.gz, moving.nii.gz, and fixed_mask.nii.gz where there is one."""
-    write_image(folder / "fixed.nii.gz", pair.fixed)
-    write_image(folder / "moving.nii.gz", pair.moving)
-    if pair.fixed_mask is not None:
-        write_image(folder / "fixed_mask.nii.gz", pair.fixed_mask)
+    """fixed.nii.gz, moving.nii.gz, and the masks that there are, fixed_mask.nii.gz and the other."""
+    for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
+        if (image := getattr(pair, name)) is not None:
+            write_image(folder / f"{name}.nii.gz", image)
 
 
 def _without_weights(weights: str, where: str) -> str:

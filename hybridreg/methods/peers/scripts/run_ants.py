@@ -9,12 +9,13 @@ import ants
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text())
 fixed, moving = (ants.image_read(f"{folder}/{side}.nii.gz") for side in ("fixed", "moving"))
-mask = folder / "fixed_mask.nii.gz"
+paths = {"mask": folder / "fixed_mask.nii.gz", "moving_mask": folder / "moving_mask.nii.gz"}
+masks = {name: ants.image_read(str(path)) for name, path in paths.items() if path.exists()}
 done = ants.registration(
     fixed,
     moving,
     outprefix=f"{folder}/ants_",
-    mask=ants.image_read(str(mask)) if mask.exists() else None,
+    **masks,
     **job,
 )
 named = [name for name in done["fwdtransforms"] if name != "Identity"]

@@ -14,6 +14,7 @@ options = [
     f"-m {job['metric']} -n {job['iterations']}",
     f"-threads {job['threads']}" if job["threads"] else "",
     f"-gm {folder}/fixed_mask.nii.gz" if (folder / "fixed_mask.nii.gz").exists() else "",
+    f"-mm {folder}/moving_mask.nii.gz" if (folder / "moving_mask.nii.gz").exists() else "",
 ]
 tool = picsl_greedy.Greedy3D if job["dimension"] == 3 else picsl_greedy.Greedy2D
 tool().execute(" ".join(options))
