@@ -236,6 +236,8 @@ def test_transforms_made_elsewhere_are_scored_as_methods_are(cases, tmp_path, in
     dice = {(r.name, r.method): r.scores.get("dice") for r in found.records}
     assert dice["case 0", "lab"] == pytest.approx(dice["case 0", "rigid"], abs=1e-3)
     assert dice["case 0", "rigid"] == first.records[1].scores["dice"]
+    times = {r.method: r.register_s for r in found.records if r.name == "case 0"}
+    assert times["lab"] is None and times["rigid"] > 0
     failed = next(r for r in found.records if r.status == "failed")
     assert failed.name == "case 1" and "no such file" in failed.reason
     assert str(tmp_path) not in failed.reason

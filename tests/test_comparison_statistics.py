@@ -195,11 +195,17 @@ def test_numbers_have_three_digits_and_no_exponent():
     assert words.number(0.00042, signed=True) == "+0.0004"
 
 
-def test_one_subject_is_described_and_not_ranked():
-    said = sentences(summarize(records({"ref": [0.5], "new": [0.6]}), reference="ref"))
-    assert said[0].startswith("2 methods on 1 case of 1 subject;")
-    assert any("not tested: 1 subject, at least 6 are needed" in sentence for sentence in said)
-    assert not any("resampled" in sentence for sentence in said)
+@pytest.mark.parametrize(("count", "persons"), [(1, "1 subject"), (5, "5 subjects")])
+def test_few_subjects_are_described_and_not_ranked(count, persons):
+    values = {"ref": [0.5] * count, "new": [0.6] * count}
+    said = " ".join(sentences(summarize(records(values), reference="ref")))
+    assert f"of {persons};" in said and f"not tested: {persons}, at least 6 are needed" in said
+    assert "resampled" not in said
+    enough = {
+        name: [*column, *column, *column, *column, *column, *column]
+        for name, column in values.items()
+    }
+    assert "resampled" in " ".join(sentences(summarize(records(enough), reference="ref")))
 
 
 def test_cases_that_some_method_has_not_reached_do_not_count():

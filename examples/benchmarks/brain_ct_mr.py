@@ -9,15 +9,13 @@ And so with 30 % of the CT's slices cut off below or above. Phantom: against the
 Verdicts: what hybridreg says of the atlas's own alignment and of the same perturbed as above, either
 image fixed, and of another person's MR on a CT.
 
-Times are from arrays in memory to a transform in memory (ANTs: from files it has read), warm, on 2
-threads, medians. ANTs runs in the Python that ANTS_PYTHON names, by default in this one.
-
-It does not run by `hybridreg compare`: an alignment counts as recovered by the distance to the one that the
-same method found without perturbation, and verdicts are given to alignments that no method made.
+Registrations run by `hybridreg.compare` and are kept in the folder of --out; the true transform of a case
+is the perturbation. Verdicts are given to alignments that no method made. Times are of the registration,
+images in memory to a transform in memory, of the machine as loaded as it was (those of the table: `--workers
+1 --threads 2`, nothing else running). ANTs runs in the Python that ANTS_PYTHON names, by default in this one.
 
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py [--cases 20 37] [--repeats 20]
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --verdicts
-    HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --times
 """
 
 from __future__ import annotations
@@ -25,31 +23,39 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from peers import AntsProcess, elastix_default
+from peers import elastix_default
 from sections import table, write_section
 from torch import Tensor
 
 from hybridreg.cases import ImagePair
-from hybridreg.config import load_intent, load_method, with_settings
+from hybridreg.cluster import Limits, Local
+from hybridreg.comparison import compare
+from hybridreg.comparison.entries import folder_of
+from hybridreg.comparison.results import Comparison
+from hybridreg.config import load_intent
 from hybridreg.decomposition import decompose
 from hybridreg.images import Image
 from hybridreg.io.images import read_image, write_image
-from hybridreg.methods.base import RegistrationError
+from hybridreg.io.output import TRANSFORM
+from hybridreg.io.tables import CaseRow
+from hybridreg.io.transforms import read_transform, write_transform
+from hybridreg.methods.base import RegistrationResult
+from hybridreg.methods.peers.ants import AntsSyn
 from hybridreg.phantoms import head_case
 from hybridreg.preprocessing import foreground
 from hybridreg.quality import judge, similarity
+from hybridreg.records import Record
 from hybridreg.transforms import IDENTITY, AffineTransform, Transform, rigid
 
-THREADS = 2
 TEST = [20, 37, 41]
 TURN_DEG, SHIFT_MM = 15.0, 20.0
 RECOVERED_MM = 2.0
@@ -65,7 +71,7 @@ TABLE = Path(__file__).with_suffix(".md")
 HEAD = "\n\n".join(
     [
         "CT to MR of one head: `brain-ct-mr` and others",
-        *__doc__.split("\n\n")[1:4],
+        *__doc__.split("\n\n")[1:3],
         """\
 *Unperturbed to atlas*: how far the alignment found without perturbation is from the atlas's own,
 which is not exact itself; in a line for all cases the largest. *Median*, *95 %*, *max*: of the
@@ -73,47 +79,30 @@ perturbed ones, from the unperturbed one.""",
     ]
 )
 
-Arm = Callable[[ImagePair], Transform]  # fixed to moving
-
-ANTS = """
-done = ants.registration(fixed, moving, type_of_transform="Rigid", random_seed=1)
-seconds = time.perf_counter() - start
-found = ants.read_transform(done["fwdtransforms"][0])
-print(json.dumps([seconds, *map(list, (found.parameters, found.fixed_parameters))]), flush=True)
-"""
+STACKS = Path(os.environ.get("HYBRIDREG_DATA", ".")) / "harvard_aanlib" / "stacks_ct_mr"
 
 
 @dataclass(frozen=True)
 class Found:
-    """One alignment: mm from the one without perturbation and from the truth."""
+    """One alignment: mm from the one without perturbation and from the atlas's; infinite if it failed."""
 
+    record: Record
     from_run_mm: float
-    from_truth_mm: float
-    seconds: float
+    from_atlas_mm: float
 
 
 @dataclass(frozen=True)
-class Row:
-    """All alignments of one case by one arm; the first is the one without perturbation."""
-
-    arm: str
-    fixed: str
-    crop: str
-    case: str
-    found: tuple[Found, ...]
-
-    @property
-    def perturbed_mm(self) -> list[float]:
-        return [found.from_run_mm for found in self.found[1:]]
-
-
-def ours(method) -> Arm:
-    return lambda pair: method.register(pair).transform
-
-
-def simpleitk(pair: ImagePair) -> Transform:
+class SimpleItk:
     """SimpleITK as in its own example of mutual information, rigid and at three levels."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
+
+    threads: int = 1
+
+    def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self.threads)
+        return RegistrationResult(_by_simpleitk(pair))
+
+
+def _by_simpleitk(pair: ImagePair) -> AffineTransform:
     fixed, moving = _to_sitk(pair.fixed), _to_sitk(pair.moving)
     start = sitk.CenteredTransformInitializer(
         fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
@@ -143,19 +132,6 @@ def _to_sitk(image: Image) -> sitk.Image:
     converted.SetOrigin(image.grid.origin)
     converted.SetDirection(np.ravel(image.grid.direction).tolist())
     return converted
-
-
-class Ants(AntsProcess):
-    """ANTs' rigid registration; knows how long it took itself."""
-
-    seconds = 0.0
-
-    def __call__(self, pair: ImagePair) -> Transform:
-        write_image(self.folder / "fixed.nii.gz", pair.fixed)
-        write_image(self.folder / "moving.nii.gz", pair.moving)
-        self.seconds, parameters, center = self.ask()
-        matrix = np.reshape(parameters[:9], (3, 3))
-        return AffineTransform.from_parts(matrix, parameters[9:], center)
 
 
 def perturbations(count: int, seed: int) -> list[tuple[list[float], list[float]]]:
@@ -199,43 +175,6 @@ def verdict(pair: ImagePair, transform: AffineTransform) -> str:
     ).status
 
 
-def attempt(arm: Arm, pair: ImagePair) -> tuple[Transform, float]:
-    """The alignment and its seconds; an arm that gives up leaves the images where they lie."""
-    start = time.perf_counter()
-    try:
-        found = arm(pair)
-    except (RegistrationError, RuntimeError) as error:
-        print(f"    gave up: {str(error)[:200]}", flush=True)
-        found = IDENTITY
-    seconds = time.perf_counter() - start
-    return found, arm.seconds if isinstance(arm, Ants) else seconds
-
-
-def run_stack(
-    name: str, arm: Arm, case: int, *, fixed: str, crop: str, repeats: int, folder: Path
-) -> Row:
-    """One person's stacks, as they are and perturbed."""
-    images = {side: read_image(folder / f"case{case}_{side}.nii.gz") for side in ("ct", "mr")}
-    # The MR shows the scalp too; CT windowed for brain does not. Both lie on one grid.
-    head = foreground(images["mr"]).data != 0
-    points = images["mr"].grid.points()[head][::97]
-    images["ct"] = cropped(images["ct"], *CROPS[crop])
-    moving = images["mr" if fixed == "ct" else "ct"]
-    nothing = ([0.0] * 3, [0.0] * 3)
-    found, backs = [], []
-    for angles, shift in [nothing, *perturbations(repeats, case)]:
-        perturbation = rigid(angles, shift, points.mean(0))
-        pair = ImagePair(images[fixed], placed(moving, perturbation))
-        transform, seconds = attempt(arm, pair)
-        back = perturbation.inverse()(transform(points))
-        backs.append(back)
-        from_run, from_truth = (
-            (back - there).norm(dim=-1).mean().item() for there in (backs[0], points)
-        )
-        found.append(Found(from_run, from_truth, seconds))
-    return Row(name, fixed, crop, str(case), tuple(found))
-
-
 def with_metal(image: Image) -> Image:
     """A piece of metal of 1 cm in a CT of the phantom: 20000 HU."""
     place = image.grid.center + torch.tensor([30.0, -20.0, -25.0], dtype=torch.float64)
@@ -259,53 +198,107 @@ VARIANTS: dict[str, Callable[[Image], Image]] = {
 }
 
 
-def phantom_errors(arm: Arm, seeds: range) -> Iterator[tuple[str, float]]:
-    """Mean distance in mm to the truth over the head: each variant, each role."""
-    for seed in seeds:
-        angles, shift = perturbations(1, seed)[0]
-        case = head_case(angles_deg=angles, translation_mm=shift, seed=seed)
-        fixed, moving = case.pair.fixed, case.pair.moving
-        points = fixed.grid.points()[case.fixed_labels.data != 0][::97]
-        for name, change in VARIANTS.items():
-            for pair in (ImagePair(change(fixed), moving), ImagePair(moving, change(fixed))):
-                found = arm(pair)
-                found = found if pair.moving is moving else found.inverse()
-                yield name, distance_mm(found, case.true_transform, points)
+@cache
+def head_points(case: int) -> Tensor:
+    """Of the head, by the MR: it shows the scalp too, CT windowed for brain does not."""
+    image = read_image(STACKS / f"case{case}_mr.nii.gz")
+    return image.grid.points()[foreground(image).data != 0][::97]
 
 
-def stack_table(rows: list[Row]) -> str:
-    """A line for each row, and one for all of an arm, role and crop."""
+def perturbation(case: int, number: int) -> AffineTransform:
+    """The perturbation of so many; none for 0."""
+    nothing = ([0.0] * 3, [0.0] * 3)
+    return rigid(*[nothing, *perturbations(number, case)][-1], head_points(case).mean(0))
+
+
+def stack_case(folder: Path, case: int, fixed: str, crop: str, number: int) -> CaseRow:
+    """One person's stacks, the moving one perturbed; written into a folder."""
+    images = {side: read_image(STACKS / f"case{case}_{side}.nii.gz") for side in ("ct", "mr")}
+    images["ct"] = cropped(images["ct"], *CROPS[crop])
+    there = perturbation(case, number)
+    pair = ImagePair(images[fixed], placed(images["mr" if fixed == "ct" else "ct"], there))
+    name = f"case {case} {fixed} {list(CROPS).index(crop)} {number}"
+    more = {"case": str(case), "fixed on": fixed, "slices": crop, "number": str(number)}
+    return written(folder, name, pair, there, more)
+
+
+def phantom_case(folder: Path, seed: int, variant: str, fixed: str) -> CaseRow:
+    """A phantom's CT, changed, onto its MR or the other way round."""
+    angles, shift = perturbations(1, seed)[0]
+    case = head_case(angles_deg=angles, translation_mm=shift, seed=seed)
+    pair, truth = (
+        ImagePair(VARIANTS[variant](case.pair.fixed), case.pair.moving),
+        case.true_transform,
+    )
+    if fixed == "mr":
+        pair, truth = ImagePair(pair.moving, pair.fixed), truth.inverse()
+    name = f"phantom {seed} {list(VARIANTS).index(variant)} {fixed}"
+    return written(folder, name, pair, truth, {"case": str(seed), "variant": variant})
+
+
+def written(
+    folder: Path, name: str, pair: ImagePair, truth: Transform, more: Mapping[str, str]
+) -> CaseRow:
+    paths = {side: folder / f"{name} {side}.nii.gz" for side in ("fixed", "moving")}
+    for side, path in paths.items():
+        write_image(path, getattr(pair, side))
+    write_transform(folder / f"{name}.tfm", truth)
+    return CaseRow(name, **paths, truth=folder / f"{name}.tfm", subject=more["case"], more=more)
+
+
+def alignments(done: Comparison) -> Iterator[Found]:
+    """Of all records; the one without perturbation comes first of its case."""
+    alone: dict[tuple[str, ...], Tensor] = {}
+    for record in done.records:
+        if record.status != "done":
+            yield Found(record, np.inf, np.inf)
+            continue
+        case, points = int(record.more["case"]), head_points(int(record.more["case"]))
+        found = read_transform(folder_of(done.folder, record.name, record.method) / TRANSFORM)
+        back = perturbation(case, int(record.more["number"])).inverse()(found(points))
+        first = alone.setdefault((record.method, *group_of(record), record.more["case"]), back)
+        yield Found(record, *((back - at).norm(dim=-1).mean().item() for at in (first, points)))
+
+
+def group_of(record: Record) -> tuple[str, str]:
+    return record.more["fixed on"], record.more["slices"]
+
+
+def stack_table(found: Sequence[Found]) -> str:
+    """A line for each method, role, crop and case, and one for all cases."""
     names = "method|fixed|slices|case|unperturbed to atlas mm|within 2 mm|median mm|95 % mm|max mm"
     lines = []
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.arm, row.fixed, row.crop), []).append(row)
-    for (arm, fixed, crop), members in groups.items():
-        for case, part in [*((row.case, [row]) for row in members), ("**all**", members)]:
-            errors = [error for row in part for error in row.perturbed_mm]
-            fraction = np.mean(np.array(errors) <= RECOVERED_MM)
-            atlas = max(row.found[0].from_truth_mm for row in part)
+    groups: dict[tuple[str, ...], dict[str, list[Found]]] = {}
+    for each in found:
+        cases = groups.setdefault((each.record.method, *group_of(each.record)), {})
+        cases.setdefault(each.record.more["case"], []).append(each)
+    for (method, fixed, crop), cases in groups.items():
+        for case, part in [*cases.items(), ("**all**", sum(cases.values(), []))]:
+            alone = [each.from_atlas_mm for each in part if each.record.more["number"] == "0"]
+            errors = [each.from_run_mm for each in part if each.record.more["number"] != "0"]
+            near = f"{np.mean(np.array(errors) <= RECOVERED_MM):.0%} of {len(errors)}"
             spread = [f"{value:.2f}" for value in np.percentile(errors, [50, 95, 100])]
-            shown = (f"{atlas:.2f}", f"{fraction:.0%} of {len(errors)}", *spread)
-            lines.append([arm, fixed.upper(), crop, case, *shown])
+            lines.append([method, fixed.upper(), crop, case, f"{max(alone):.2f}", near, *spread])
     return table(names.split("|"), lines)
 
 
-def times_table(rows: list[Row]) -> str:
-    lines = []
-    for arm, fixed in dict.fromkeys((row.arm, row.fixed) for row in rows):
-        chosen = [row for row in rows if (row.arm, row.fixed) == (arm, fixed)]
-        seconds = [found.seconds for row in chosen for found in row.found]
-        shown = [f"{value:.1f}" for value in (statistics.median(seconds), max(seconds))]
-        lines.append([arm, fixed.upper(), len(seconds), *shown])
+def times_table(found: Sequence[Found]) -> str:
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for each in found:
+        if each.record.register_s and each.record.more["slices"] == "whole":
+            key = (each.record.method, each.record.more["fixed on"].upper())
+            seconds.setdefault(key, []).append(each.record.register_s)
+    lines = [
+        [*key, len(s), f"{statistics.median(s):.1f}", f"{max(s):.1f}"] for key, s in seconds.items()
+    ]
     return table(["method", "fixed", "runs", "median s", "longest s"], lines)
 
 
-def evaluated(case: int, folder: Path, repeats: int) -> Iterator[tuple[str, str]]:
+def evaluated(case: int, repeats: int) -> Iterator[tuple[str, str]]:
     """The verdicts for one person: the atlas's alignment, and wrong ones."""
-    images = {side: read_image(folder / f"case{case}_{side}.nii.gz") for side in ("ct", "mr")}
-    points = images["mr"].grid.points()[foreground(images["mr"]).data != 0][::97]
-    others = {other: read_image(folder / f"case{other}_mr.nii.gz") for other in TEST}
+    images = {side: read_image(STACKS / f"case{case}_{side}.nii.gz") for side in ("ct", "mr")}
+    points = head_points(case)
+    others = {other: read_image(STACKS / f"case{other}_mr.nii.gz") for other in TEST}
     for fixed, moving in (("ct", "mr"), ("mr", "ct")):
         pair = ImagePair(images[fixed], images[moving])
         yield "the atlas's alignment", verdict(pair, HERE)
@@ -326,30 +319,59 @@ def verdict_table(said: list[tuple[str, str]]) -> str:
     return table(["alignments", "number", "pass", "warn", "fail"], lines)
 
 
-def phantom_table(errors: dict[str, list[float]]) -> str:
-    lines = [
-        [name, len(values), f"{statistics.median(values):.3f}", f"{max(values):.3f}"]
-        for name, values in errors.items()
-    ]
+def phantom_table(records: Sequence[Record]) -> str:
+    lines = []
+    for variant in VARIANTS:
+        of = [r for r in records if (r.method, r.more["variant"]) == (PRESET, variant)]
+        errors = [r.scores["truth_mean_mm"] if r.scores else np.inf for r in of]
+        lines.append([variant, len(of), f"{statistics.median(errors):.3f}", f"{max(errors):.3f}"])
     return table(["phantom CT", "alignments", "median mm", "max mm"], lines)
 
 
-def plan(method, options, folder: Path) -> Iterator[tuple[str, Arm, str, str, int]]:
-    """Name, arm, fixed image, crop and repeats of everything to be done on the stacks."""
-    arm = ours(method)
-    for fixed in ("ct", "mr"):
-        yield PRESET, arm, fixed, "whole", options.repeats
-    for crop in list(CROPS)[1:] if options.crop_repeats else ():
-        for fixed in ("ct", "mr"):
-            yield PRESET, arm, fixed, crop, options.crop_repeats
-    default = ours(elastix_default("rigid", folder, THREADS))
-    yield "elastix default", default, "ct", "whole", options.peer_repeats
-    yield "SimpleITK", simpleitk, "ct", "whole", options.peer_repeats
-    ants = Ants(ANTS, folder, THREADS)
-    if ants.version:
-        yield "ANTs Rigid", ants, "ct", "whole", options.peer_repeats
-    else:
-        print("ANTs Rigid: not installed", flush=True)
+def others(folder: Path, threads: int) -> dict[str, Any]:
+    ants = AntsSyn("Rigid", affine="", python=os.environ.get("ANTS_PYTHON", ""))
+    default = elastix_default("rigid", folder, threads)
+    methods = {"elastix default": default, "SimpleITK": SimpleItk(threads)}
+    return methods if ants.missing() else {**methods, "ANTs Rigid": ants}
+
+
+def registered(options: argparse.Namespace):
+    """Registers everything and writes the tables as they grow: a run may be interrupted."""
+    images = options.out / "images"
+    images.mkdir(parents=True, exist_ok=True)
+
+    def compared(name: str, cases: Sequence[CaseRow], methods: dict[str, Any]) -> Comparison:
+        how = {"place": Local(options.workers), "limits": Limits(threads=options.threads)}
+        done = compare(cases, methods, options.out / name, seed=0, report=False, **how)
+        unasked = {each.name for each in done.contenders if each.added}
+        return replace(done, entries=[e for e in done.entries if e.record.method not in unasked])
+
+    phantoms = [
+        phantom_case(images, seed, variant, fixed)
+        for seed in range(options.phantoms)
+        for variant in VARIANTS
+        for fixed in ("ct", "mr")
+    ]
+    if phantoms:
+        records = compared("phantoms", phantoms, {PRESET: PRESET}).records
+        write_section(options.table, "Phantom", phantom_table(records), head=HEAD)
+    rows = [
+        stack_case(images, case, fixed, crop, number)
+        for crop in (CROPS if options.crop_repeats else ["whole"])
+        for fixed in ("ct", "mr")
+        for case in options.cases
+        for number in range(1 + (options.repeats if crop == "whole" else options.crop_repeats))
+    ]
+    few = [row for row in rows if (row.more["fixed on"], row.more["slices"]) == ("ct", "whole")]
+    few = [row for row in few if int(row.more["number"]) <= options.peer_repeats]
+    found: list[Found] = []
+    for name, cases, methods in (
+        (PRESET, rows, {PRESET: PRESET}),
+        ("others", few, others(options.out.absolute(), options.threads)),
+    ):
+        found += alignments(compared(name, cases, methods))
+        write_section(options.table, "Stacks", stack_table(found), head=HEAD)
+        write_section(options.table, "Times", times_table(found), head=HEAD)
 
 
 def main():
@@ -360,36 +382,16 @@ def main():
     parser.add_argument("--crop-repeats", type=int, default=3)
     parser.add_argument("--phantoms", type=int, default=3)
     parser.add_argument("--verdicts", action="store_true", help="judge only, register nothing")
-    parser.add_argument("--times", action="store_true", help="two repeats of whole stacks only")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--out", type=Path, default=Path("comparisons/brain_ct_mr"))
+    parser.add_argument("--table", type=Path, default=TABLE, help="file of the tables")
     options = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    stacks = Path(os.environ["HYBRIDREG_DATA"]) / "harvard_aanlib" / "stacks_ct_mr"
     if options.verdicts:
-        said = [pair for case in options.cases for pair in evaluated(case, stacks, options.repeats)]
-        write_section(TABLE, "Verdicts", verdict_table(said), head=HEAD)
-        return
-    if options.times:
-        options.repeats = options.peer_repeats = 2
-        options.crop_repeats = options.phantoms = 0
-    with tempfile.TemporaryDirectory() as name:
-        registered(options, stacks, Path(name))
-
-
-def registered(options: argparse.Namespace, stacks: Path, folder: Path):
-    """Registers everything and writes the tables as they grow: a run may be interrupted."""
-    method = with_settings(load_method(PRESET), threads=THREADS)
-    errors: dict[str, list[float]] = {}
-    for variant, error in phantom_errors(ours(method), range(options.phantoms)):
-        errors.setdefault(variant, []).append(error)
-        write_section(TABLE, "Phantom", phantom_table(errors), head=HEAD)
-    rows: list[Row] = []
-    for arm_name, arm, fixed, crop, repeats in plan(method, options, folder):
-        how = {"fixed": fixed, "crop": crop, "repeats": repeats, "folder": stacks}
-        for case in options.cases:
-            rows.append(run_stack(arm_name, arm, case, **how))
-            print(stack_table(rows[-1:]).splitlines()[2], flush=True)
-            section = ("Times", times_table) if options.times else ("Stacks", stack_table)
-            write_section(TABLE, section[0], section[1](rows), head=HEAD)
+        said = [pair for case in options.cases for pair in evaluated(case, options.repeats)]
+        write_section(options.table, "Verdicts", verdict_table(said), head=HEAD)
+    else:
+        registered(options)
 
 
 if __name__ == "__main__":

@@ -221,6 +221,7 @@ class _Runner:
             "peak_memory_mb": round(ended.peak_memory_bytes / 1e6) or None,
         }
         known = {"subject": row.subject or row.name, "more": row.more, **used}
+        known |= {"register_s": None} if each.pattern else {}  # it was only read
         if ended.failed:
             failure = {"status": "failed", "reason": ended.reason, "method": each.name}
             record = Record(row.name, config=each.config, **failure, **known)
