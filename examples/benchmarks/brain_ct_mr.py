@@ -36,7 +36,7 @@ from peers import elastix_default
 from sections import table, write_section
 from torch import Tensor
 
-from hybridreg.cases import ImagePair
+from hybridreg.cases import Case, ImagePair
 from hybridreg.cluster import Limits, Local
 from hybridreg.comparison import compare
 from hybridreg.comparison.entries import folder_of
@@ -222,10 +222,16 @@ def stack_case(folder: Path, case: int, fixed: str, crop: str, number: int) -> C
     return written(folder, name, pair, there, more)
 
 
+@cache
+def phantom(seed: int) -> Case:
+    """A phantom head, CT onto MR."""
+    angles, shift = perturbations(1, seed)[0]
+    return head_case(angles_deg=angles, translation_mm=shift, seed=seed)
+
+
 def phantom_case(folder: Path, seed: int, variant: str, fixed: str) -> CaseRow:
     """A phantom's CT, changed, onto its MR or the other way round."""
-    angles, shift = perturbations(1, seed)[0]
-    case = head_case(angles_deg=angles, translation_mm=shift, seed=seed)
+    case = phantom(seed)
     pair, truth = (
         ImagePair(VARIANTS[variant](case.pair.fixed), case.pair.moving),
         case.true_transform,
@@ -233,7 +239,8 @@ def phantom_case(folder: Path, seed: int, variant: str, fixed: str) -> CaseRow:
     if fixed == "mr":
         pair, truth = ImagePair(pair.moving, pair.fixed), truth.inverse()
     name = f"phantom {seed} {list(VARIANTS).index(variant)} {fixed}"
-    return written(folder, name, pair, truth, {"case": str(seed), "variant": variant})
+    more = {"case": str(seed), "fixed on": fixed, "variant": variant}
+    return written(folder, name, pair, truth, more)
 
 
 def written(
@@ -319,12 +326,20 @@ def verdict_table(said: list[tuple[str, str]]) -> str:
     return table(["alignments", "number", "pass", "warn", "fail"], lines)
 
 
-def phantom_table(records: Sequence[Record]) -> str:
-    lines = []
-    for variant in VARIANTS:
-        of = [r for r in records if (r.method, r.more["variant"]) == (PRESET, variant)]
-        errors = [r.scores["truth_mean_mm"] if r.scores else np.inf for r in of]
-        lines.append([variant, len(of), f"{statistics.median(errors):.3f}", f"{max(errors):.3f}"])
+def phantom_table(done: Comparison) -> str:
+    """Mean distances to the truth over the head, from the CT."""
+    errors: dict[str, list[float]] = {}
+    for record in done.records:
+        case = phantom(int(record.more["case"]))
+        points = case.pair.fixed.grid.points()[case.fixed_labels.data != 0][::97]
+        found = read_transform(folder_of(done.folder, record.name, record.method) / TRANSFORM)
+        found = found.inverse() if record.more["fixed on"] == "mr" else found
+        mean = distance_mm(found, case.true_transform, points)
+        errors.setdefault(record.more["variant"], []).append(mean)
+    lines = [
+        [name, len(values), f"{statistics.median(values):.3f}", f"{max(values):.3f}"]
+        for name, values in errors.items()
+    ]
     return table(["phantom CT", "alignments", "median mm", "max mm"], lines)
 
 
@@ -353,8 +368,8 @@ def registered(options: argparse.Namespace):
         for fixed in ("ct", "mr")
     ]
     if phantoms:
-        records = compared("phantoms", phantoms, {PRESET: PRESET}).records
-        write_section(options.table, "Phantom", phantom_table(records), head=HEAD)
+        done = compared("phantoms", phantoms, {PRESET: PRESET})
+        write_section(options.table, "Phantom", phantom_table(done), head=HEAD)
     rows = [
         stack_case(images, case, fixed, crop, number)
         for crop in (CROPS if options.crop_repeats else ["whole"])

@@ -4,10 +4,10 @@ Pairs: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice 
 fixed image (nearest neighbor), folded voxels of the fixed brain. All deformable methods follow the
 same affine: the linear stages of `brain-mr`. And the person scanned twice (1018, 1038), both ways.
 
-Everything is run by `hybridreg compare`: finished registrations are kept in the folder of --out, so the
-run can be interrupted, and records, statistics and the page of both comparisons are there. For times give
-`--workers 1 --threads 2` with nothing else running: they are of the registration, arrays in memory to
-transform in memory, medians over the pairs (peers that take files: theirs and the affine included).
+Everything is run by `hybridreg.compare`: finished registrations are kept in the folder of --out, so the
+run can be interrupted, and records, statistics and the page of both comparisons are there; its tables are
+printed. For times give `--workers 1 --threads 2` with nothing else running: they are of the registration,
+images in memory to a transform in memory, medians over the pairs, the affine included.
 
     HYBRIDREG_DATA=... python examples/benchmarks/brain_mr.py [--arms affine,brain-mr] [--pairs 4]
 """
@@ -17,24 +17,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import statistics
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from comparisons import BRAINS, brain_case
 from peers import elastix_default
-from sections import table
 
 from hybridreg.cluster import Limits, Local
 from hybridreg.comparison import compare
+from hybridreg.comparison.tables import markdown
 from hybridreg.config import load_method
-from hybridreg.io.tables import CaseRow
 from hybridreg.methods.combine import Chain
 from hybridreg.methods.peers.ants import AntsSyn
 from hybridreg.methods.peers.greedy import Greedy
-from hybridreg.records import Record
 
-TEST = list(itertools.permutations([1015, 1017, 1036, 1128], 2))
+TEST = list(itertools.permutations(BRAINS, 2))
 RESCAN = [(1018, 1038), (1038, 1018)]
 THREADS = 2
 LINEAR = load_method("brain-lddmm").stages[0]  # the linear stages of brain-mr
@@ -54,26 +51,6 @@ def arms(folder: Path, threads: int) -> dict[str, Any]:
     return {**whole, **{name: Chain((LINEAR, method)) for name, method in after.items()}}
 
 
-def case(folder: Path, fixed: int, moving: int) -> CaseRow:
-    images = (folder / f"{person}_SS.nii.gz" for person in (fixed, moving))
-    labels = (folder / f"{person}_glm.nii.gz" for person in (fixed, moving))
-    named = dict(zip(("fixed_labels", "moving_labels"), labels, strict=True))
-    return CaseRow(f"{fixed} from {moving}", *images, subject=str(fixed), **named)
-
-
-def summary(records: Sequence[Record], methods: Mapping[str, Any]) -> str:
-    rows = []
-    for name in methods:
-        done = [record for record in records if record.method == name and record.status == "done"]
-        overlap, folds = ([r.scores[key] for r in done] for key in ("dice", "folding_percent"))
-        if done:
-            numbers = (statistics.mean(overlap), min(overlap), statistics.mean(folds), max(folds))
-            seconds = statistics.median(record.register_s for record in done)
-            rows.append([name, len(done), *(f"{n:.3f}" for n in numbers), f"{seconds:.1f}"])
-    names = ["method", "pairs", "Dice, mean", "worst pair", "folded %, mean", "worst", "seconds"]
-    return table(names, rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--arms", default=",".join(DEFAULT_ARMS))
@@ -82,7 +59,7 @@ def main():
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
-    folder = Path(os.environ["HYBRIDREG_DATA"]) / "oasis_malf35" / "subjects"
+    data = Path(os.environ["HYBRIDREG_DATA"])
     options.out.mkdir(exist_ok=True)
     known = arms(options.out.absolute(), options.threads)
     methods = {name: known[name] for name in options.arms.split(",")}
@@ -91,7 +68,7 @@ def main():
         ("One person, scanned twice", RESCAN),
     ):
         found = compare(
-            [case(folder, *pair) for pair in pairs],
+            [brain_case(data, *pair) for pair in pairs],
             methods,
             options.out / title,
             report=False,
@@ -99,7 +76,7 @@ def main():
             limits=Limits(threads=options.threads),
             callback=lambda ended: print(ended.name, ended.reason, flush=True),
         )
-        print(f"\n{title}\n\n{summary(found.records, methods)}", flush=True)
+        print(f"\n{title}\n\n{markdown(found.summary)}", flush=True)
 
 
 if __name__ == "__main__":

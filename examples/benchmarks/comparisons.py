@@ -71,18 +71,15 @@ class Problem:
 
 def brain(data: Path) -> Problem:
     """Every test person onto every other, 1 mm, skull-stripped T1."""
-    folder = data / "oasis_malf35" / "subjects"
-    cases = [
-        CaseRow(
-            f"{fixed} from {moving}",
-            *(folder / f"{person}_SS.nii.gz" for person in (fixed, moving)),
-            subject=str(fixed),
-            fixed_labels=folder / f"{fixed}_glm.nii.gz",
-            moving_labels=folder / f"{moving}_glm.nii.gz",
-        )
-        for fixed, moving in itertools.permutations(BRAINS, 2)
-    ]
-    methods = ("brain-fast", "affine-fast", "greedy", "dirnet-brain", "quicksilver-brain", "brain-mr")
+    cases = [brain_case(data, *pair) for pair in itertools.permutations(BRAINS, 2)]
+    methods = (
+        "brain-fast",
+        "affine-fast",
+        "greedy",
+        "dirnet-brain",
+        "quicksilver-brain",
+        "brain-mr",
+    )
     methods += ("brain-any-contrast",)
     note = (
         "Mean Dice of about 138 labels; the person of the fixed image is the subject. All 12 pairs by "
@@ -90,6 +87,17 @@ def brain(data: Path) -> Problem:
     )
     peers = ("brain-lddmm", "ants-syn", "ants-syn CC", "convex-adam", "impact MIND", "fireants")
     return Problem("Brain", cases, methods, (*peers, *NETWORKS), 0.01, note)
+
+
+def brain_case(data: Path, fixed: int, moving: int) -> CaseRow:
+    folder = data / "oasis_malf35" / "subjects"
+    return CaseRow(
+        f"{fixed} from {moving}",
+        *(folder / f"{person}_SS.nii.gz" for person in (fixed, moving)),
+        subject=str(fixed),
+        fixed_labels=folder / f"{fixed}_glm.nii.gz",
+        moving_labels=folder / f"{moving}_glm.nii.gz",
+    )
 
 
 def hippocampus(data: Path) -> Problem:
@@ -121,7 +129,9 @@ def cardiac(data: Path) -> Problem:
     cases = [case for person in HEARTS for case in frame_pairs(data / "sunnybrook_2d", person)]
     methods = ("cardiac-2d", "deformable-2d", "greedy", "dirnet-cardiac-2d")
     note = "Dice of the blood pool of the left ventricle; 1 pixel is taken as 1 mm."
-    return Problem("Cardiac, 2D", cases, methods, ("bspline", "ants-syn", "ants-syn CC"), 0.01, note)
+    return Problem(
+        "Cardiac, 2D", cases, methods, ("bspline", "ants-syn", "ants-syn CC"), 0.01, note
+    )
 
 
 def frame_pairs(folder: Path, person: str, *, onto: str = "systole") -> Iterator[CaseRow]:
