@@ -8,6 +8,8 @@ resampled once; of the deformable part, in the fixed brain, the standard deviati
 determinants; folded voxels of the total map on the whole grid; how far the inverse of a mapped point is
 from it; seconds from arrays to transform after the affine, kernels loaded, 2 threads.
 
+It does not run by `hybridreg compare`: all methods share an affine found once, and times are of what follows.
+
 Rows are added to demons_hammer.csv as they come and not computed again; --times measures the first pair
 again and replaces its seconds.
 

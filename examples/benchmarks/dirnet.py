@@ -1,7 +1,8 @@
 """How well trained networks (DIRNet, DLIR) register, and how fast, compared with methods that optimize.
 
-`cardiac`: the test persons of sunnybrook_2d as in `cardiac_2d.py`, diastole onto systole, one pair per slice level. The interval of a difference of Dice is that of 10,000 bootstrap
-samples of persons, of the mean over all their pairs.
+`cardiac`: the test persons of sunnybrook_2d as in `cardiac_2d.py`, diastole onto systole, one pair per slice level, by `hybridreg.compare`, which
+keeps finished registrations in the folder of --records. The interval of a difference of Dice is that of 10,000 bootstrap samples of persons, of the
+mean over all their pairs.
 `brain`: the 12 pairs of test persons of oasis_malf35 (`brain_mr.py`), 1 mm, mean Dice of all labels of the fixed image, resampled once.
 `mnist`: as de Vos 2017, pairs of one digit each, of the 10,000 test digits of MNIST: the first 8000 for training, the next 1000 for
 validation, the last 1000 for the test; the overlap of what is brighter than half, before and after; and a figure.
@@ -33,15 +34,16 @@ from sections import table, write_section
 
 from hybridreg.case_files import read_case
 from hybridreg.cases import Case, ImagePair
+from hybridreg.cluster import Limits
+from hybridreg.comparison import compare
 from hybridreg.config import load_method, load_training, with_settings
 from hybridreg.evaluation import dice
 from hybridreg.geometry import Grid
 from hybridreg.images import Image
 from hybridreg.io.images import read_image, read_labels, write_image
+from hybridreg.io.tables import CaseRow
 from hybridreg.methods.base import RegistrationMethod
-from hybridreg.methods.given import Identity
-from hybridreg.pipeline import run
-from hybridreg.records import Record, read_records, write_records
+from hybridreg.records import Record
 from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 from hybridreg.warping import jacobian_determinant, warp
 
@@ -67,39 +69,12 @@ stage = { spacing = 8, width = 16, layers = 5 }
 """
 
 
-def cardiac(folder: Path, names: Sequence[str], persons: list[str], records: Path, threads: int):
-    """Records are added as they come and not computed again."""
-    records.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        method = with_settings(load_method(name), threads=threads)
-        for person in persons:
-            known = known_records(records)
-            if all((r.subject, r.method) != (person, name) for r in known):
-                known += records_of(name, method, folder / "sunnybrook_2d", person)
-                write_records(records, known)
-    found = [r for r in known_records(records) if r.more["onto"] == "systole"]
-    found.sort(key=lambda record: ["before", *CARDIAC].index(record.method))
+def cardiac(cases: list[CaseRow], names: Sequence[str], out: Path, threads: int):
+    done = compare(cases, list(names), out, seed=0, report=False, limits=Limits(threads=threads))
+    found = [r for r in done.records if r.status == "done" and r.method != "rigid"]
     write_section(TABLE, "Heart, all pairs", method_table(found), head=HEAD)
-    missing = patient_table(found).replace(" nan |", " |")  # of methods measured on some persons
-    write_section(TABLE, "Heart, mean Dice", missing, head=HEAD)
+    write_section(TABLE, "Heart, mean Dice", patient_table(found), head=HEAD)
     write_section(TABLE, "Heart, differences", difference_table(found), head=HEAD)
-
-
-def known_records(folder: Path) -> list[Record]:
-    path = folder / "records.json"
-    return read_records(path) if path.exists() else []
-
-
-def records_of(name: str, method: RegistrationMethod, folder: Path, person: str) -> list[Record]:
-    """Of every pair of a person, onto systole; "before" too, with the first of the methods."""
-    methods = {"before": Identity()} if name == CARDIAC[0] else {}
-    found = []
-    for case in read_cases(folder, person):
-        for preset, by in {**methods, name: method}.items():
-            outcome = run(case, by, preset=preset, without=("inverse", "verdict"))
-            known = {"subject": person, "more": {"onto": "systole"}}
-            found.append(Record.of(outcome.summary(), case.name, **known))
-    return found
 
 
 def read_cases(folder: Path, person: str) -> Iterator[Case]:
@@ -316,7 +291,8 @@ def main():
     folder = Path(os.environ["HYBRIDREG_DATA"])
     if options.part == "cardiac":
         names = options.methods or CARDIAC
-        cardiac(folder, names, options.persons or HEARTS, options.records, options.threads)
+        cases = [*cases_of(folder / "sunnybrook_2d", options.persons or HEARTS, "systole")]
+        cardiac(cases, names, options.records, options.threads)
     elif options.part == "brain":
         brain(folder, options.methods or BRAIN, options.persons)
     elif options.part == "mnist":

@@ -8,6 +8,8 @@ total map on the whole grid; how far the inverse of a mapped point is from it.
 Contrasts: the moving image as it is, with its tissues remapped to those of T2 ("t2") or inverted
 ("inverted"). Parameters are chosen on the validation persons.
 
+It does not run by `hybridreg compare`: contrasts are exchanged in memory, and all arms share an affine found once.
+
 Rows are added to features.csv as they come and not computed again; `--most` ends after so many.
 
 Presets start from nothing and keep their own smoothness with --smoothness 0.

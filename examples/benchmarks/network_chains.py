@@ -8,6 +8,8 @@ the affine, which is the same for all. `start`: the network, then `instance` at 
 - contrast: each intensity of the moving image gets another brightness, one random curve
 - partial: the moving image lacks its lower half; labels that it has lost more than a tenth of are not counted
 
+It does not run by `hybridreg compare`: pairs are made difficult in memory, and seconds are of what follows a shared affine.
+
 Rows are added to network_chains.csv as they come and not computed again.
 
     HYBRIDREG_DATA=... python examples/benchmarks/network_chains.py start|hard|table [--pairs N]

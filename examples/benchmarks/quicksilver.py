@@ -10,6 +10,8 @@ LDDMM with the settings of the training. Measures:
   dice       mean of all labels of the fixed image, resampled once (brains)
   folds      folded voxels of the fixed image
 
+It does not run by `hybridreg compare`: it measures momenta and maps against the optimization that they learned from.
+
 Rows are added to quicksilver.csv as they come and not computed again; `table` writes quicksilver.md.
 
     HYBRIDREG_DATA=... python examples/benchmarks/quicksilver.py slices|brains|hybrid|contrast|

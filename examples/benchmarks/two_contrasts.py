@@ -6,6 +6,8 @@ Mean Dice of all labels of the fixed image, resampled once; in the fixed brain t
 the logarithm of determinants, which an affine part does not change; folds on the whole grid; processor
 seconds of this process (elastix computes in another).
 
+It does not run by `hybridreg compare`: contrasts are exchanged in memory.
+
 Rows are added to two_contrasts.csv as they come and not computed again.
 
     HYBRIDREG_DATA=... python examples/benchmarks/two_contrasts.py [--persons train] [--pairs 3]
