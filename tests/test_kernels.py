@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 
+import numba
 import pytest
 import torch
 from numba.core import caching
 from scipy import ndimage
 from torch import Tensor
 
-import numba
 from hybridreg.case_log import CaseLog
 from hybridreg.geodesics import Kernel
 from hybridreg.geometry import Grid
