@@ -27,7 +27,6 @@ from hybridreg.lattice import Lattice, derivatives, jacobian, placement, sample
 _KEPT = 8  # states of a flow kept as checkpoints for its gradient; the others are recomputed
 _KEPT_BYTES = 2e9  # limit for keeping the intermediate fields between them as well
 _FIELDS_A_STEP = {"euler": 12, "midpoint": 30, "rk4": 60}  # approximate number of those fields
-_INVERSIONS = 12  # fixed-point steps for the inverse of one time step, which is near the identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,19 +272,6 @@ class Shooter:
             state = self._sound(self.advance(momentum, state), number)
         return state
 
-    def maps(self, momentum: Tensor) -> tuple[Tensor, Tensor]:
-        """phi^-1 and phi at time 1, displacements in mm; without gradients.
-
-        phi is composed of the inverses of the same steps that phi^-1 is composed of.
-        """
-        with torch.no_grad():
-            backward, forward = None, torch.zeros_like(momentum)
-            for _ in range(self.steps):
-                chi = self.step(momentum, backward)
-                backward = followed(backward, chi, self.lattice)
-                forward = self._before(chi, forward)
-        return backward, forward
-
     def path(self, momentum: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Momentum and velocity at the beginning of each step and at the end; without gradients."""
         found = []
@@ -315,13 +301,6 @@ class Shooter:
 
         dt = 1 / self.steps
         return INTEGRATORS[self.integrator](velocity, state, dt, self.lattice)
-
-    def _before(self, chi: Tensor, forward: Tensor) -> Tensor:
-        """The displacement of chi^-1 o phi: y with y + chi(y) = phi(x), by a fixed point."""
-        y = forward
-        for _ in range(_INVERSIONS):
-            y = forward - sample(chi, y, self.lattice)
-        return y
 
 
 class Diverged(ArithmeticError):

@@ -122,13 +122,14 @@ def test_energy_is_conserved_the_better_the_shorter_the_steps():
 def test_both_maps_are_inverse_to_each_other(integrator):
     box = lattice(3, 2)
     operator = Operator(Kernel(a=2.0, b=0.0, c=1.0, power=2), box, torch.float64)
-    shooter = Shooter(operator, 5, integrator)
-    backward, forward = shooter.maps(operator.flat(bump(box, 3.0)))
+    shooter = Shooter(operator, 40 if integrator == "euler" else 8, integrator)
+    momentum = operator.flat(bump(box, 3.0))
+    (last, _) = shooter.path(momentum)[-1]
+    backward, forward = shooter.inverse_map(momentum), shooter.inverse_map(-last)  # the way back
     assert forward.norm(dim=0).max() > 2
     for outer, inner in ((backward, forward), (forward, backward)):
         left = inner + sample(outer, inner, box)
         assert left.norm(dim=0).mean() < 0.02  # linear interpolation between voxels of 0.5 to 1 mm
-    assert torch.equal(shooter.inverse_map(operator.flat(bump(box, 3.0))), backward)
 
 
 def test_a_constant_velocity_shifts_without_an_end():
@@ -138,8 +139,8 @@ def test_a_constant_velocity_shifts_without_an_end():
     shift = torch.tensor([0.8, -1.1], dtype=torch.float64)[:, None, None].expand(2, *box.shape)
     assert torch.allclose(operator.flat(shift), 0.25 * shift)
     for integrator in INTEGRATORS:
-        backward, forward = Shooter(operator, 3, integrator).maps(operator.flat(shift))
-        assert torch.allclose(backward, -shift) and torch.allclose(forward, shift)
+        backward = Shooter(operator, 3, integrator).inverse_map(operator.flat(shift))
+        assert torch.allclose(backward, -shift)
 
 
 def test_memory_does_not_grow_with_the_number_of_steps():

@@ -1,12 +1,11 @@
 """Uniform B-splines at scattered points, in float64."""
 
 import numpy as np
-from numba import njit
 
-from hybridreg.kernels.loops import compiled
+from hybridreg.kernels.loops import compiled, inner
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _first(place, count, order, out):
     """The first of order + 1 neighbors along an axis, and their weights."""
     first = np.int64(np.floor(place - (order - 1) / 2))
@@ -26,7 +25,7 @@ def _first(place, count, order, out):
     return first
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _row(values, first, order, w):
     if order == 3:
         low = w[0] * values[first] + w[1] * values[first + 1]

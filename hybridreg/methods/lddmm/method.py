@@ -180,7 +180,8 @@ class Lddmm:
         """The energy to minimize at a level, given the initial white variable."""
         start_map = torch.zeros_like(white)
         if level.moving_weight is not None:
-            start_map, _ = shooter.maps(shooter.operator.power(white, 0.5))
+            with torch.no_grad():
+                start_map = shooter.inverse_map(shooter.operator.power(white, 0.5))
         term = ImageTerm.with_masks(level, self.similarity, start_map)
         if not term.volume > 1e-3 * math.prod(level.at.shape) * math.prod(level.at.spacing):
             raise RegistrationError(
