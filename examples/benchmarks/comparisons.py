@@ -178,7 +178,7 @@ def lung(data: Path) -> Problem:
         fixed_landmarks=folder / "CT_3D_lung_fixed_point_set_corrected.txt",
         moving_landmarks=folder / "CT_3D_lung_moving_point_set_corrected.txt",
     )
-    methods = ("lung-ct", "affine", "bspline", "greedy", "ants-syn", "convex-adam")
+    methods = ("lung-ct", "affine", "bspline", "deformable", "greedy", "ants-syn", "convex-adam")
     note = "One pair, on which `lung-ct` was tuned: it describes this pair and no others."
     return Problem("Lung", [case], methods, (), None, note)
 
