@@ -195,17 +195,15 @@ def test_numbers_have_three_digits_and_no_exponent():
     assert words.number(0.00042, signed=True) == "+0.0004"
 
 
-@pytest.mark.parametrize(("count", "persons"), [(1, "1 subject"), (5, "5 subjects")])
-def test_few_subjects_are_described_and_not_ranked(count, persons):
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_few_subjects_are_described_and_neither_ranked_nor_claimed_not_inferior(count):
     values = {"ref": [0.5] * count, "new": [0.6] * count}
-    said = " ".join(sentences(summarize(records(values), reference="ref")))
-    assert f"of {persons};" in said and f"not tested: {persons}, at least 6 are needed" in said
-    assert "resampled" not in said
-    enough = {
-        name: [*column, *column, *column, *column, *column, *column]
-        for name, column in values.items()
-    }
-    assert "resampled" in " ".join(sentences(summarize(records(enough), reference="ref")))
+    found = summarize(records(values), reference="ref", margin=0.01)
+    said = " ".join(sentences(found))
+    persons = "1 subject" if count == 1 else f"{count} subjects"
+    few = f"not tested: {persons}, at least 6 are needed"
+    assert f"of {persons};" in said and (few in said) == (count < 6)
+    assert ("resampled" in said) == ("not inferior" in said) == bool(found.ranks) == (count >= 6)
 
 
 def test_cases_that_some_method_has_not_reached_do_not_count():

@@ -137,7 +137,7 @@ def summarize(
         for test in _tests(table, reference, ranked, margin if table.headline == main else None)
     ]
     ranks, friedman, difference = (), None, None
-    if main is not None and len(ranked) > 1:
+    if main is not None and len(ranked) > 1 and len(tables[main.name].subjects) >= st.FEW:
         table = tables[main.name]
         ranked = [name for name in ranked if name in table.methods]
         gains = table.sign * table.of(ranked)
@@ -181,7 +181,7 @@ def _tests(
         interval = st.mean_interval(values)
         effect = table.sign * st.rank_biserial(values)
         needed = st.subjects_needed(values)
-        within = _not_inferior(interval, table.sign, margin)
+        within = None if p is None else _not_inferior(interval, table.sign, margin)
         mean = float(values.mean())
         found.append(Test(name, table.headline, mean, interval, effect, p, holm, within, needed))
     return found

@@ -146,7 +146,7 @@ def _distinguished(summary: Summary) -> Iterator[str]:
             f"Over all {len(summary.ranks)} methods together, they {differ} (Friedman p "
             f"{_equals(summary.friedman_p)})."
         )
-    if len(summary.ranks) > 1 and summary.subjects >= FEW:
+    if len(summary.ranks) > 1:
         first = summary.ranks[0]
         yield (
             f"{first.method} has the best mean rank, {number(first.rank)}; it keeps the first place in "
