@@ -1,5 +1,7 @@
 """Statistics of a comparison: against trusted libraries, and on data without any difference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -204,6 +206,14 @@ def test_few_subjects_are_described_and_neither_ranked_nor_claimed_not_inferior(
     few = f"not tested: {persons}, at least 6 are needed"
     assert f"of {persons};" in said and (few in said) == (count < 6)
     assert ("resampled" in said) == ("not inferior" in said) == bool(found.ranks) == (count >= 6)
+
+
+def test_few_subjects_with_the_main_score_are_not_tested_where_others_lack_it():
+    dice = records({"ref": [0.5] * 5, "new": [0.6] * 5})
+    landmarks = records({"ref": [2.0] * 3, "new": [1.0] * 3}, ["a", "b", "c"], score="tre_mean_mm")
+    every = [*dice, *(replace(each, name=each.subject) for each in landmarks)]
+    said = " ".join(sentences(summarize(every, reference="ref")))
+    assert "of 8 subjects" in said and "not tested: 5 subjects, at least 6 are needed" in said
 
 
 def test_cases_that_some_method_has_not_reached_do_not_count():

@@ -104,20 +104,28 @@ def _best(summary: Summary) -> Iterator[str]:
 
 
 def _compared(summary: Summary) -> Iterator[str]:
-    for test in summary.tests_of(summary.main):
+    tests = summary.tests_of(summary.main)
+    if any(test.holm is None for test in tests):
+        seen = ", ".join(f"{test.method} {_seen(test)}" for test in tests)
+        count = len(summary.tables[summary.main.name].subjects)
+        yield (
+            f"Differences from {summary.reference} in {title(summary.main, inside=True)}, not tested: "
+            f"{counted(count, 'subject')}, at least {FEW} are needed: {seen}."
+        )
+        return
+    for test in tests:
         yield f"{_verdict(test, summary)}{_inferior(test, summary)}."
+
+
+def _seen(test: Test) -> str:
+    within = f" (95 % {interval(test.interval)})" if test.interval else ""
+    return f"{number(test.difference, signed=True)}{unit(test.score)}{within}"
 
 
 def _verdict(test: Test, summary: Summary) -> str:
     what = title(test.score, inside=True)
     seen = f"{number(test.difference, signed=True)}{unit(test.score)}"
     seen += f", 95 % {interval(test.interval)}" if test.interval else ""
-    if test.holm is None:
-        side = "above" if test.difference > 0 else "below" if test.difference < 0 else "equal to"
-        return (
-            f"{test.method} is {side} {summary.reference} in {what} ({seen}), not tested: "
-            f"{counted(summary.subjects, 'subject')}, at least {FEW} are needed"
-        )
     shown = f"{seen}; Wilcoxon p {_equals(test.holm)} after Holm, effect {number(test.effect)}"
     if test.holm < ALPHA:
         side = "better" if test.better else "worse"
