@@ -35,10 +35,11 @@ class Assessment:
 
     moved: the moving image on the fixed grid, resampled once through the total transform; for
     radiographs its projection. displacement: of every fixed voxel, None for an affine transform.
-    jacobian: det(dT/dx) there; both None for a pose. pose: its numbers before and after, see ``poses``.
+    jacobian: det(dT/dx) there; both None for a pose. pose: its numbers before and after, see
+        ``poses``.
     affine: of the nearest affine, about the center of the fixed field of view.
-    inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the initial
-    transform) and after; similarity is a dataclass with an ``overlap``.
+    inverse: moving -> fixed, with its residual in mm. similarity, scores: before (through the
+    initial transform) and after; similarity is a dataclass with an ``overlap``.
     verdict: whether the result is plausible, without labels, and why not.
     inverse and verdict are None if they were left out.
     """

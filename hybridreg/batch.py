@@ -180,7 +180,11 @@ def _check_columns(rows: Sequence[CaseRow]):
 
 
 def _records(
-    rows: Sequence[CaseRow], folder: Path, order: Order, ends: Sequence[Ended], done: Collection[str]
+    rows: Sequence[CaseRow],
+    folder: Path,
+    order: Order,
+    ends: Sequence[Ended],
+    done: Collection[str],
 ) -> list[Record]:
     """One record per case, from its output folder, or from its failure. done: before this run."""
     ended = {end.name: end for end in ends}

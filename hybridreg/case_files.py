@@ -83,10 +83,11 @@ def read_projections(
     moving_frame: int | None = None,
     **more,
 ) -> Case:
-    """The case of ``register`` for a method of radiographs: files are read, values used as they are.
+    """The case of ``register`` for a method of radiographs: files are read, values used as they
+    are.
 
-    fixed, second: a radiograph (or its file) and another of the same moment. geometry: of the first one, by
-    default beside it or in its header.
+    fixed, second: a radiograph (or its file) and another of the same moment. geometry: of the first
+    one, by default beside it or in its header.
     """
     given = {name for name, value in more.items() if value is not None}
     if refused := given - {*LANDMARKS, "truth"}:
@@ -107,9 +108,7 @@ def _truth(truth: str | Path | Transform | None) -> dict[str, Transform]:
     return {} if truth is None else {"true_transform": as_transform(truth, name="truth")}
 
 
-def start_of(
-    initial: str | Path | Transform | None, pair: ImagePair | ProjectionPair
-) -> Transform:
+def start_of(initial: str | Path | Transform | None, pair: ImagePair | ProjectionPair) -> Transform:
     """The initial transform: as given to ``register``, or by the headers if None."""
     if isinstance(pair, ProjectionPair) and (initial is None or initial in INITIALIZATIONS):
         return _pose_of(initial, pair)
@@ -121,10 +120,13 @@ def start_of(
 
 
 def _pose_of(initial: str | None, pair: ProjectionPair) -> Transform:
-    """The CT as it lies in its header, with its middle (or that of its absorption) at the isocenter."""
+    """The CT as it lies in its header, with its middle (or that of its absorption) at the
+    isocenter.
+    """
     if initial is None:
         log.warning(
-            "no initial pose is given, so it was started with the middle of the CT at the isocenter: "
+            "no initial pose is given, so it was started with the middle of the CT at "
+            "the isocenter: "
             "methods find poses near the initial one only (initial=POSE.tfm, "
             "`hybridreg register --initial POSE.tfm`)"
         )

@@ -80,7 +80,8 @@ def check_ct(grid: Grid):
     """ValueError for a volume of too few slices to be projected from all sides."""
     if min(grid.size) < 4:
         raise ValueError(
-            f"the CT has {min(grid.size)} voxel(s) along one axis (size {_by(grid.size)}); at least 4 are needed: "
+            f"the CT has {min(grid.size)} voxel(s) along one axis (size {_by(grid.size)}); at "
+            "least 4 are needed: "
             "give the whole volume"
         )
 
@@ -90,14 +91,16 @@ def check_view(detector: Detector, grid: Grid, pose: Transform, *, at: str = "at
     source = torch.tensor([detector.source], dtype=torch.float64)
     if grid.contains(pose(source)).item():
         raise ValueError(
-            f"{at} the X-ray source lies inside the CT: give another pose, or check the distances in the "
+            f"{at} the X-ray source lies inside the CT: give another pose, or check the "
+            "distances in the "
             "geometry"
         )
     between = detector.depth(pose.inverse()(grid.center[None])).item()
     if not 0 < between < 1:
         side = "behind the X-ray source" if between <= 0 else "beyond the detector"
         raise ValueError(
-            f"{at} the CT lies {side}: its middle should be between source and detector; give another pose, "
+            f"{at} the CT lies {side}: its middle should be between source and detector; give "
+            "another pose, "
             "or check the geometry"
         )
 

@@ -191,7 +191,8 @@ def _wrapped(table: Mapping[str, Any]) -> Mapping[str, Any]:
     wrappers = table["wrap"]
     if not isinstance(wrappers, (list, tuple)):
         raise ValueError(
-            f'wrap lists the steps around a method, such as [{{ name = "unfolded" }}], found {wrappers!r}'
+            f'wrap lists the steps around a method, such as [{{ name = "unfolded" }}], '
+            f"found {wrappers!r}"
         )
     for wrapper in reversed(wrappers):
         inner = _around(inner, {"name": wrapper} if isinstance(wrapper, str) else wrapper)

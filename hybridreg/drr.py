@@ -1,9 +1,9 @@
 """Digitally reconstructed radiographs: a CT projected onto a detector, differentiable in the pose.
 
-A pixel is the integral of the attenuation mu(T(x)) over x along its ray, x in mm of the C-arm's frame,
-with mu interpolated linearly and falling to 0 within a voxel beyond the volume: a block of n voxels of 1 mm and value 1
-gives n. Joseph's rule (``kernels.projection``) differs from the exact integral of that by at most 0.2 % (RMS 0.03 %) of the
-brightest pixel in a head CT of 1 x 1 x 3 mm.
+A pixel is the integral of the attenuation mu(T(x)) over x along its ray, x in mm of the C-arm's
+frame, with mu interpolated linearly and falling to 0 within a voxel beyond the volume: a block of n
+voxels of 1 mm and value 1 gives n. Joseph's rule (``kernels.projection``) differs from the exact
+integral of that by at most 0.2 % (RMS 0.03 %) of the brightest pixel in a head CT of 1 x 1 x 3 mm.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ WATER_PER_MM = 0.0192
 def attenuation(ct: Image, *, water_per_mm: float = WATER_PER_MM, calcium: float = 1.0) -> Image:
     """A CT in HU as linear attenuation per mm: 0 for air and water_per_mm at 0 HU.
 
-    calcium: how many times as fast it rises above 0 HU; above 1 for rays softer than the CT's, in which
-        bone stands out more. ValueError for an image that cannot be in HU.
+    calcium: how many times as fast it rises above 0 HU; above 1 for rays softer than the CT's, in
+        which bone stands out more. ValueError for an image that cannot be in HU.
     """
     if ct.channels != 1:
         raise ValueError(f"a CT has one channel, found {ct.channels}: give the CT alone")
@@ -57,7 +57,8 @@ def by_structure(mu: Image, labels: LabelMap) -> Image:
 class Projector:
     """Projects one volume, prepared once, at any pose and onto any detector.
 
-    volume: attenuation per mm, (C, z, y, x); on the device of its data. The CPU runs a compiled loop.
+    volume: attenuation per mm, (C, z, y, x); on the device of its data. The CPU runs a compiled
+        loop.
     """
 
     volume: Image
@@ -71,8 +72,8 @@ class Projector:
     def __call__(self, detector: Detector, poses: AffineTransform | Tensor) -> Tensor:
         """Line integrals, (C, rows, columns), or (..., C, rows, columns) for matrices (..., 4, 4).
 
-        poses: C-arm mm to CT mm; affine. Differentiable by the matrices. The time is linear in the pixels,
-        so ``detector.crop`` a region of interest.
+        poses: C-arm mm to CT mm; affine. Differentiable by the matrices. The time is linear in the
+        pixels, so ``detector.crop`` a region of interest.
         """
         matrices = poses.matrix if isinstance(poses, AffineTransform) else poses
         matrices = matrices.to(self.volume.data.device, torch.float64)

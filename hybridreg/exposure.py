@@ -51,7 +51,8 @@ class Exposure:
 
 
 def saturated(integrals: Tensor, scatter: float | Tensor) -> Tensor:
-    """Line integrals as measured with a uniform ratio of scattered X-rays to those without a patient.
+    """Line integrals as measured with a uniform ratio of scattered X-rays to those without a
+    patient.
 
     They end at log(1 / scatter + 1), so metal looks flat; 0 changes nothing.
     """

@@ -80,7 +80,9 @@ class GeodesicTransform:
 
 def as_fields(transform: Transform) -> Transform:
     """The transform with every geodesic replaced by its displacement field, for export."""
-    plain = (part.field if isinstance(part, GeodesicTransform) else part for part in parts_of(transform))
+    plain = (
+        part.field if isinstance(part, GeodesicTransform) else part for part in parts_of(transform)
+    )
     return compose(*plain)
 
 

@@ -25,7 +25,8 @@ class ImagePairs:
     """Draws batches of pairs; a batch depends on its generator alone.
 
     cases: each with its initial transform, through which the moving image is taken, if it has one.
-    size: voxels (x, y, z) of a drawn pair; larger images are cropped at random, smaller ones padded.
+    size: voxels (x, y, z) of a drawn pair; larger images are cropped at random, smaller ones
+        padded.
     pairs_in_memory: how many are kept, those drawn last.
     """
 
@@ -49,7 +50,9 @@ class ImagePairs:
         return tuple(self.size[::-1])
 
     def draw(self, count: int, generator: Generator) -> dict[str, Tensor]:
-        """A batch: {"fixed", "moving": (count, C, *shape)}; the two change roles in half of the pairs."""
+        """A batch: {"fixed", "moving": (count, C, *shape)};
+        the two change roles in half of the pairs.
+        """
         pairs = []
         for number in torch.randint(len(self.cases), (count,), generator=generator).tolist():
             *place, swap = torch.rand(len(self.size) + 1, generator=generator).tolist()
@@ -58,7 +61,9 @@ class ImagePairs:
         return _batch(pairs)
 
     def middle(self, count: int) -> Iterator[dict[str, Tensor]]:
-        """All pairs in order, from the middle of their images, in batches of ``count``; for validation."""
+        """All pairs in order, from the middle of their images, in batches of ``count``;
+        for validation.
+        """
         for start in range(0, len(self.cases), count):
             numbers = range(start, min(start + count, len(self.cases)))
             yield _batch([self._cut(self._pair(n), [0.5] * len(self.size)) for n in numbers])

@@ -164,7 +164,8 @@ def _percentiles(image: Image) -> tuple[float, float]:
         inside = foreground(image).data != 0
     except ValueError as error:
         raise ValueError(
-            "no foreground stands out whose percentiles could be taken: is it the right file, and large "
+            "no foreground stands out whose percentiles could be taken: is it the right "
+            "file, and large "
             "enough? A window 'low..high' needs none"
         ) from error
     values = image.data[:, inside].flatten()

@@ -87,8 +87,12 @@ def sample(values: Tensor, displacement: Tensor, at: Lattice, of: Lattice | None
     return found.movedim(0, 1).reshape(len(values), *at.shape)
 
 
-def sample_through(values: Tensor, displacement: Tensor, to_fine: Resampling, of: Lattice) -> Tensor:
-    """As ``sample`` at the lattice ``to_fine.at``, by the displacement of a coarser one, ``to_fine.of``."""
+def sample_through(
+    values: Tensor, displacement: Tensor, to_fine: Resampling, of: Lattice
+) -> Tensor:
+    """As ``sample`` at the lattice ``to_fine.at``, by the displacement of a coarser one,
+    ``to_fine.of``.
+    """
     if not values.requires_grad and loops("refined", values, displacement):
         return _SampledThrough.apply(displacement, values, to_fine.knots, placement(to_fine.at, of))
     return sample(values, to_fine(displacement), to_fine.at, of)
@@ -135,7 +139,9 @@ def placement(at: Lattice, of: Lattice) -> Placement:
     spacings = list(zip(at.spacing, of.spacing, strict=True))
     shifts = zip(at.first, of.first, of.spacing, strict=True)
     return Placement.along_axes(
-        [(a - b) / h for a, b, h in shifts], [a / b for a, b in spacings], [1 / b for _, b in spacings]
+        [(a - b) / h for a, b, h in shifts],
+        [a / b for a, b in spacings],
+        [1 / b for _, b in spacings],
     )
 
 
@@ -155,7 +161,9 @@ def _normalized(
 
 
 def derivatives(vectors: Tensor, spacing: tuple[float, ...]) -> list[list[Tensor]]:
-    """[component][axis]: central differences per mm along the axes (x, y, z), periodic at the border."""
+    """[component][axis]: central differences per mm along the axes (x, y, z),
+    periodic at the border.
+    """
     by_axis = [
         _CentralDifference.apply(vectors, vectors.ndim - 1 - axis, h)
         for axis, h in enumerate(spacing)

@@ -43,12 +43,15 @@ class NetworkInputs:
         """Both images on a grid, the moving one through ``initial`` (fixed -> moving), scaled."""
         shown = on_grid(pair, initial, onto)
         return replace(
-            pair, fixed=scaled(shown.fixed, self.intensity), moving=scaled(shown.moving, self.intensity)
+            pair,
+            fixed=scaled(shown.fixed, self.intensity),
+            moving=scaled(shown.moving, self.intensity),
         )
 
 
 def on_grid(pair: ImagePair, initial: Transform, onto: Grid) -> ImagePair:
-    """Both images smoothed for the voxels of a grid and sampled there, the moving one through ``initial``.
+    """Both images smoothed for the voxels of a grid and sampled there, the moving one through
+    ``initial``.
 
     Masks and points are left out. An image that stays where it is, on that grid, is not changed.
     """

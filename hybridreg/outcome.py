@@ -55,8 +55,8 @@ _KINDS = {
 class Outcome:
     """All results of one case; ``save`` writes them.
 
-    moved, displacement, jacobian, affine, inverse, moved_labels, similarity, scores, verdict, pose: see
-    ``assessment.Assessment``. interpolation: how the moving image was resampled.
+    moved, displacement, jacobian, affine, inverse, moved_labels, similarity, scores, verdict, pose:
+    see ``assessment.Assessment``. interpolation: how the moving image was resampled.
     fused: fixed and moved in one image, if requested.
     preset: the name of the method's preset, if it is one.
     """

@@ -62,15 +62,15 @@ def register(
     more: further inputs, each a file or a value: fixed_mask, moving_mask (the compared region;
         "auto" for the patient without the surrounding air, see ``preprocessing.foreground``),
         fixed_points, moving_points (corresponding points that guide the registration),
-        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks, truth (the true transform; for
-        evaluation only).
+        fixed_labels, moving_labels, fixed_landmarks, moving_landmarks, truth (the true transform;
+        for evaluation only).
 
     Values are those of hybridreg, images and transforms of SimpleITK, or images of nibabel; points
     may be arrays or lists in LPS mm. A bare array is not accepted as an image: give it a ``Grid``.
 
-    A method of radiographs, such as "projection", takes a radiograph as the fixed image and a CT as the
-    moving one; ``geometry`` names its file of detector and source, ``second`` another radiograph. Its
-    transform is the pose, C-arm mm to CT mm.
+    A method of radiographs, such as "projection", takes a radiograph as the fixed image and a CT as
+    the moving one; ``geometry`` names its file of detector and source, ``second`` another
+    radiograph. Its transform is the pose, C-arm mm to CT mm.
 
     >>> outcome = register("fixed.nii.gz", "moving.nii.gz", "bspline")  # doctest: +SKIP
     >>> outcome.save("out")  # doctest: +SKIP
@@ -213,5 +213,3 @@ def _fused(
         # The registration is kept even if it cannot be fused.
         log.warning("fixed and moved could not be fused: %s", error)
         return None
-
-

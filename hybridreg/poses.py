@@ -1,8 +1,9 @@
 """Poses of a patient under a C-arm: six parameters, their rigid transform, and its error.
 
-A pose maps the C-arm's frame to the LPS of a CT: T(x) = R x + isocenter + t. The numbers are (rx, ry, rz)
-in degrees, R = Rz Rx Ry as in ``transforms.rigid``, and t = (tx, ty, tz) in mm along the axes of the CT. At all
-zeros the point ``isocenter`` of the CT, in LPS mm, lies at the isocenter of the C-arm.
+A pose maps the C-arm's frame to the LPS of a CT: T(x) = R x + isocenter + t. The numbers are (rx,
+ry, rz) in degrees, R = Rz Rx Ry as in ``transforms.rigid``, and t = (tx, ty, tz) in mm along the
+axes of the CT. At all zeros the point ``isocenter`` of the CT, in LPS mm, lies at the isocenter of
+the C-arm.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def pose_parameters(transform: AffineTransform, isocenter: Sequence[float] = ORI
 
 
 def stepped(matrix: Tensor, steps: Tensor, axes: Tensor) -> Tensor:
-    """The pose (4, 4) after steps (..., 6), as for ``pose_matrices``, along axes of the C-arm's frame.
+    """The pose (4, 4) after steps (..., 6), as for ``pose_matrices``, along axes of the C-arm's
+    frame.
 
     axes: (3, 3), its columns; the object turns about the isocenter. Shape (..., 4, 4).
     """
@@ -99,7 +101,8 @@ def pose_error(found: AffineTransform, true: AffineTransform) -> PoseError:
 def projection_error(
     found: AffineTransform, true: AffineTransform, points: Tensor, detector: Detector
 ) -> Tensor:
-    """How far the shadows of CT points (N, 3), in LPS mm, lie apart on the detector, in mm: shape (N,).
+    """How far the shadows of CT points (N, 3), in LPS mm, lie apart on the detector, in mm: shape
+    (N,).
 
     Its mean is the mTREproj; only what shows in the radiograph counts, little of an error in depth.
     """

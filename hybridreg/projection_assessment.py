@@ -50,8 +50,9 @@ _UNIT = {"r": "deg", "t": "mm"}
 class Agreement:
     """How a projection agrees with its radiograph; with several, on average.
 
-    overlap: fraction of the CT's absorption that falls on the detector, by its box. gradient_correlation: of the
-    derivatives where the projection shows something, -1 to 1; None where it shows nothing.
+    overlap: fraction of the CT's absorption that falls on the detector, by its box.
+    gradient_correlation: of the derivatives where the projection shows something, -1 to 1; None
+        where it shows nothing.
     """
 
     overlap: float
@@ -59,7 +60,9 @@ class Agreement:
 
 
 class Move(NamedTuple):
-    """How far corners of the object move on the detector, in the mean, and the object's diagonal."""
+    """How far corners of the object move on the detector, in the mean,
+    and the object's diagonal.
+    """
 
     apart_mm: float
     size_mm: float
@@ -118,8 +121,8 @@ def judged(
 ) -> Verdict:
     """Whether a pose is plausible, by the agreement of edges and the range of the training.
 
-    fit: before and after. beside: the best correlation of poses beside the found one, and the step there. moves:
-        how far some steps along the gradient lead from it.
+    fit: before and after. beside: the best correlation of poses beside the found one, and the step
+        there. moves: how far some steps along the gradient lead from it.
     """
     findings = list(_findings(*fit, trace, beside, moves))
     statuses = {status for status, _ in findings}
@@ -146,7 +149,8 @@ def _findings(
     if after.overlap < 0.9:
         yield (
             "fail" if after.overlap < 0.3 else "warn",
-            f"only {after.overlap:.0%} of the CT is projected onto the radiograph: is the pose right, and the "
+            f"only {after.overlap:.0%} of the CT is projected onto the radiograph: is the pose "
+            "right, and the "
             "geometry?",
         )
     if before.gradient_correlation is not None and (
@@ -154,13 +158,15 @@ def _findings(
     ):
         yield (
             "fail",
-            f"the edges agree less than at the start (correlation {after.gradient_correlation:.2f} after "
+            "the edges agree less than at the start (correlation "
+            f"{after.gradient_correlation:.2f} after "
             f"{before.gradient_correlation:.2f}): take another method, or another initial pose",
         )
     if after.gradient_correlation < GOOD_EDGES:
         yield (
             "fail" if after.gradient_correlation < POOR_EDGES else "warn",
-            f"the edges of projection and radiograph correlate by {after.gradient_correlation:.2f} only: look at the "
+            f"the edges of projection and radiograph correlate by {after.gradient_correlation:.2f} "
+            "only: look at the "
             "edges in the report; start nearer to the true pose",
         )
     if beside is not None and beside[0] > after.gradient_correlation + BETTER_BESIDE[0]:
@@ -168,14 +174,16 @@ def _findings(
         far = better > after.gradient_correlation + BETTER_BESIDE[1]
         yield (
             "fail" if far else "warn",
-            f"the edges agree better {step} beside (correlation {better:.2f}, here {after.gradient_correlation:.2f}): "
+            f"the edges agree better {step} beside (correlation {better:.2f}, here "
+            f"{after.gradient_correlation:.2f}): "
             "refine the pose with projection or projection-hybrid, or start nearer to the true one",
         )
     elif moves is not None and moves.apart_mm > FAR_MOVE * moves.size_mm:
         yield (
             "warn",
             f"some steps along the gradient lead {moves.apart_mm:.1f} mm away on the detector "
-            f"({moves.apart_mm / moves.size_mm:.1%} of the object's size): refine the pose with projection or "
+            f"({moves.apart_mm / moves.size_mm:.1%} of the object's size): refine the pose with "
+            "projection or "
             "projection-hybrid",
         )
     # A stage after the network does not depend on its training.
@@ -183,7 +191,8 @@ def _findings(
     if outside > 0:
         yield (
             "warn",
-            f"the pose is turned {outside:.1f} degrees beyond what the network was trained on: refine it "
+            f"the pose is turned {outside:.1f} degrees beyond what the network was trained "
+            "on: refine it "
             "(projection-hybrid), or train for these angles",
         )
 
@@ -227,7 +236,9 @@ def _edges(measured: Tensor, drawn: Tensor) -> float:
 def _beside(
     radiographs: Sequence[Radiograph], projector: Projector, pose: AffineTransform
 ) -> tuple[float, str]:
-    """The best correlation of edges at poses a step away along the first detector, and that step."""
+    """The best correlation of edges at poses a step away along the first detector,
+    and that step.
+    """
     axes = torch.tensor(radiographs[0].grid.direction, dtype=torch.float64)
     best = -1.0, ""
     for number, (size, unit) in enumerate(_STEPS):
@@ -269,7 +280,9 @@ def _filled(box: Tensor) -> Tensor:
 
 
 def _scores(case: Case, found: AffineTransform, box: Tensor) -> Scores:
-    """Errors in space and on the detectors, at landmarks if there are any, else at the corners of a box."""
+    """Errors in space and on the detectors, at landmarks if there are any,
+    else at the corners of a box.
+    """
     scores = Scores(region="corners of the object", landmarks=landmark_scores(case, found))
     views = [radiograph.detector for radiograph in case.pair.fixed]
     if scores.landmarks is not None:

@@ -1,10 +1,10 @@
 """Gaussian and Laplacian pyramids of images and volumes of any size, exactly invertible.
 
-Burt and Adelson 1983, with the filter [1 4 6 4 1]/16 and the border rules of the code published with
-Liu et al. 2017: symmetric (the border voxel repeated) on the way down, the border voxel replicated on
-the way up. The filter is separable, so each axis is halved separately, or not at all: a step of a
-pyramid is a tuple of the axes that it halves, counted from the end (-1 is x), and a pyramid a tuple of
-such steps. Axes in front of those are independent images.
+Burt and Adelson 1983, with the filter [1 4 6 4 1]/16 and the border rules of the code published
+with Liu et al. 2017: symmetric (the border voxel repeated) on the way down, the border voxel
+replicated on the way up. The filter is separable, so each axis is halved separately, or not at all:
+a step of a pyramid is a tuple of the axes that it halves, counted from the end (-1 is x), and a
+pyramid a tuple of such steps. Axes in front of those are independent images.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Radiographs: projections onto a flat detector from a point source, placed in the frame of the C-arm.
 
-The C-arm's frame is in mm, with the isocenter at the origin and axes that a patient lying face up, head
-first and straight has in LPS. The header of a radiograph knows no other; a pose, an AffineTransform from
-this frame to the LPS of a CT, says where the patient lies in it.
+The C-arm's frame is in mm, with the isocenter at the origin and axes that a patient lying face up,
+head first and straight has in LPS. The header of a radiograph knows no other; a pose, an
+AffineTransform from this frame to the LPS of a CT, says where the patient lies in it.
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ class Detector:
 
         primary_deg: 0 with the detector in front of the patient (-y), 90 to their left (LAO).
         secondary_deg: 90 with the detector above the head (cranial).
-        principal_point: pixel, counted from 0 at the middle of the first one, that the ray through the
-            isocenter meets; by default the middle of the detector.
+        principal_point: pixel, counted from 0 at the middle of the first one, that the ray through
+            the isocenter meets; by default the middle of the detector.
         Columns run to the patient's left and rows to the feet at 0, 0.
         """
         if not 0 < source_to_isocenter < source_to_detector:
             raise ValueError(
-                "the isocenter lies between source and detector; found a source to detector distance of "
+                "the isocenter lies between source and detector; found a source to "
+                "detector distance of "
                 f"{source_to_detector:g} mm and source to isocenter of {source_to_isocenter:g} mm"
             )
         (cos_1, sin_1), (cos_2, sin_2) = (
@@ -116,12 +117,16 @@ class Detector:
         return replace(self, grid=self.grid.with_spacing((*spacing, self.grid.spacing[2])))
 
     def depth(self, points: Tensor) -> Tensor:
-        """How far points (..., 3) of the C-arm's frame are on the way: 0 at the source, 1 at the detector."""
+        """How far points (..., 3) of the C-arm's frame are on the way: 0 at the source,
+        1 at the detector.
+        """
         source = torch.tensor(self.source, dtype=torch.float64)
         return (source - points.to(torch.float64)) @ self._normal / self.distance
 
     def shadows(self, points: Tensor) -> Tensor:
-        """Where points (..., 3) of the C-arm's frame are cast onto the detector's plane, (..., 3) mm."""
+        """Where points (..., 3) of the C-arm's frame are cast onto the detector's plane, (...,
+        3) mm.
+        """
         source = torch.tensor(self.source, dtype=torch.float64)
         rays = points.to(torch.float64) - source
         return source - rays * (self.distance / (rays @ self._normal))[..., None]
@@ -132,7 +137,8 @@ class Radiograph:
     """An X-ray projection: what each pixel measured, larger where more was absorbed.
 
     data: shape (C, rows, columns), float32; one channel may be given without its axis. In line
-        integrals of the attenuation (no unit) where the exposure is known, else up to scale and offset.
+        integrals of the attenuation (no unit) where the exposure is known, else up to scale and
+        offset.
     detector: of as many rows and columns.
     """
 

@@ -20,8 +20,8 @@ class Headline:
     """A main score, shown first in tables and pages.
 
     name: of its column in records. path: its keys in result.json, with "after" (or "before")
-    inserted after the first key. better: which direction is better. worst: the worst possible value;
-    None where there is none, as of distances.
+    inserted after the first key. better: which direction is better. worst: the worst possible
+    value; None where there is none, as of distances.
     """
 
     name: str
@@ -53,17 +53,22 @@ HEADLINES = (
     Headline("tre_max_mm", "Landmark error, largest (mm)", ("scores", "landmarks", "max_mm")),
     Headline("truth_mean_mm", "Error of the transform, mean (mm)", ("scores", "truth", "mean_mm")),
     Headline("truth_max_mm", "Error of the transform, largest (mm)", ("scores", "truth", "max_mm")),
-    Headline("projected_mean_mm", "Error on the detector, mean (mm)", ("scores", "projected", "mean_mm")),
-    Headline("gradient_correlation", "Correlation of edges", ("similarity", "gradient_correlation"), "higher"),
+    Headline(
+        "projected_mean_mm", "Error on the detector, mean (mm)", ("scores", "projected", "mean_mm")
+    ),
+    Headline(
+        "gradient_correlation",
+        "Correlation of edges",
+        ("similarity", "gradient_correlation"),
+        "higher",
+    ),
     Headline("log_jacobian_sd", "SD of log det", ("scores", "jacobian", "log_sd")),
     Headline("folding_percent", "Folded voxels (%)", ("scores", "jacobian", "folding_percent")),
     Headline("ndv_percent", "Non-diffeomorphic volume (%)", ("comparison", "ndv_percent")),
     Headline(
         "inverse_mm", "Inverse consistency (mm)", ("scores", "inverse_consistency", "mean_mm")
     ),
-    Headline(
-        "capture_mm", "Capture range (mm)", ("comparison", "capture_mm"), "higher", worst=0.0
-    ),
+    Headline("capture_mm", "Capture range (mm)", ("comparison", "capture_mm"), "higher", worst=0.0),
 )
 
 
@@ -81,7 +86,8 @@ class Record:
     hash of all its settings. status: "done", "failed" or "missing" (not reached).
     verdict: "pass", "warn" or "fail"; empty unless done. reason: of the verdict or the failure.
     register_s: of the registration; total_s, cpu_s: of all that was done for the case, wall and
-    processor seconds; peak_memory_mb: resident, of all its processes together; None where not measured.
+    processor seconds; peak_memory_mb: resident, of all its processes together; None where not
+    measured.
     scores: by the names of ``HEADLINES``; None where not measured. more: other columns of the table
     of cases. version: of hybridreg.
     """

@@ -1,7 +1,7 @@
 """One table for each protocol: names of methods, measures, descriptors, fusion rules and training tasks.
 
-Nothing is imported before a name is looked up. Other packages add to a table through the entry point
-group of its name, such as ``hybridreg.methods``; names of hybridreg take precedence.
+Nothing is imported before a name is looked up. Other packages add to a table through the entry
+point group of its name, such as ``hybridreg.methods``; names of hybridreg take precedence.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ METHODS = Registry(
         ),
         "convex-adam": (
             "hybridreg.methods.peers.convex_adam:ConvexAdam",
-            "ConvexAdam: coupled convex search and Adam on MIND, after an affine (needs convexAdam)",
+            "ConvexAdam: coupled convex search and Adam on MIND, after an affine "
+            "(needs convexAdam)",
         ),
         "fireants": (
             "hybridreg.methods.peers.fireants:FireAnts",
@@ -351,7 +352,8 @@ TASKS = Registry(
 
 REGISTRIES = (METHODS, MEASURES, DESCRIPTORS, RULES, TASKS)
 
-# Modules that register how a pair of images of a type is assessed and shown, imported with the first one.
+# Modules that register how a pair of images of a type is assessed and shown, imported with the
+# first one.
 PAIR_TYPES = {
     "hybridreg.projection_pair:ProjectionPair": (
         "hybridreg.projection_assessment",

@@ -33,8 +33,8 @@ _FIELDS_A_STEP = {"euler": 12, "midpoint": 30, "rk4": 60}  # approximate number 
 class Operator:
     """L of a kernel on a periodic lattice, in the Fourier domain.
 
-    At a frequency k the matrix of L is (l + b k k^T)^power, l = a |k|^2 + c: eigenvalues l + b |k|^2
-    along k and l across, so that any power of it is known in closed form. (The code of Yang 2017
+    At a frequency k the matrix of L is (l + b k k^T)^power, l = a |k|^2 + c: eigenvalues l + b
+    |k|^2 along k and l across, so that any power of it is known in closed form. (The code of Yang 2017
     uses the symbols of finite differences instead of k; with k, L does not depend on the voxel
     size.)
     """
@@ -69,7 +69,9 @@ class Operator:
         spectrum = torch.fft.rfftn(vectors, dim=axes)
         if compiled := loops("spectra", vectors):
             waves = [k.flatten() for k in self._frequencies]
-            spectra.apply(compiled, spectrum, across[..., 0], None if along is None else along[..., 0], waves)
+            spectra.apply(
+                compiled, spectrum, across[..., 0], None if along is None else along[..., 0], waves
+            )
             return torch.fft.irfftn(spectrum, s=vectors.shape[1:], dim=axes)
         spectrum = torch.view_as_real(spectrum)
         if along is None:

@@ -1,8 +1,8 @@
 """Dissimilarity of a fixed and a moved image, differentiable by the moved one; lower is better.
 
 Every measure is called with the fixed and the moved image, shape (C, *shape), and optionally the
-weight of each voxel, shape (*shape), and gives one number: a mean over voxels and channels. On the CPU
-SSD, LNCC and MI of float32 images are computed by ``kernels``.
+weight of each voxel, shape (*shape), and gives one number: a mean over voxels and channels. On the
+CPU SSD, LNCC and MI of float32 images are computed by ``kernels``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class SSD:
-    """Half the mean squared difference: for images of one scale of intensity, or unit descriptors."""
+    """Half the mean squared difference: for images of one scale of intensity,
+    or unit descriptors.
+    """
 
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
         compiled = None if fixed.requires_grad else loops("ssd", fixed, moved)
@@ -139,8 +141,8 @@ class _SquaredLocalCorrelation(torch.autograd.Function):
 class MI:
     """log(bins) - mutual information in nats: for any two contrasts (Mattes 2003).
 
-    bins: of each image, from its lowest to its highest value where weights are above 0. The fixed image falls into bins; the
-    moved one is spread over four of them by cubic B-splines.
+    bins: of each image, from its lowest to its highest value where weights are above 0. The fixed
+    image falls into bins; the moved one is spread over four of them by cubic B-splines.
     """
 
     bins: int = 32
@@ -164,8 +166,9 @@ class MI:
 class _Information(torch.autograd.Function):
     """Mutual information of one channel, with its gradient by the moved one in closed form.
 
-    With the joint distribution p and its marginal m of the moved image, d MI / d p is log(p / m) but for
-    what depends on the fixed image's bin alone; a moved value only shifts weight within such a bin.
+    With the joint distribution p and its marginal m of the moved image, d MI / d p is log(p / m)
+    but for what depends on the fixed image's bin alone; a moved value only shifts weight within
+    such a bin.
     """
 
     @staticmethod
@@ -258,7 +261,9 @@ class Mixed:
 
 
 def box_sum(values: Tensor, radius: int) -> Tensor:
-    """The sum over the 2 radius + 1 voxels around each along every axis of (C, *shape), zero beyond."""
+    """The sum over the 2 radius + 1 voxels around each along every axis of (C, *shape),
+    zero beyond.
+    """
     for axis in range(1, values.ndim):
         values = _windows(values, radius, axis)
     return values

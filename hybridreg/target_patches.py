@@ -31,8 +31,8 @@ class TargetPatches:
     cases_per_draw: maximum number of cases per batch. A larger number mixes better, and
         reads more if not all cases fit into the cache.
     cases_in_memory: how many cases are kept, those drawn last.
-    prepare: a change of every case when it is read, such as of its orientation; picklable if batches
-        are drawn by worker processes.
+    prepare: a change of every case when it is read, such as of its orientation; picklable if
+        batches are drawn by worker processes.
 
     ValueError, before any long reading, for settings that do not fit the store.
     """

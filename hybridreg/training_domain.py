@@ -23,8 +23,8 @@ class TrainingDomain:
     """What the images of a training were like.
 
     diagonal_mm: the smallest and the largest from corner to corner. spacing_mm: the finest and the
-    coarsest of their voxels. quantiles: mean and standard deviation over the images of the 10th, 25th,
-    50th, 75th and 90th percentile of the foreground, as the network sees the intensities.
+    coarsest of their voxels. quantiles: mean and standard deviation over the images of the 10th,
+    25th, 50th, 75th and 90th percentile of the foreground, as the network sees the intensities.
     """
 
     diagonal_mm: tuple[float, float]
@@ -62,14 +62,18 @@ class TrainingDomain:
             low, high = self.diagonal_mm
             if not low / _WIDER <= image.grid.diagonal <= high * _WIDER:
                 yield (
-                    f"the {side} image measures {image.grid.diagonal:.0f} mm from corner to corner, and "
-                    f"the network was trained on images of {low:.0f} to {high:.0f} mm: crop it to what "
+                    f"the {side} image measures {image.grid.diagonal:.0f} mm from corner "
+                    "to corner, and "
+                    f"the network was trained on images of {low:.0f} to {high:.0f} mm: "
+                    "crop it to what "
                     "those show, or correct its spacing"
                 )
             if max(image.grid.spacing) > self.spacing_mm[1] * _WIDER:
                 yield (
-                    f"the {side} image has voxels of {max(image.grid.spacing):.3g} mm, and the network "
-                    f"was trained on voxels of at most {self.spacing_mm[1]:.3g} mm: check the result, or "
+                    f"the {side} image has voxels of {max(image.grid.spacing):.3g} mm, "
+                    "and the network "
+                    f"was trained on voxels of at most {self.spacing_mm[1]:.3g} mm: check "
+                    "the result, or "
                     "refine it with another method"
                 )
             if self._unusual(getattr(seen, side)):

@@ -58,7 +58,9 @@ class Transform(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AffineTransform:
-    """x -> M x + t, given as one homogeneous matrix (D+1, D+1), float64. Rigid is a special case."""
+    """x -> M x + t, given as one homogeneous matrix (D+1, D+1),
+    float64. Rigid is a special case.
+    """
 
     matrix: Tensor
 

@@ -60,13 +60,14 @@ def make_views(pair, transform: Transform, **known) -> dict[str, np.ndarray]:
     Gives ``fixed``, ``before``, ``moved`` (uint8 within a window, array order); ``jacobian``
     (float16); ``displacement`` (float16, mm, (x, y, z) components along the display axes first);
     where given ``fixed_labels``, ``moved_labels`` and ``uncertainty`` (float16, mm);
-    ``spacing_mm`` and, for Jacobian and displacement, ``coarse_spacing_mm``; ``origin_mm`` and ``direction`` of the display grid (LPS);
+    ``spacing_mm`` and, for Jacobian and displacement, ``coarse_spacing_mm``; ``origin_mm`` and
+    ``direction`` of the display grid (LPS);
     ``letters``: the patient's side at the low and high end of each axis (x, y, z), empty in 2D;
     ``fixed_window`` and ``moving_window`` (low, high) and their ``..._name``.
     Of matches: ``aligned``, the moving image through the affine part of the transform alone;
-    ``matches_fixed`` and ``matches_moving`` (N, D), voxels (x, y, z) of the display grid, the latter
-    as in ``aligned``; ``matches_of_fixed`` and ``matches_kept`` (N,) as ``Matches`` has them.
-    Of several channels the first is shown.
+    ``matches_fixed`` and ``matches_moving`` (N, D), voxels (x, y, z) of the display grid, the
+    latter as in ``aligned``; ``matches_of_fixed`` and ``matches_kept`` (N,) as ``Matches`` has
+    them. Of several channels the first is shown.
     """
     raise TypeError(f"there are no pictures of a {type(pair).__name__}")
 

@@ -24,7 +24,9 @@ def bent(dimension: int, **settings):
 
 
 def turned_far():
-    """A case turned further than such a method finds by itself; that turn, alone and after a field."""
+    """A case turned further than such a method finds by itself; that turn,
+    alone and after a field.
+    """
     angles, translation = (10.0, 20.0, -15.0), (20.0, 0.0, 5.0)
     case = blobs(dimension=3, angles_deg=angles, translation_mm=translation, deformation_mm=2.0)
     turn = rigid(angles, translation, case.pair.moving.grid.center)

@@ -23,7 +23,9 @@ def blocks() -> list[Block]:
 
 
 def install(folder: Path, **more: str):
-    """Writes the page's files and what importlib.metadata reads; more: modules of methods besides."""
+    """Writes the page's files and what importlib.metadata reads; more:
+    modules of methods besides.
+    """
     for block in blocks():
         if block.file:
             path = folder / block.file
@@ -36,5 +38,8 @@ def install(folder: Path, **more: str):
     info.mkdir()
     about = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     (info / "METADATA").write_text(about)
-    lines = [f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in group.items()) for g, group in groups.items()]
+    lines = [
+        f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in group.items())
+        for g, group in groups.items()
+    ]
     (info / "entry_points.txt").write_text("\n".join(lines))

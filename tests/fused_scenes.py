@@ -11,7 +11,9 @@ SWAPPED = {"edge_recall_fixed": "edge_recall_moved", "edge_recall_moved": "edge_
 
 
 def head(seed: int = 0, size: int = 72) -> tuple[np.ndarray, np.ndarray]:
-    """A CT-like ring of bone and an MR-like textured brain, with air around and gray levels of 1/255."""
+    """A CT-like ring of bone and an MR-like textured brain,
+    with air around and gray levels of 1/255.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     radius = np.hypot(y / 0.9, x / 0.75) / size

@@ -32,7 +32,9 @@ class Scene:
 
 @dataclass
 class Made:
-    """A scene on disk. says: what each hostility does, by its place; truth: the images whose files were left sound."""
+    """A scene on disk. says: what each hostility does, by its place; truth:
+    the images whose files were left sound.
+    """
 
     folder: Path
     inputs: dict[str, Any]

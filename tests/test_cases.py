@@ -258,7 +258,9 @@ def test_another_type_of_pair_brings_its_own_check_and_its_methods_name_it():
     with pytest.raises(ValueError, match="the clouds differ"):
         check_pair(Points(torch.zeros(3, 3), torch.zeros(2, 3)))
     assert list(hints(Points(torch.zeros(3, 3), torch.zeros(3, 3)))) == []
-    with pytest.raises(ValueError, match="Shift takes pairs of the type Points, and this is of the type ImagePair"):
+    with pytest.raises(
+        ValueError, match="Shift takes pairs of the type Points, and this is of the type ImagePair"
+    ):
         run(Case(ImagePair(image(), image())), Shift())
     with pytest.raises(ValueError, match="'str' is no|str is no type of pair"):
         check_pair("two files")

@@ -103,7 +103,9 @@ def test_the_moved_image_is_resampled_as_asked_and_the_result_says_how(files, ca
     assert found["interpolation"] == "cubic"
     through = read_transform(out / "transform.h5")
     how = {"onto": case.pair.fixed.grid, "default": case.pair.moving.data.min().item()}
-    linear, cubic = (warp(case.pair.moving, through, **how, interpolation=i) for i in ("linear", "cubic"))
+    linear, cubic = (
+        warp(case.pair.moving, through, **how, interpolation=i) for i in ("linear", "cubic")
+    )
     moved = read_image(out / "moved.nii.gz").data
     assert torch.allclose(moved, cubic.data, atol=1e-4)
     assert not torch.allclose(moved, linear.data, atol=1e-2)

@@ -22,7 +22,9 @@ METHODS = ("identity", "ours", "greedy", "slow & <odd>")
 
 
 def made_up(folder: Path, cases: int, methods=METHODS, labels: int = 3) -> Comparison:
-    """A comparison with random scores; the second method is the best, and the last one fails at times."""
+    """A comparison with random scores; the second method is the best,
+    and the last one fails at times.
+    """
     random = np.random.default_rng(0)
     hard = random.normal(0.6, 0.08, cases)
     entries = []

@@ -9,7 +9,10 @@ from hybridreg.decomposition import decompose, fitted_affine
 from hybridreg.transforms import AffineTransform, DisplacementField, compose, rigid
 
 
-@pytest.mark.parametrize("angles", [(12.0, -25.0, 40.0), (-60.0, 170.0, -100.0), (90.0, 0.0, 20.0), (-90.0, 0.0, 20.0), (30.0,)])
+@pytest.mark.parametrize(
+    "angles",
+    [(12.0, -25.0, 40.0), (-60.0, 170.0, -100.0), (90.0, 0.0, 20.0), (-90.0, 0.0, 20.0), (30.0,)],
+)
 def test_angles_and_shift_of_a_rigid_come_back_about_any_center(angles):
     dimension = 3 if len(angles) == 3 else 2
     shift = (3.0, -8.0, 5.0)[:dimension]

@@ -89,10 +89,16 @@ def test_mind_is_the_published_formula(dimension, radius, dilation):
     image = values.data[0].double().numpy()
     border = radius + dilation
     inner = tuple(slice(border, n - border) for n in image.shape)
-    steps = [s * dilation * np.eye(dimension, dtype=int)[a] for a in range(dimension) for s in (-1, 1)]
+    steps = [
+        s * dilation * np.eye(dimension, dtype=int)[a] for a in range(dimension) for s in (-1, 1)
+    ]
     pairs = [(a, b) for a, b in combinations(steps, 2) if abs(a @ b) == 0]
     assert len(pairs) == {2: 4, 3: 12}[dimension]
-    window = np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * dimension)).reshape(dimension, -1).T
+    window = (
+        np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * dimension))
+        .reshape(dimension, -1)
+        .T
+    )
 
     def at(step):
         return np.roll(image, tuple(-step), tuple(range(dimension)))

@@ -43,7 +43,9 @@ def test_what_is_shown_runs(block, tmp_path, monkeypatch):
     exec(compile(block.code, "extending.md", "exec"), {"__name__": "extending"})
 
 
-@pytest.mark.parametrize("table", [METHODS, MEASURES, DESCRIPTORS, RULES, TASKS], ids=lambda t: t.kind)
+@pytest.mark.parametrize(
+    "table", [METHODS, MEASURES, DESCRIPTORS, RULES, TASKS], ids=lambda t: t.kind
+)
 def test_every_table_knows_the_names_of_the_page(table):
     mine = [name for name in table if name.startswith("my-")]
     assert mine and all(table.help(name) == "from mine" for name in mine)
@@ -82,7 +84,9 @@ def test_the_tool_of_the_page_is_called_with_files_and_composed_with_the_start()
     points = case.pair.fixed.grid.points()
     found = tool().register(case.pair).transform
     assert (found(points) - points)[..., 0].allclose(points.new_tensor(3.0))
-    refused = [check for check in METHOD_CHECKS if check.__name__ == "refuses_what_cannot_be_registered"]
+    refused = [
+        check for check in METHOD_CHECKS if check.__name__ == "refuses_what_cannot_be_registered"
+    ]
     refused[0](tool())
     missing = {"command": [os.path.join("no", "such", "tool")]}
     with pytest.raises(RegistrationError, match="is it installed"):

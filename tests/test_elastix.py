@@ -204,7 +204,9 @@ def test_two_channels_find_what_one_cannot_see():
 
 @pytest.mark.parametrize("channels", [8, 13])
 def test_every_channel_is_compared_with_its_own(channels):
-    """The trap: elastix takes its inputs by name, and names that end in numbers in the order of texts."""
+    """The trap: elastix takes its inputs by name,
+    and names that end in numbers in the order of texts.
+    """
     grid = oblique_grid(2)
     noise = torch.randn(channels, *grid.shape, generator=torch.Generator().manual_seed(0))
     same = ImagePair(Image(noise, grid), Image(noise, grid))

@@ -50,7 +50,9 @@ def grid(request) -> Grid:
 
 
 def patches(grid: Grid, seed: int, *, labels=(3, 7, 12, 1000)) -> LabelMap:
-    """Smooth random regions of several labels and some background, touching each other and edges."""
+    """Smooth random regions of several labels and some background,
+    touching each other and edges.
+    """
     generator = torch.Generator().manual_seed(seed)
     points = grid.points() - grid.center
     waves = [
@@ -554,7 +556,9 @@ def test_only_the_mask_is_evaluated_and_else_the_filled_foreground():
 
 
 def test_inverse_consistency_is_evaluated_where_the_images_meet():
-    """Beyond its grid a displacement field is the identity, which says nothing of a registration."""
+    """Beyond its grid a displacement field is the identity,
+    which says nothing of a registration.
+    """
     case = blobs(translation_mm=(3.0, -2.0, 4.0))
     mask = LabelMap(torch.ones(case.pair.moving.grid.shape), case.pair.moving.grid)
     case = replace(case, pair=replace(case.pair, moving_mask=mask))

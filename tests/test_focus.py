@@ -114,7 +114,9 @@ def test_the_same_generator_draws_the_same_patches():
 
 @pytest.fixture(scope="module")
 def learned() -> tuple[FocusTask, torch.nn.Module]:
-    """A task and its network after a few steps, which the contrast of such noise asks no more of."""
+    """A task and its network after a few steps, which the contrast of such noise asks no more
+    of.
+    """
     task = FocusTask({"a": photograph()}, {"b": photograph(1)}, batch_size=32, learning_rate=1e-3)
     random = Generator().manual_seed(0)
     network = task.network(random)

@@ -109,7 +109,9 @@ def test_folds_after_an_initial_deformation_are_removed_without_evaluating_it_ag
     bend = torch.zeros(3, *grid.shape)
     bend[:, 8:12, 8:12, 8:12] = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     bend *= 2 * max(grid.spacing)
-    settings = Instance(similarity=SSD(), iterations=(1,), spacing_mm=min(grid.spacing), scaled=False)
+    settings = Instance(
+        similarity=SSD(), iterations=(1,), spacing_mm=min(grid.spacing), scaled=False
+    )
 
     def improve(level, coarser, displacement, most, listen):
         box = tuple(slice(0, n) for n in displacement.shape)

@@ -23,7 +23,9 @@ from hybridreg.warping import jacobian_determinant, warp
 
 @pytest.fixture(params=[2, 3], ids=["2D", "3D"])
 def scene(request) -> tuple[Image, LabelMap, Grid, AffineTransform, DisplacementField]:
-    """An oblique, anisotropic image and labels, another grid, an affine and a rough field onto it."""
+    """An oblique, anisotropic image and labels, another grid,
+    an affine and a rough field onto it.
+    """
     dimension = request.param
     generator = torch.Generator().manual_seed(3)
     cosine, sine = np.cos(0.3), np.sin(0.3)

@@ -293,7 +293,11 @@ def test_a_third_coordinate_is_dropped_in_2d_only_where_it_says_nothing(tmp_path
         ("p.fcsv", fcsv("IJK", 1), "LPS or RAS.*IJK"),
         ("p.fcsv", "a,1,2,3\n", "found none"),
         ("p.fcsv", fcsv("LPS", 1).replace("-2.25", "?"), "line 4: .*'\\?'"),
-        ("p.fcsv", fcsv("LPS", 1).replace("1.5,-2.25,0.001", "1,5,-2,25,0,001"), "found 17 .*point"),
+        (
+            "p.fcsv",
+            fcsv("LPS", 1).replace("1.5,-2.25,0.001", "1,5,-2,25,0,001"),
+            "found 17 .*point",
+        ),
         ("p.mrk.json", "{", "markups"),
         ("p.mrk.json", "[]", "markups"),
         ("p.mrk.json", '{"markups": [{}]}', "markups"),

@@ -120,7 +120,9 @@ def test_samples_and_their_gradient_agree_with_torch(shape, displaced, threads):
     shift = displaced * random(dimension, shape, 3)
     agree(lambda v, u: sample(v, u, placement), values, shift, tolerance=1e-4)
     if displaced:
-        agree(lambda v, u, a: pulled_back(v, u, placement, a), values, shift, adjoint, tolerance=1e-4)
+        agree(
+            lambda v, u, a: pulled_back(v, u, placement, a), values, shift, adjoint, tolerance=1e-4
+        )
 
 
 @pytest.mark.parametrize("displaced", [False, True])
@@ -162,8 +164,12 @@ def test_momenta_are_transported_with_their_gradients(dimension, threads):
 @pytest.mark.parametrize("dimension", [2, 3])
 def test_images_are_sampled_through_a_coarser_displacement(dimension, threads):
     of = Lattice((17, 19, 12)[-dimension:], SPACING[:dimension], (0.3, -0.2, 0.4)[:dimension])
-    at = Lattice((38, 13, 18)[-dimension:], (0.7, 0.9, 0.6)[:dimension], (1.0, -2.0, 0.5)[:dimension])
-    coarse = Lattice((14, 6, 7)[-dimension:], (2.1, 1.8, 1.2)[:dimension], (2.0, 0.4, 1.1)[:dimension])
+    at = Lattice(
+        (38, 13, 18)[-dimension:], (0.7, 0.9, 0.6)[:dimension], (1.0, -2.0, 0.5)[:dimension]
+    )
+    coarse = Lattice(
+        (14, 6, 7)[-dimension:], (2.1, 1.8, 1.2)[:dimension], (2.0, 0.4, 1.1)[:dimension]
+    )
     values, shift = random(2, of.shape), random(dimension, coarse.shape, 1)
 
     def through(u):
@@ -309,7 +315,9 @@ def test_an_inverse_of_a_map_that_folds_is_exact_where_it_does_not():
 def test_the_inverse_of_a_sum_of_slopes_is_known():
     """x + S x is inverted by (1 + S)^-1 - 1, exactly: linear interpolation has no error there."""
     shape = (9, 12, 17)
-    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij")[::-1])
+    index = torch.stack(
+        torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij")[::-1]
+    )
     slopes = torch.tensor([[0.1, 0.05, 0.0], [-0.02, -0.1, 0.04], [0.03, 0.0, 0.06]])
     middle = torch.tensor([8.0, 6.0, 4.0]).reshape(3, 1, 1, 1)
     bend = torch.einsum("ab,b...->a...", slopes, index - middle)

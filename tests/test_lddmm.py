@@ -53,7 +53,9 @@ def test_a_known_deformation_is_recovered_on_oblique_grids(similarity, dimension
     case = bent(dimension)
     sigma = 0.01 if similarity == SSD() else 0.05
     result = replace(SMALL, similarity=similarity, sigma=sigma).register(case.pair)
-    before = error_mm(case, rigid([0.0] * (2 * dimension - 3), [0.0] * dimension, [0.0] * dimension))
+    before = error_mm(
+        case, rigid([0.0] * (2 * dimension - 3), [0.0] * dimension, [0.0] * dimension)
+    )
     assert before.median() > 1.5
     assert error_mm(case, result.transform).median() < 0.3 * before.median()
     assert jacobian_determinant(result.transform, case.pair.fixed.grid).data.min() > 0
@@ -121,7 +123,10 @@ def test_no_step_of_the_optimizer_creates_a_fold(dimension):
 
 def test_folds_between_the_voxels_of_the_momentum_end_the_last_steps():
     grid = oblique_grid(2)
-    lattice, fine = Lattice.of(grid), Lattice.of(grid.with_spacing([s / 2 for s in grid.spacing]), grid)
+    lattice, fine = (
+        Lattice.of(grid),
+        Lattice.of(grid.with_spacing([s / 2 for s in grid.spacing]), grid),
+    )
     shooter = Shooter(Operator(KERNEL, lattice), steps=5)
     generator = torch.Generator().manual_seed(0)
     rough = torch.randn(2, *grid.shape, generator=generator, dtype=torch.float64)
@@ -203,8 +208,12 @@ def test_two_channels_and_other_measures_are_compared_too():
 
 def test_levels_share_one_box_and_stop_at_the_images_own_voxels():
     case = bent(3)
-    moved = warp(case.pair.moving, rigid([0.0] * 3, [0.0] * 3, [0.0] * 3), onto=case.pair.fixed.grid)
-    stages = list(levels(ImagePair(case.pair.fixed, moved), (8.0, 4.0, 1.0, 0.5), (8.0, 4.0, 2.0, 2.0)))
+    moved = warp(
+        case.pair.moving, rigid([0.0] * 3, [0.0] * 3, [0.0] * 3), onto=case.pair.fixed.grid
+    )
+    stages = list(
+        levels(ImagePair(case.pair.fixed, moved), (8.0, 4.0, 1.0, 0.5), (8.0, 4.0, 2.0, 2.0))
+    )
     extents = {tuple(round(e, 6) for e in stage.grid.extent) for stage in stages}
     assert len(extents) == 1
     assert stages[-1].at.spacing == case.pair.fixed.grid.spacing
@@ -238,7 +247,9 @@ def test_the_box_holds_what_either_image_shows():
     grid = oblique_grid(3)
     a, b = torch.zeros(2, *grid.shape)
     a[4:9, 5:20, 6], b[6:12, 3:8, 7:15] = 1.0, 2.0
-    assert shown_box(ImagePair(Image(a, grid), Image(b, grid))) == grid.crop((4, 3, 6), (12, 20, 15))
+    assert shown_box(ImagePair(Image(a, grid), Image(b, grid))) == grid.crop(
+        (4, 3, 6), (12, 20, 15)
+    )
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

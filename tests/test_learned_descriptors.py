@@ -65,11 +65,15 @@ def small(name: str, folder, dimension: int = 3, spacing_mm: float = 1.5):
     """A descriptor of random weights."""
     if name == "pca":
         arguments = {"dimension": dimension, "size": 3, "channels": 4}
-        return Pca(weights_of("pca", Components(**arguments), folder, spacing_mm=spacing_mm, **arguments))
+        return Pca(
+            weights_of("pca", Components(**arguments), folder, spacing_mm=spacing_mm, **arguments)
+        )
     if name == "autoencoder":
         arguments = {"dimension": dimension, **SMALL}
         network = StackedAutoencoder(**arguments)
-        return Autoencoder(weights_of("autoencoder", network, folder, spacing_mm=spacing_mm, **arguments))
+        return Autoencoder(
+            weights_of("autoencoder", network, folder, spacing_mm=spacing_mm, **arguments)
+        )
     arguments = {"labels": [0, 1, 2], "channels": 4, "width": 8, "depth": 1, "scales": [1, 2]}
     network = AnatomyEncoder(**arguments)
     return Anatomy(weights_of("anatomy", network, folder, spacing_mm=spacing_mm, **arguments))
@@ -96,7 +100,9 @@ LEARNED = ("pca", "autoencoder", "anatomy", "torchscript")
 
 
 def test_every_descriptor_that_needs_a_file_is_under_test():
-    need = {name for name in DESCRIPTORS if name not in ("intensity", "gradient", "mind", "stacked")}
+    need = {
+        name for name in DESCRIPTORS if name not in ("intensity", "gradient", "mind", "stacked")
+    }
     assert {name for name in need if not name.startswith("my-")} == set(LEARNED)
 
 
@@ -164,7 +170,9 @@ def test_slabs_thinner_than_a_patch_are_described_too(rows):
 
 def test_components_are_those_of_scikit_learn():
     image = torch.rand(1, 14, 15, 16, generator=generator())
-    settings = PcaTraining(images=(Path("a"),), validation=(Path("b"),), size=3, channels=5, patches=500)
+    settings = PcaTraining(
+        images=(Path("a"),), validation=(Path("b"),), size=3, channels=5, patches=500
+    )
     from hybridreg.descriptors.pca import PcaTask
 
     network = PcaTask({"a": image}, {"b": image}, settings_given=settings).network(generator(1))
@@ -203,7 +211,10 @@ def test_another_contrast_is_a_function_of_intensity_that_keeps_air():
         for value in before.unique():
             assert after[before == value].unique().numel() == 1
     # In some the order of intensities is another.
-    order = [torch.corrcoef(torch.stack([b.flatten(), a.flatten()]))[0, 1] for b, a in zip(patches, found)]
+    order = [
+        torch.corrcoef(torch.stack([b.flatten(), a.flatten()]))[0, 1]
+        for b, a in zip(patches, found)
+    ]
     assert min(order) < 0.5
 
 
@@ -215,7 +226,9 @@ def person(seed: int = 0) -> Labeled:
 
 
 def test_the_encoder_of_an_image_is_that_of_its_voxels():
-    network = random_weights(AnatomyEncoder([0, 1], channels=5, width=6, depth=1, scales=[1, 3])).eval()
+    network = random_weights(
+        AnatomyEncoder([0, 1], channels=5, width=6, depth=1, scales=[1, 3])
+    ).eval()
     one = person()
     voxels = Source(one, [one.values], network.scales).every(37)
     with torch.no_grad():
@@ -420,7 +433,9 @@ def test_two_images_are_reduced_to_the_same_components(tmp_path):
     reduced = replace(whole, channels=4)
     a, b = (i.data[:, 5:15, 5:15, 5:15] for i in whole.jointly(pair.fixed, pair.fixed))
     assert torch.equal(a, b)
-    c, d = (i.data for i in reduced.jointly(pair.fixed, replace(pair.moving, data=-pair.moving.data)))
+    c, d = (
+        i.data for i in reduced.jointly(pair.fixed, replace(pair.moving, data=-pair.moving.data))
+    )
     alone = reduced(replace(pair.moving, data=-pair.moving.data)).data
     assert c.shape[0] == d.shape[0] == 4 and not torch.allclose(d, alone, atol=0.1)
 
@@ -455,4 +470,6 @@ def nearest_affine(true, pair) -> AffineTransform:
     points = pair.fixed.grid.points().flatten(0, -2)
     ones = torch.cat([points, torch.ones(len(points), 1, dtype=points.dtype)], 1)
     rows = torch.linalg.lstsq(ones, true(points)).solution.T
-    return AffineTransform(torch.cat([rows, torch.tensor([[0.0] * rows.shape[0] + [1.0]]).to(rows)]))
+    return AffineTransform(
+        torch.cat([rows, torch.tensor([[0.0] * rows.shape[0] + [1.0]]).to(rows)])
+    )

@@ -38,7 +38,9 @@ def error_mm(found, true, grid, labels) -> float:
 
 
 def pair_through(true, contrasts=("t1", "t1"), *, dimension=3, spacing=(3.0, 2.5, 4.0)):
-    """The head on oblique anisotropic grids, the fixed one where the true transform takes it from."""
+    """The head on oblique anisotropic grids, the fixed one where the true transform takes it
+    from.
+    """
     tilt = [-5, 8, -7][: 2 * dimension - 3]
     moving = head_grid(spacing[:dimension], dimension=dimension, angles_deg=tilt)
     fixed = head_grid(spacing[dimension - 1 :: -1], dimension=dimension)
@@ -225,7 +227,9 @@ def test_parameter_gradients_agree_with_finite_differences(kind, dimension):
 
     steps = 1e-5 * np.eye(family.count)
     expected = [(value(parameters + s) - value(parameters - s)) / 2e-5 for s in steps]
-    assert family.gradient(parameters, weights) == pytest.approx(np.array(expected), rel=1e-5, abs=1e-6)
+    assert family.gradient(parameters, weights) == pytest.approx(
+        np.array(expected), rel=1e-5, abs=1e-6
+    )
     zero = np.zeros(family.count)
     expected = [(value(zero + s) - value(zero - s)) / 2e-5 for s in steps]
     assert family.gradient(zero, weights) == pytest.approx(np.array(expected), rel=1e-5, abs=1e-6)
@@ -235,7 +239,8 @@ def test_parameter_gradients_agree_with_finite_differences(kind, dimension):
 @pytest.mark.parametrize("bent", [False, True])
 def test_the_gradient_by_the_matrix_agrees_with_finite_differences(measure, bent):
     case = blobs(dimension=3, translation_mm=(1.0, 2.0, -1.0))
-    moving = case.pair.moving  # cut, so that the limits of mutual information's bins stay where they are
+    # cut, so that the limits of mutual information's bins stay where they are
+    moving = case.pair.moving
     cut = Image(moving.data.clamp(0.05, 0.7), moving.grid)
     pair = replace(case.pair, moving=cut)
     before = smooth_deformation(2.0, center=case.pair.fixed.grid.center.tolist()) if bent else None

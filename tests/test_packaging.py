@@ -54,7 +54,8 @@ def test_what_is_imported_is_required_and_the_other_way_round():
     extras = setup["options.extras_require"]
     known = packages_distributions()
     imported = {
-        module: {plain(name) for name in known.get(module, [NAMED.get(module, module)])} for module in imports()
+        module: {plain(name) for name in known.get(module, [NAMED.get(module, module)])}
+        for module in imports()
     }
     declared = always | distributions(" ".join(extras[name] for name in ("train", "hpc", "peers")))
     declared |= OF_THEIR_OWN

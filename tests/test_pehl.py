@@ -189,7 +189,9 @@ def test_a_background_is_another_one_at_every_use():
 
 
 def test_scattered_photons_flatten_metal_as_far_as_the_patient_is_thin():
-    """Far below the noise of 4000 samples; the ratio of scattered to primary photons stays that drawn."""
+    """Far below the noise of 4000 samples; the ratio of scattered to primary photons stays that
+    drawn.
+    """
     metal = torch.zeros(4000, 2, 4, 4)
     metal[..., 2:] = 8.0  # half of each region
     thick, thin = (

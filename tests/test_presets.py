@@ -42,7 +42,8 @@ PHANTOMS = {
     "rigid-fast": ({**TWO, **TURN}, 1.0),
 }
 
-# Presets of radiographs: the error on the detector that is allowed, as a fraction of the implant's length.
+# Presets of radiographs: the error on the detector that is allowed, as a fraction of the implant's
+# length.
 RADIOGRAPHS = {"pehl-implant": 0.015, "projection": 0.01, "projection-hybrid": 0.01}
 
 

@@ -236,7 +236,9 @@ def test_a_pose_from_which_the_gradient_leads_away_is_doubted(tilt, status):
     case = implant_case(TRUE, implant_arm(240, 1.0), ct_mm=2.0)
     turned = stepped(TRUE.matrix, torch.tensor([tilt, 0, 0, 0, 0, 0]).double(), torch.eye(3))
     off = AffineTransform(turned)
-    error = projection_error(off, TRUE, implant_corners(), case.pair.fixed[0].detector).mean().item()
+    error = (
+        projection_error(off, TRUE, implant_corners(), case.pair.fixed[0].detector).mean().item()
+    )
     how = {"initial": off, "intent": Intent(), "interpolation": "linear", "log": CaseLog()}
     result = RegistrationResult(off, off.inverse())
     verdict = assess(case.pair, case, result, **how).verdict

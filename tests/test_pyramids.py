@@ -1,6 +1,5 @@
 """Pyramids: exact reconstruction, agreement with filters written out, sensible steps."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -49,7 +49,8 @@ def test_a_registration_ends_fused_where_both_images_reach(registered):
     )
     fused = read_image(out / "fused.nii.gz")
     assert fused.grid.matches(grid, 1e-4)
-    # moved.nii.gz and the transform went through files; a voxel at the border may fall to either side.
+    # moved.nii.gz and the transform went through files; a voxel at the border may fall to either
+    # side.
     difference = (fused.data - expected.image.data).abs()
     assert difference.mean() < 1e-4 and (difference > 0.01).double().mean() < 1e-3
 

@@ -29,7 +29,9 @@ def bump(lattice: Lattice, largest_mm: float = 1.5, *, width: float = 1.0) -> to
         parts.append(x.reshape(where))
     # Periodic, like the operator.
     hill = math.prod(((2 * math.pi * (p - 0.45)).cos() - 1).div(width).exp() for p in parts)
-    swirl = [hill * (2 * math.pi * parts[(i + 1) % len(parts)] + i).sin() for i in range(len(parts))]
+    swirl = [
+        hill * (2 * math.pi * parts[(i + 1) % len(parts)] + i).sin() for i in range(len(parts))
+    ]
     velocity = torch.stack([s.expand(lattice.shape) for s in swirl])
     return velocity * (largest_mm / velocity.norm(dim=0).max())
 
@@ -47,7 +49,9 @@ def test_flat_and_sharp_are_inverse_and_powers_compose(kernel, dimension):
 
 
 def test_the_operator_is_its_formula_on_waves():
-    """L v = -a Laplacian v - b grad div v + c v, differentiated by hand; any power of it repeats it."""
+    """L v = -a Laplacian v - b grad div v + c v, differentiated by hand;
+    any power of it repeats it.
+    """
     kernel, box = Kernel(a=0.7, b=1.3, c=0.4), lattice(3)
     lengths = [n * s for n, s in zip(box.size, box.spacing)]
     waves = [2 * math.pi * n / length for n, length in zip((1, -2, 1), lengths)]
@@ -93,7 +97,9 @@ def test_gradients_of_shooting_agree_with_finite_differences(integrator, dimensi
     ("integrator", "steps", "least"), [("euler", 8, 1.8), ("midpoint", 4, 3.6), ("rk4", 2, 3.6)]
 )
 def test_twice_the_steps_come_nearer_at_the_rate_of_the_integrator(integrator, steps, least):
-    """By 2 at first order and 4 at second; at fourth until interpolation in space is all that is left."""
+    """By 2 at first order and 4 at second; at fourth until interpolation in space is all that is
+    left.
+    """
     box = lattice(2, 8)
     operator = Operator(Kernel(a=4.0, b=1.0, c=1.0, power=2), box, torch.float64)
     m0 = operator.flat(bump(box, 1.5))

@@ -107,7 +107,9 @@ def test_mixed_compares_the_first_channel_in_one_way_and_the_others_in_another()
     fixed, moved = (torch.cat([i, i.flip(-1), i.square()]) for i in (fixed[:1], moved[:1]))
     for w in (None, weight[0]):
         parts = LNCC(1)(fixed[:1], moved[:1], w) + 4 * SSD()(fixed[1:], moved[1:], w)
-        assert Mixed(LNCC(1), SSD(), weight=4.0)(fixed, moved, w).item() == pytest.approx(parts.item())
+        assert Mixed(LNCC(1), SSD(), weight=4.0)(fixed, moved, w).item() == pytest.approx(
+            parts.item()
+        )
     alone = Mixed(LNCC(1))(fixed[:1], moved[:1])
     assert alone.item() == pytest.approx(LNCC(1)(fixed[:1], moved[:1]).item())
     with pytest.raises(ValueError, match="weight of more than 0, found 0"):

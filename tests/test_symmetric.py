@@ -22,7 +22,9 @@ from hybridreg.warping import jacobian_determinant
 
 @dataclass(frozen=True, eq=False)
 class Says:
-    """Finds one transform of a pair and another one of the exchanged pair, whose fixed grid is other."""
+    """Finds one transform of a pair and another one of the exchanged pair,
+    whose fixed grid is other.
+    """
 
     there: Transform
     back: Transform
@@ -88,7 +90,9 @@ def test_the_mean_of_a_map_and_itself_keeps_the_affine_apart():
 
 
 def _both_ways(method, pair) -> tuple[float, float]:
-    """How far there and back leads from the start, where there is something: mean and maximum in voxels."""
+    """How far there and back leads from the start, where there is something:
+    mean and maximum in voxels.
+    """
     there, back = method.register(pair), method.register(exchanged(pair))
     points = pair.fixed.grid.points()[pair.fixed.data[0] > 0.1]
     apart = (back.transform(there.transform(points)) - points).norm(dim=-1)

@@ -16,9 +16,7 @@ from hybridreg.targets.making import Recipe, _images
 from hybridreg.targets.momentum import Momentum, MomentumFromField, _parts, shooting_stage
 from hybridreg.transforms import IDENTITY, DisplacementField, compose, rigid
 
-QUICK = Lddmm(
-    similarity=SSD(), image_mm=(2.0,), momentum_mm=(3.0,), iterations=(25,), sigma=0.01
-)
+QUICK = Lddmm(similarity=SSD(), image_mm=(2.0,), momentum_mm=(3.0,), iterations=(25,), sigma=0.01)
 CASE = blobs(dimension=2, translation_mm=(2.0, -1.5))
 CENTER = CASE.pair.fixed.grid.center
 TURN = rigid([6.0], [1.0, -2.0], CENTER)

@@ -43,7 +43,9 @@ anywhere = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
 def ellipsoid(points: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """A soft object that fills the middle of a field of view, from 0 to 100, at points in LPS mm."""
+    """A soft object that fills the middle of a field of view, from 0 to 100,
+    at points in LPS mm.
+    """
     axes = torch.tensor(grid.direction, dtype=torch.float64)
     half = 0.36 * torch.tensor(grid.extent, dtype=torch.float64)
     return 100 * torch.sigmoid(8 * (1 - ((points - grid.center) @ axes / half).norm(dim=-1)))
@@ -212,7 +214,9 @@ def test_jacobian_and_displacement_cover_the_same_field_of_view():
 @pytest.mark.parametrize("left_handed", [False, True])
 def test_an_affine_is_shown_as_its_field_would_be(left_handed):
     """It is computed where it is shown; inside, averages of its field are the same to float16."""
-    grid = Grid((104, 110, 108), (1, 1.1, 0.9), (3, 4, 5), oblique_grid(left_handed=left_handed).direction)
+    grid = Grid(
+        (104, 110, 108), (1, 1.1, 0.9), (3, 4, 5), oblique_grid(left_handed=left_handed).direction
+    )
     image = drawn(ellipsoid, grid)
     turn = rigid([4.0, -3.0, 6.0], [2.0, 1.0, -3.0], grid.center)
     field = DisplacementField.sampled(turn, grid)

@@ -34,7 +34,11 @@ def both_transforms(dimension: int, fixed: Grid):
 @pytest.mark.parametrize("dimension", [2, 3])
 @pytest.mark.parametrize(
     ("interpolation", "code"),
-    [("linear", sitk.sitkLinear), ("nearest", sitk.sitkNearestNeighbor), ("cubic", sitk.sitkBSpline)],
+    [
+        ("linear", sitk.sitkLinear),
+        ("nearest", sitk.sitkNearestNeighbor),
+        ("cubic", sitk.sitkBSpline),
+    ],
 )
 def test_warp_agrees_with_simpleitk_on_oblique_grids(dimension, interpolation, code):
     fixed, moving = pair_of_grids(dimension)

@@ -1,9 +1,9 @@
 """What hybridreg costs over a bare elastix call with the same parameter maps.
 
 Both run in a warm process on the same two threads, in turn, from arrays in memory to transform in
-memory; the median of five. What comes after the transform (resampling and Jacobian, inverse, scores,
-verdict, files, report) stands in columns of its own. The pair: test persons 1015 and 1017 of
-oasis_malf35, 1 mm.
+memory; the median of five. What comes after the transform (resampling and Jacobian, inverse,
+scores, verdict, files, report) stands in columns of its own. The pair: test persons 1015 and 1017
+of oasis_malf35, 1 mm.
 
     HYBRIDREG_DATA=... python examples/benchmarks/backbone_cost.py
 """
@@ -88,9 +88,7 @@ def bare_maps(names: list[str], pair: ImagePair) -> list[dict]:
     from hybridreg.methods.elastix.method import Elastix
 
     method = Elastix(parameter_files=tuple(names), schedule="mm")
-    return [
-        {key: list(value) for key, value in each.items()} for each in method._stages(pair)
-    ]
+    return [{key: list(value) for key, value in each.items()} for each in method._stages(pair)]
 
 
 def measure(preset: str, pair: ImagePair) -> dict[str, float]:

@@ -6,13 +6,14 @@ about the middle of the head and in its header alone. Every alignment that is fo
 the one found without that, mean distance over the voxels of the head: within 2 mm it was recovered.
 And so with 30 % of the CT's slices cut off below or above. Phantom: against the exact truth.
 
-Verdicts: what hybridreg says of the atlas's own alignment and of the same perturbed as above, either
-image fixed, and of another person's MR on a CT.
+Verdicts: what hybridreg says of the atlas's own alignment and of the same perturbed as above,
+either image fixed, and of another person's MR on a CT.
 
-Registrations run by `hybridreg.compare` and are kept in the folder of --out; the true transform of a case
-is the perturbation. Verdicts are given to alignments that no method made. Times are of the registration,
-images in memory to a transform in memory, of the machine as loaded as it was (those of the table: `--workers
-1 --threads 2`, nothing else running). ANTs runs in the Python that ANTS_PYTHON names, by default in this one.
+Registrations run by `hybridreg.compare` and are kept in the folder of --out; the true transform of
+a case is the perturbation. Verdicts are given to alignments that no method made. Times are of the
+registration, images in memory to a transform in memory, of the machine as loaded as it was (those
+of the table: `--workers 1 --threads 2`, nothing else running). ANTs runs in the Python that
+ANTS_PYTHON names, by default in this one.
 
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py [--cases 20 37] [--repeats 20]
     HYBRIDREG_DATA=... python examples/benchmarks/brain_ct_mr.py --verdicts
@@ -84,7 +85,9 @@ STACKS = Path(os.environ.get("HYBRIDREG_DATA", ".")) / "harvard_aanlib" / "stack
 
 @dataclass(frozen=True)
 class Found:
-    """One alignment: mm from the one without perturbation and from the atlas's; infinite if it failed."""
+    """One alignment: mm from the one without perturbation and from the atlas's;
+    infinite if it failed.
+    """
 
     record: Record
     from_run_mm: float

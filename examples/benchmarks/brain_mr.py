@@ -4,10 +4,11 @@ Pairs: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice 
 fixed image (nearest neighbor), folded voxels of the fixed brain. All deformable methods follow the
 same affine: the linear stages of `brain-mr`. And the person scanned twice (1018, 1038), both ways.
 
-Everything is run by `hybridreg.compare`: finished registrations are kept in the folder of --out, so the
-run can be interrupted, and records, statistics and the page of both comparisons are there; its tables are
-printed. For times give `--workers 1 --threads 2` with nothing else running: they are of the registration,
-images in memory to a transform in memory, medians over the pairs, the affine included.
+Everything is run by `hybridreg.compare`: finished registrations are kept in the folder of --out, so
+the run can be interrupted, and records, statistics and the page of both comparisons are there; its
+tables are printed. For times give `--workers 1 --threads 2` with nothing else running: they are of
+the registration, images in memory to a transform in memory, medians over the pairs, the affine
+included.
 
     HYBRIDREG_DATA=... python examples/benchmarks/brain_mr.py [--arms affine,brain-mr] [--pairs 4]
 """

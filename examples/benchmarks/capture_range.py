@@ -1,8 +1,9 @@
 """From how far methods find the pose of a head and neck in a radiograph: ``ct_head_neck_pycerr``.
 
-The radiograph is projected with another contrast of bone than the methods assume, with noise, blur and scatter. Starts are
-uniform within 10 mm and 10 degrees about the true pose (--reach for others); a result is a success if its mTREproj over the corners of a cube of
-160 mm in the head is under 2 mm.
+The radiograph is projected with another contrast of bone than the methods assume, with noise, blur
+and scatter. Starts are uniform within 10 mm and 10 degrees about the true pose (--reach for
+others); a result is a success if its mTREproj over the corners of a cube of 160 mm in the head is
+under 2 mm.
 
     HYBRIDREG_DATA=... python examples/benchmarks/capture_range.py --starts 20
     HYBRIDREG_DATA=... python examples/benchmarks/capture_range.py --starts 20 --reach 30
@@ -92,7 +93,9 @@ def rows() -> list[dict[str, str]]:
 def table():
     """Successes by the reach of the starts and by their mTREproj."""
     spans = [f"{a} to {b} mm" for a, b in zip(BINS, BINS[1:])]
-    print(f"| method | reach | starts | success % | median mm | {' | '.join(spans)} | processor s |")
+    print(
+        f"| method | reach | starts | success % | median mm | {' | '.join(spans)} | processor s |"
+    )
     print("|---|---|---|---|---|" + "---|" * len(spans) + "---|")
     reaches = sorted({int(row["reach"]) for row in rows()})
     for reach in reaches:

@@ -3,14 +3,15 @@
 The test persons of sunnybrook_2d: every slice level has one frame at the end of diastole and one at
 the end of systole (frames are numbered 20 to a level; the one with more blood is the former). Blood
 pool of the left ventricle, Dice and surface distance, before and after. The files have no pixel
-spacing: 1 pixel is taken as 1 mm, about 1.3 to 1.4 mm in truth. Folds are counted over the foreground.
+spacing: 1 pixel is taken as 1 mm, about 1.3 to 1.4 mm in truth. Folds are counted over the
+foreground.
 
 `cardiac-2d` in both directions, everyone else onto systole from diastole only. ANTs runs in the
 Python that ANTS_PYTHON names, by default in this one.
 
-Registrations run by `hybridreg.compare` and are kept in the folder of --out with their pages; tables are
-made of its records. Times are medians of the registration alone over the pairs onto systole, of the
-machine as loaded as it was.
+Registrations run by `hybridreg.compare` and are kept in the folder of --out with their pages;
+tables are made of its records. Times are medians of the registration alone over the pairs onto
+systole, of the machine as loaded as it was.
 
     HYBRIDREG_DATA=... python examples/benchmarks/cardiac_2d.py [--patients HF-I-40] [--cases 8]
 """
@@ -91,7 +92,9 @@ def method_table(records: list[Record]) -> str:
         scores = [r.scores for r in records if (r.more["onto"], r.method) == key]
         overlap = [s["dice"] for s in scores]
         far = [np.nan if s["hd95_mm"] is None else s["hd95_mm"] for s in scores]
-        rough, folds = ([s[name] for s in scores] for name in ("log_jacobian_sd", "folding_percent"))
+        rough, folds = (
+            [s[name] for s in scores] for name in ("log_jacobian_sd", "folding_percent")
+        )
         numbers = (np.mean(overlap), np.median(overlap), min(overlap))
         cells = [*(f"{n:.4f}" for n in numbers), f"{np.nanmean(far):.2f}", f"{np.mean(rough):.3f}"]
         rows.append([key[1], key[0], len(scores), *cells, f"{np.mean(folds):.4f}"])
@@ -138,7 +141,9 @@ def main():
         found[onto] = [r for r in done.records if r.status == "done" and r.method != "rigid"]
     everything = [record for records in found.values() for record in records]
     write_section(options.table, "All pairs", method_table(everything), head=HEAD)
-    write_section(options.table, "Mean Dice onto systole", patient_table(found["systole"]), head=HEAD)
+    write_section(
+        options.table, "Mean Dice onto systole", patient_table(found["systole"]), head=HEAD
+    )
     write_section(options.table, "Times", times(found["systole"]), head=HEAD)
 
 

@@ -2,8 +2,8 @@
 
     python examples/benchmarks/comparison_cost.py
 
-Records are made up, 10,000 of 1,250 cases and 8 methods with two labels each; the cost of a record is
-that of small 2D phantoms, without what their registrations and assessments take.
+Records are made up, 10,000 of 1,250 cases and 8 methods with two labels each; the cost of a record
+is that of small 2D phantoms, without what their registrations and assessments take.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def main():
             ("their page", f"{page.stat().st_size / 1e6:.1f} MB"),
             ("own cost of a record", f"{own:.2f} s"),
         ]
-    write_section(options.table, "Cost of a comparison", table(("What", "Measured"), rows), head=HEAD)
+    write_section(
+        options.table, "Cost of a comparison", table(("What", "Measured"), rows), head=HEAD
+    )
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@
     HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py cardiac
     HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py lung
 
-Cases are of test persons alone. Finished registrations are kept in the folder of --out, so a run can be
-interrupted, and another method (`--methods`) costs only its own time; the page is report.html there.
-Slow methods and those of other packages run on a few cases only (`--peer-cases`, evenly spaced), in a
-table of their own with all methods on these cases; `--python` names the Python of one that needs
-another. IMPACT compares MIND-SSC. Each registration has one thread, except that `--threads` gives more;
-times are those of the machine as loaded as it was.
+Cases are of test persons alone. Finished registrations are kept in the folder of --out, so a run
+can be interrupted, and another method (`--methods`) costs only its own time; the page is
+report.html there. Slow methods and those of other packages run on a few cases only (`--peer-cases`,
+evenly spaced), in a table of their own with all methods on these cases; `--python` names the Python
+of one that needs another. IMPACT compares MIND-SSC. Each registration has one thread, except that
+`--threads` gives more; times are those of the machine as loaded as it was.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ NETWORKS = ("voxelmorph", "unigradicon")
 
 @dataclass(frozen=True)
 class Problem:
-    """A table: its cases, the methods on all of them, and those on some; the first is the reference."""
+    """A table: its cases, the methods on all of them, and those on some;
+    the first is the reference.
+    """
 
     title: str
     cases: list[CaseRow]
@@ -81,7 +83,8 @@ def brain(data: Path) -> Problem:
         "brain-mr",
     )
     note = (
-        "Mean Dice of about 138 labels; the person of the fixed image is the subject. All 12 pairs by "
+        "Mean Dice of about 138 labels; the person of the fixed image is the subject. "
+        "All 12 pairs by "
         "`rigid`, `brain-mr`, elastix's default and greedy are in brain_mr.md, by `brain-lddmm` in "
         "lddmm.md."
     )

@@ -2,16 +2,18 @@
 
 Test persons of oasis_malf35, 1 mm: a ring of four of the 12 pairs of `brain_mr.py`, or all 12 with
 --all. All methods follow the same affine, the first stage of the presets, found once and kept in
-HYBRIDREG_SCRATCH; `instance` is the last stage of `brain-fast`, `simpleitk` the diffeomorphic demons of
-SimpleITK on three levels, the images scaled as ours are. Mean Dice of all labels of the fixed image,
-resampled once; of the deformable part, in the fixed brain, the standard deviation of the logarithm of its
-determinants; folded voxels of the total map on the whole grid; how far the inverse of a mapped point is
-from it; seconds from arrays to transform after the affine, kernels loaded, 2 threads.
+HYBRIDREG_SCRATCH; `instance` is the last stage of `brain-fast`, `simpleitk` the diffeomorphic
+demons of SimpleITK on three levels, the images scaled as ours are. Mean Dice of all labels of the
+fixed image, resampled once; of the deformable part, in the fixed brain, the standard deviation of
+the logarithm of its determinants; folded voxels of the total map on the whole grid; how far the
+inverse of a mapped point is from it; seconds from arrays to transform after the affine, kernels
+loaded, 2 threads.
 
-It does not run by `hybridreg compare`: all methods share an affine found once, and times are of what follows.
+It does not run by `hybridreg compare`: all methods share an affine found once, and times are of
+what follows.
 
-Rows are added to demons_hammer.csv as they come and not computed again; --times measures the first pair
-again and replaces its seconds.
+Rows are added to demons_hammer.csv as they come and not computed again; --times measures the first
+pair again and replaces its seconds.
 
     HYBRIDREG_DATA=... python examples/benchmarks/demons_hammer.py [--arms demons,hammer] [--times] | table
 """
@@ -154,7 +156,8 @@ def times(arms: list[str]):
 
 
 def table():
-    print("| method | persons | pairs | Dice, mean | worst | SD log J | folds | phi^-1 o phi, mean mm "
+    print("| method | persons | pairs | Dice, mean | worst | SD log J | folds | phi^-1 o "
+          "phi, mean mm "
           "| processor s | wall s |\n" + "|---" * 10 + "|")  # fmt: skip
     groups: dict[tuple[str, str], list[dict[str, str]]] = {}
     for row in rows(NAME):

@@ -1,12 +1,16 @@
 """How well trained networks (DIRNet, DLIR) register, and how fast, compared with methods that optimize.
 
-`cardiac`: the test persons of sunnybrook_2d as in `cardiac_2d.py`, diastole onto systole, one pair per slice level, by `hybridreg.compare`, which
-keeps finished registrations in the folder of --records. The interval of a difference of Dice is that of 10,000 bootstrap samples of persons, of the
-mean over all their pairs.
-`brain`: the 12 pairs of test persons of oasis_malf35 (`brain_mr.py`), 1 mm, mean Dice of all labels of the fixed image, resampled once.
-`mnist`: as de Vos 2017, pairs of one digit each, of the 10,000 test digits of MNIST: the first 8000 for training, the next 1000 for
-validation, the last 1000 for the test; the overlap of what is brighter than half, before and after; and a figure.
-`times`: of the registration, from arrays in memory to a transform in memory, warm, medians over one person's pairs.
+`cardiac`: the test persons of sunnybrook_2d as in `cardiac_2d.py`, diastole onto systole, one pair
+per slice level, by `hybridreg.compare`, which keeps finished registrations in the folder of
+--records. The interval of a difference of Dice is that of 10,000 bootstrap samples of persons, of
+the mean over all their pairs.
+`brain`: the 12 pairs of test persons of oasis_malf35 (`brain_mr.py`), 1 mm, mean Dice of all labels
+of the fixed image, resampled once.
+`mnist`: as de Vos 2017, pairs of one digit each, of the 10,000 test digits of MNIST: the first 8000
+for training, the next 1000 for validation, the last 1000 for the test; the overlap of what is
+brighter than half, before and after; and a figure.
+`times`: of the registration, from arrays in memory to a transform in memory, warm, medians over one
+person's pairs.
 
     HYBRIDREG_DATA=... python examples/benchmarks/dirnet.py cardiac|brain|mnist|times [--persons N-02]
 """
@@ -129,7 +133,9 @@ def brain(folder: Path, names: Sequence[str], persons: list[str]):
 
 
 def brain_table(known: list[dict[str, str]]) -> str:
-    """Of all rows; affine and elastix's default after it are those of brain_mr.csv, for the same pairs."""
+    """Of all rows; affine and elastix's default after it are those of brain_mr.csv,
+    for the same pairs.
+    """
     pairs = {(row["fixed"], row["moving"]) for row in known}
     with (TABLE.parent / "brain_mr.csv").open() as file:
         others = [row for row in csv.DictReader(file) if (row["fixed"], row["moving"]) in pairs]

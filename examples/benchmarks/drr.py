@@ -1,10 +1,10 @@
 """Projections: time per frame, and the error against closed forms.
 
-Times are the shortest of ten, on warm code, of one call that gives the image, or the image and its derivatives by
-six pose parameters; every ray crosses a cubic CT. Processor time is summed over the threads, and all that
-means something on a busy machine. Errors are in % of the longest chord, for solids on voxels of 1 mm whose
-surfaces are blurred over one voxel; rays that graze a surface are left out, those whose chord shrinks by
-more than 4 mm when the solid loses a voxel all around.
+Times are the shortest of ten, on warm code, of one call that gives the image, or the image and its
+derivatives by six pose parameters; every ray crosses a cubic CT. Processor time is summed over the
+threads, and all that means something on a busy machine. Errors are in % of the longest chord, for
+solids on voxels of 1 mm whose surfaces are blurred over one voxel; rays that graze a surface are
+left out, those whose chord shrinks by more than 4 mm when the solid loses a voxel all around.
 
     python examples/benchmarks/drr.py [--threads 2] [--device cuda]
 """

@@ -1,7 +1,7 @@
 """Projections of a head CT: their error against the exact integral, and what registration makes of them.
 
-The exact integral of the linearly interpolated voxels takes two Gauss points in each cell that a ray crosses. Radiographs
-of 128 x 128 pixels of 2.4 mm are registered from 7 degrees and 11 mm away.
+The exact integral of the linearly interpolated voxels takes two Gauss points in each cell that a
+ray crosses. Radiographs of 128 x 128 pixels of 2.4 mm are registered from 7 degrees and 11 mm away.
 
     HYBRIDREG_DATA=... python examples/benchmarks/drr_head.py
 """

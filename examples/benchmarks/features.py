@@ -1,14 +1,15 @@
 """How descriptors compare as the similarity of one method, and what the presets built on them reach.
 
-Persons of oasis_malf35, 1 mm; mean Dice of all labels of the fixed image, resampled once. All arms follow
-the same affine, the first stage of `brain-fast`, found once and kept in HYBRIDREG_SCRATCH. Of the
-deformable part's determinants in the fixed brain, the standard deviation of their logarithm; folds of the
-total map on the whole grid; how far the inverse of a mapped point is from it.
+Persons of oasis_malf35, 1 mm; mean Dice of all labels of the fixed image, resampled once. All arms
+follow the same affine, the first stage of `brain-fast`, found once and kept in HYBRIDREG_SCRATCH.
+Of the deformable part's determinants in the fixed brain, the standard deviation of their logarithm;
+folds of the total map on the whole grid; how far the inverse of a mapped point is from it.
 
 Contrasts: the moving image as it is, with its tissues remapped to those of T2 ("t2") or inverted
 ("inverted"). Parameters are chosen on the validation persons.
 
-It does not run by `hybridreg compare`: contrasts are exchanged in memory, and all arms share an affine found once.
+It does not run by `hybridreg compare`: contrasts are exchanged in memory, and all arms share an
+affine found once.
 
 Rows are added to features.csv as they come and not computed again; `--most` ends after so many.
 
@@ -51,7 +52,13 @@ AFFINE, _ = load_method("brain-fast").stages
 VALIDATION = [(1013, 1014), (1014, 1013)]
 TRAIN = [(1000, 1001), (1006, 1009)]
 SIX = [*DESCENT_PAIRS, (1015, 1036), (1017, 1128)]  # every test person in three
-PERSONS = {"ring": DESCENT_PAIRS, "six": SIX, "test": TEST, "validation": VALIDATION, "train": TRAIN}
+PERSONS = {
+    "ring": DESCENT_PAIRS,
+    "six": SIX,
+    "test": TEST,
+    "validation": VALIDATION,
+    "train": TRAIN,
+}
 NAME = "features.csv"
 
 INSTANCE = {"name": "instance", "iterations": [50, 50, 50, 50, 20]}
@@ -79,7 +86,8 @@ def beside(descriptor: dict | str, weight: float, method: dict = INSTANCE) -> di
     return on(stacked, method, name="mixed", weight=weight)
 
 
-WEIGHTS = os.environ.get("HYBRIDREG_WEIGHTS", "")  # a folder of weights to try before they are packaged
+# a folder of weights to try before they are packaged
+WEIGHTS = os.environ.get("HYBRIDREG_WEIGHTS", "")
 
 
 def trained(name: str, weights: str) -> dict:
@@ -89,7 +97,10 @@ def trained(name: str, weights: str) -> dict:
 
 PCA = trained("pca", "pca-brain")
 SAE, SAE_ANY = trained("autoencoder", "sae-brain"), trained("autoencoder", "sae-any-contrast")
-ANATOMY, ANATOMY_ANY = trained("anatomy", "anatomy-brain"), trained("anatomy", "anatomy-any-contrast")
+ANATOMY, ANATOMY_ANY = (
+    trained("anatomy", "anatomy-brain"),
+    trained("anatomy", "anatomy-any-contrast"),
+)
 LNCC = {"name": "lncc", "radius": 2}
 ARMS = {
     "lncc": {**TWO_MM, "similarity": LNCC},
@@ -163,7 +174,11 @@ def as_t2(image: Image, person: int) -> Image:
     """Tissue by tissue to the brightness of T2: CSF brightest, white matter darkest."""
     data, of = image.data[0], tissues(person)
     out = torch.zeros_like(data)
-    for tissue, (middle, spread) in {1: (900.0, -60.0), 2: (480.0, -60.0), 3: (300.0, -40.0)}.items():
+    for tissue, (middle, spread) in {
+        1: (900.0, -60.0),
+        2: (480.0, -60.0),
+        3: (300.0, -40.0),
+    }.items():
         inside = of == tissue
         values = data[inside]
         out[inside] = middle + spread * (values - values.mean()) / values.std()
@@ -182,7 +197,9 @@ CONTRASTS: dict[str, Callable[[Image, int], Image]] = {
 }
 
 
-def evaluated(pair: ImagePair, persons: tuple[int, int], method, start: Transform) -> dict[str, str]:
+def evaluated(
+    pair: ImagePair, persons: tuple[int, int], method, start: Transform
+) -> dict[str, str]:
     before = time.process_time(), time.perf_counter()
     result = method.register(pair, start)
     processor, wall = time.process_time() - before[0], time.perf_counter() - before[1]
@@ -191,7 +208,8 @@ def evaluated(pair: ImagePair, persons: tuple[int, int], method, start: Transfor
     labels = [read_labels(folder() / f"{p}_glm.nii.gz") for p in persons]
     overlap = dice(labels[0], warp(labels[1], total, onto=onto))
     jacobian = jacobian_determinant(total, onto)
-    linear = parts_of(result.transform)[0]  # T = A o phi: the determinant of phi is that of T over A's
+    # T = A o phi: the determinant of phi is that of T over A's
+    linear = parts_of(result.transform)[0]
     deformable = Image(jacobian.data / torch.linalg.det(linear.linear).float(), onto)
     found = jacobian_statistics(deformable, mask=inside)
     points = onto.points()[inside.data != 0][::20]
@@ -234,7 +252,8 @@ def run(options: argparse.Namespace):
 
 
 def table():
-    print("| persons | contrast | arm | smoothness | pairs | Dice | worst | SD log J | folds | inverse, mm "
+    print("| persons | contrast | arm | smoothness | pairs | Dice | worst | SD log J | folds "
+          "| inverse, mm "
           "| processor s |\n" + "|---" * 11 + "|")  # fmt: skip
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows(NAME):
@@ -246,14 +265,19 @@ def table():
         mean = {k: statistics.mean(values) for k, values in of.items()}
         print(
             f"| {' | '.join(key)} | {len(found)} | {mean['dice']:.3f} | {min(of['dice']):.3f} "
-            f"| {mean['log_sd']:.2f} | {sum(of['folded_voxels']):.0f} | {mean['inverse_mean_mm']:.3f} "
+            f"| {mean['log_sd']:.2f} | {sum(of['folded_voxels']):.0f} | "
+            f"{mean['inverse_mean_mm']:.3f} "
             f"| {statistics.median(of['processor_seconds']):.0f} |"
         )
 
 
 def paired(options: argparse.Namespace):
-    """Differences of Dice between arms on the same pairs: means of fixed persons, and their interval."""
-    print("| arm less other | pairs | Dice | 95 % of fixed persons | SD log J |\n" + "|---" * 5 + "|")
+    """Differences of Dice between arms on the same pairs: means of fixed persons,
+    and their interval.
+    """
+    print(
+        "| arm less other | pairs | Dice | 95 % of fixed persons | SD log J |\n" + "|---" * 5 + "|"
+    )
     found = {}
     for row in rows(NAME):
         pair = int(row["fixed"]), int(row["moving"])
@@ -277,7 +301,9 @@ def paired(options: argparse.Namespace):
 
 
 def times(presets: list[str]):
-    """Seconds of presets for the first test pair, warm; without any those of every descriptor, best of 2."""
+    """Seconds of presets for the first test pair, warm; without any those of every descriptor,
+    best of 2.
+    """
     pair = images(*TEST[0])
     image = pair.fixed
     for name in presets:
@@ -299,7 +325,9 @@ def times(presets: list[str]):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["run", "table", "paired", "times"], default="run")
+    parser.add_argument(
+        "what", nargs="?", choices=["run", "table", "paired", "times"], default="run"
+    )
     parser.add_argument("--arms", nargs="+", default=[])
     parser.add_argument("--persons", choices=list(PERSONS), default="test")
     parser.add_argument("--contrast", choices=list(CONTRASTS), default="same")

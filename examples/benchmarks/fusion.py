@@ -1,24 +1,24 @@
 """How good the fusion rules are, beside trivial fusions, on persons that nothing was tuned on.
 
-Slices: the test cases of harvard_aanlib, CT, PET or SPECT (the luma of its colors) as the fixed image
-and MR as the moved one. Every score of ``fusion_scores``, and three figures of what a reader looks for
-in CT and MR. Bone is where CT is white, above 0.95 (these CT are windowed for brain):
+Slices: the test cases of harvard_aanlib, CT, PET or SPECT (the luma of its colors) as the fixed
+image and MR as the moved one. Every score of ``fusion_scores``, and three figures of what a reader
+looks for in CT and MR. Bone is where CT is white, above 0.95 (these CT are windowed for brain):
 
 - bone edges kept: ``edge_recall`` of CT up to 2 pixels around bone;
 - tissue edges kept: ``edge_recall`` of MR further than that from bone;
 - solid bone: fraction of bone where the fused image has at least 4/5 of CT's value.
 
 Slices of one person are alike, so a score is the mean of the cases' means, and its interval is of a
-bootstrap over cases. Rows are added to a file as they come and not computed again, so the run can be
-interrupted; the tables are of what is there.
+bootstrap over cases. Rows are added to a file as they come and not computed again, so the run can
+be interrupted; the tables are of what is there.
 
     HYBRIDREG_DATA=... python examples/benchmarks/fusion.py [--rows FILE] [--every 4] [--kinds CT-MRI]
     HYBRIDREG_DATA=... python examples/benchmarks/fusion.py --pipeline
     HYBRIDREG_DATA=... python examples/benchmarks/fusion.py --times
 
 ``--pipeline``: CT and MR stacks, the one's header perturbed, registered by `brain-ct-mr` and fused,
-against the fusion of the stacks as the atlas aligned them. ``--times``: 2 threads, warm, medians of 5,
-with nothing else running.
+against the fusion of the stacks as the atlas aligned them. ``--times``: 2 threads, warm, medians of
+5, with nothing else running.
 """
 
 from __future__ import annotations
@@ -228,12 +228,22 @@ def print_network(data: Path):
 def print_pipeline(data: Path, threads: int):
     """Scores after perturbation, registration and fusion, over those of the aligned stacks.
 
-    Run 0 is registered without perturbation: it is resampled as the others are, which smooths MR, the
-    more so by linear interpolation, so the others are compared with it as well.
+    Run 0 is registered without perturbation: it is resampled as the others are, which smooths MR,
+    the more so by linear interpolation, so the others are compared with it as well.
     """
     method = with_settings(load_method("brain-ct-mr"), threads=threads)
     names = ("QABF", "VIF")
-    print(line(["case", "run", "by", *names, *(f"{n} over {o}" for o in ("atlas", "run 0") for n in names)]))
+    print(
+        line(
+            [
+                "case",
+                "run",
+                "by",
+                *names,
+                *(f"{n} over {o}" for o in ("atlas", "run 0") for n in names),
+            ]
+        )
+    )
     for case in STACKS:
         ct, mr = (
             read_image(data / f"harvard_aanlib/stacks_ct_mr/case{case}_{side}.nii.gz")
@@ -241,7 +251,10 @@ def print_pipeline(data: Path, threads: int):
         )
         aligned = stack_scores(ct, mr)
         center = mr.grid.points()[foreground(mr).data != 0].mean(0)
-        print(line([case, "atlas", "-", *(f"{aligned[n]:.4f}" for n in names), *["-"] * 4]), flush=True)
+        print(
+            line([case, "atlas", "-", *(f"{aligned[n]:.4f}" for n in names), *["-"] * 4]),
+            flush=True,
+        )
         nothing = ([0.0] * 3, [0.0] * 3)
         unperturbed: dict[str, dict[str, float]] = {}
         for number, (angles, shift) in enumerate([nothing, *perturbations(REPEATS, case)]):

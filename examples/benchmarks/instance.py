@@ -1,15 +1,17 @@
 """How `brain-fast` aligns the brains of different persons, how smoothly and how fast, beside greedy.
 
-The 12 pairs of `brain_mr.py` (test persons of oasis_malf35, 1 mm). brain-fast starts from the images'
-positions alone; greedy (its documentation's settings for brains) gets the moving image resampled
-through brain-fast's affine, once. Mean Dice of all labels of the fixed image, resampled once; of the
-deformable part's determinants, in the fixed brain, the standard deviation of their logarithm and the
-percentiles; folds of the total map on the whole grid; how far the inverse of a mapped point is from
-it; seconds from arrays to transform, warm, in one process, 2 threads: of the affine and of the rest.
+The 12 pairs of `brain_mr.py` (test persons of oasis_malf35, 1 mm). brain-fast starts from the
+images' positions alone; greedy (its documentation's settings for brains) gets the moving image
+resampled through brain-fast's affine, once. Mean Dice of all labels of the fixed image, resampled
+once; of the deformable part's determinants, in the fixed brain, the standard deviation of their
+logarithm and the percentiles; folds of the total map on the whole grid; how far the inverse of a
+mapped point is from it; seconds from arrays to transform, warm, in one process, 2 threads: of the
+affine and of the rest.
 
 Rows are added to instance.csv as they come and not computed again.
 
-It does not run by `hybridreg compare`: it measures the parts of one method, with times of a warm process.
+It does not run by `hybridreg compare`: it measures the parts of one method, with times of a warm
+process.
 
     HYBRIDREG_DATA=... python examples/benchmarks/instance.py [--persons train] [--smoothness 1.1]
         [--arm greedy] [--kernels "1.732 0.707"] | [--arm SyN] [--metric "CC 2 60 15 0"] | table
@@ -54,9 +56,7 @@ NAME = "instance.csv"
 Arm = Callable[[ImagePair, Transform, str], tuple[RegistrationResult, float]]
 
 
-def brain_fast(
-    pair: ImagePair, start: Transform, setting: str
-) -> tuple[RegistrationResult, float]:
+def brain_fast(pair: ImagePair, start: Transform, setting: str) -> tuple[RegistrationResult, float]:
     """setting: the smoothness. And the seconds after the affine."""
     before = time.perf_counter()
     result = replace(DEFORMABLE, smoothness=float(setting)).register(pair, start)
@@ -64,8 +64,8 @@ def brain_fast(
 
 
 def greedy(pair: ImagePair, start: Transform, setting: str) -> tuple[RegistrationResult, float]:
-    """setting: the standard deviations of its Gaussians in voxels. Files are read and written outside
-    of its time."""
+    """setting: the standard deviations of its Gaussians in voxels. Files are read and written
+    outside of its time."""
     from picsl_greedy import Greedy3D
 
     moved = warp_pair(pair, start)
@@ -87,7 +87,9 @@ def greedy(pair: ImagePair, start: Transform, setting: str) -> tuple[Registratio
 
 
 def syn(pair: ImagePair, start: Transform, setting: str) -> tuple[RegistrationResult, float]:
-    """setting: the metric, its radius or bins, and the iterations of each level. Files are part of its time."""
+    """setting: the metric, its radius or bins, and the iterations of each level. Files are part of
+    its time.
+    """
     metric, sampling, *iterations = setting.split(" ")
     method = AntsSyn(
         metric=metric,
@@ -146,7 +148,8 @@ def scored(
 
 
 def table():
-    print("| persons | method | setting | pairs | Dice, mean | worst | SD log J | least J | J, 1-99 % | folds "
+    print("| persons | method | setting | pairs | Dice, mean | worst | SD log J | least J | J, "
+          "1-99 % | folds "
           "| inverse, mean mm | affine s | deformable s |\n" + "|---" * 13 + "|")  # fmt: skip
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in rows(NAME):
@@ -177,7 +180,9 @@ def main():
     if given.what == "table":
         return table()
     torch.set_num_threads(THREADS)
-    setting = {"brain-fast": given.smoothness, "greedy": given.kernels, "SyN": given.metric}[given.arm]
+    setting = {"brain-fast": given.smoothness, "greedy": given.kernels, "SyN": given.metric}[
+        given.arm
+    ]
     pairs = (TEST if given.persons == "test" else TRAIN)[: given.pairs]
     warm = False
     for fixed, moving in pairs:

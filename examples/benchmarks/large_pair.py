@@ -1,7 +1,7 @@
 """What stands around the registration of two large CTs: seconds of every part, and memory.
 
-A head-and-neck CT resampled to 512 x 512 x 256 voxels, onto itself turned by 5 degrees and shifted by 7 mm.
-The method is a known rigid transform, so that all time is spent beside it.
+A head-and-neck CT resampled to 512 x 512 x 256 voxels, onto itself turned by 5 degrees and shifted
+by 7 mm. The method is a known rigid transform, so that all time is spent beside it.
 
     HYBRIDREG_DATA=... python examples/benchmarks/large_pair.py
 """

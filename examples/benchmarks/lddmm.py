@@ -1,8 +1,9 @@
 """How `brain-lddmm` aligns the brains of different persons, and what momenta say of elastix's results.
 
-Accuracy: the 12 pairs of `brain_mr.py` (test persons of oasis_malf35, 1 mm), mean Dice of all labels of
-the fixed image, folded voxels of the fixed brain, and how far phi(phi^-1(x)) is from x in it. All methods
-follow the same affine, the linear stages of `brain-mr`; rows of the others come from brain_mr.csv.
+Accuracy: the 12 pairs of `brain_mr.py` (test persons of oasis_malf35, 1 mm), mean Dice of all
+labels of the fixed image, folded voxels of the fixed brain, and how far phi(phi^-1(x)) is from x in
+it. All methods follow the same affine, the linear stages of `brain-mr`; rows of the others come
+from brain_mr.csv.
 
 Momenta: at 2 mm, the transform that `brain-mr` finds, its affine removed, as one geodesic: what it
 cannot say, inside the fixed brain.
@@ -12,10 +13,11 @@ fixed steps (Yang 2017), 50, the best of 5 step lengths, against ours, with the 
 Step lengths are chosen in 2D by all 50 steps, in 3D by the first 6 of the first pair. Times are
 processor seconds of one thread.
 
-Rows are added to lddmm.csv, lddmm_momenta.csv and lddmm_descent.csv as they come and not computed again.
+Rows are added to lddmm.csv, lddmm_momenta.csv and lddmm_descent.csv as they come and not computed
+again.
 
-It does not run by `hybridreg compare`: momenta and descents are not registrations, and processor seconds
-are those of a warm process without the affine that all share.
+It does not run by `hybridreg compare`: momenta and descents are not registrations, and processor
+seconds are those of a warm process without the affine that all share.
 
     HYBRIDREG_DATA=... python examples/benchmarks/lddmm.py accuracy|momenta|descent|times|table
 """
@@ -235,7 +237,9 @@ def descent(steps: list[float]):
         name = f"2D {a} <- {b}"
         if not known("lddmm_descent.csv", images=name):
             pair = ImagePair(*(read_image(next(flat.glob(f"{n}*.jpg"))) for n in (a, b)))
-            start = with_settings(load_method("affine"), threads=1).register(pair, initialize(pair, "mass"))
+            start = with_settings(load_method("affine"), threads=1).register(
+                pair, initialize(pair, "mass")
+            )
             pair = warp_pair(pair, start.transform)
             descent_of(name, pair, 1.0, steps, tries=50)
     for fixed, moving in DESCENT_PAIRS:
@@ -258,7 +262,10 @@ def times():
             METHOD.register(pair, start)
             seconds.append(time.perf_counter() - begin)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"| lddmm, {spacing:g} mm | {statistics.median(seconds):.1f} s | {peak:.1f} GiB |", flush=True)
+        print(
+            f"| lddmm, {spacing:g} mm | {statistics.median(seconds):.1f} s | {peak:.1f} GiB |",
+            flush=True,
+        )
 
 
 def table():
@@ -271,7 +278,8 @@ def table():
             }
             worst = min(float(row["dice"]) for row in chosen)
             print(
-                f"| affine + lddmm, {spacing} mm | {len(chosen)} | {mean['dice']:.3f} | {worst:.3f} | "
+                f"| affine + lddmm, {spacing} mm | {len(chosen)} | {mean['dice']:.3f} | "
+                f"{worst:.3f} | "
                 f"{mean['folding_percent']:.5f} | {mean['inverse_mean_mm']:.3f} |"
             )
     for name in ("lddmm_momenta.csv", "lddmm_descent.csv"):

@@ -1,20 +1,22 @@
 """How well `affine-fast` and `rigid-fast` align, beside elastix's linear stages.
 
-Brains: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice of all labels of the fixed
-image, nearest neighbor. elastix: the linear stages of `brain-mr`.
+Brains: every test person of oasis_malf35 onto every other (12), 1 mm; mean Dice of all labels of
+the fixed image, nearest neighbor. elastix: the linear stages of `brain-mr`.
 
-Starts: the moving image of four of these pairs turned by up to 45 degrees about a random axis and shifted
-by up to 50 mm along a random direction, about its middle and in its header alone. Recovered: within 2 mm
-of the alignment that the method found without that, mean over the fixed brain; Dice kept: at most .01 less.
+Starts: the moving image of four of these pairs turned by up to 45 degrees about a random axis and
+shifted by up to 50 mm along a random direction, about its middle and in its header alone.
+Recovered: within 2 mm of the alignment that the method found without that, mean over the fixed
+brain; Dice kept: at most .01 less.
 
-Stacks: CT and MR of the test persons of harvard_aanlib, as in brain_ct_mr.md (14 to 20 slices of 1 x 1 x 5
-mm), turned and shifted in the header by up to 15 degrees and 20 mm, and by up to 45 degrees and 50 mm.
+Stacks: CT and MR of the test persons of harvard_aanlib, as in brain_ct_mr.md (14 to 20 slices of 1
+x 1 x 5 mm), turned and shifted in the header by up to 15 degrees and 20 mm, and by up to 45 degrees
+and 50 mm.
 
 Times: arrays in memory to a transform in memory, warm, median. HYBRIDREG_SCRATCH keeps what
 elastix found (affine_FIXED_MOVING.h5 of the unperturbed brains).
 
-It does not run by `hybridreg compare`: starts are perturbed in the header, and times are those of a warm
-process.
+It does not run by `hybridreg compare`: starts are perturbed in the header, and times are those of a
+warm process.
 
     HYBRIDREG_DATA=... python examples/benchmarks/linear.py brains|starts|stacks [--repeats 5]
 """
@@ -48,9 +50,7 @@ from hybridreg.warping import warp
 DATA = Path(os.environ.get("HYBRIDREG_DATA", "."))
 SCRATCH = Path(os.environ.get("HYBRIDREG_SCRATCH", "."))
 TABLE = Path(__file__).with_suffix(".md")
-HEAD = "\n\n".join(
-    ["`affine-fast` and `rigid-fast` beside elastix", *__doc__.split("\n\n")[1:5]]
-)
+HEAD = "\n\n".join(["`affine-fast` and `rigid-fast` beside elastix", *__doc__.split("\n\n")[1:5]])
 BRAINS = {"affine-fast": load_method("affine-fast"), "elastix": LINEAR}
 STACKS = {"rigid-fast": load_method("rigid-fast"), "brain-ct-mr": load_method("brain-ct-mr")}
 FOUR = [(1015, 1017), (1017, 1036), (1036, 1128), (1128, 1015)]
@@ -76,11 +76,15 @@ def brain_pair(fixed: int, moving: int):
 
 
 def overlap(pair: ImagePair, labels, transform: Transform) -> float:
-    return statistics.mean(dice(labels[0], warp(labels[1], transform, onto=pair.fixed.grid)).values())
+    return statistics.mean(
+        dice(labels[0], warp(labels[1], transform, onto=pair.fixed.grid)).values()
+    )
 
 
 def aligned(name: str, method, fixed: int, moving: int, pair: ImagePair) -> tuple[Transform, float]:
-    """Of a pair as it is; elastix's once, with the seconds that took (nan for one that was kept)."""
+    """Of a pair as it is; elastix's once, with the seconds that took (nan for one that was
+    kept).
+    """
     path = SCRATCH / f"affine_{fixed}_{moving}.h5"
     if name == "elastix" and path.exists():
         return read_transform(path), np.nan
@@ -110,7 +114,9 @@ def brains(arms: dict) -> Iterator[tuple[str, str]]:
 
 
 def perturbations(count: int, seed: int) -> list[tuple[list[float], list[float]]]:
-    """Turned about a random axis by up to 45 degrees, shifted by up to 50 mm; rotation vectors as angles."""
+    """Turned about a random axis by up to 45 degrees, shifted by up to 50 mm;
+    rotation vectors as angles.
+    """
     generator = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -123,13 +129,17 @@ def perturbations(count: int, seed: int) -> list[tuple[list[float], list[float]]
 
 def turned_about(vector: np.ndarray, shift: np.ndarray, center) -> AffineTransform:
     skew = torch.linalg.cross(torch.eye(3).double(), torch.from_numpy(vector).expand(3, 3)).T
-    return AffineTransform.from_parts(torch.linalg.matrix_exp(-skew), torch.from_numpy(shift), center)
+    return AffineTransform.from_parts(
+        torch.linalg.matrix_exp(-skew), torch.from_numpy(shift), center
+    )
 
 
 def starts(arms: dict, repeats: int) -> Iterator[tuple[str, str]]:
     """elastix also from centers of mass, as one would start it."""
     lines = []
-    variants = [(name, how) for name in arms for how in (("", "mass") if name == "elastix" else ("",))]
+    variants = [
+        (name, how) for name in arms for how in (("", "mass") if name == "elastix" else ("",))
+    ]
     for name, how in variants:
         errors, losses, took = [], [], []
         for fixed, moving in FOUR:
@@ -146,13 +156,22 @@ def starts(arms: dict, repeats: int) -> Iterator[tuple[str, str]]:
                 errors.append(stacks.distance_mm(back, alone, points))
                 losses.append(best - overlap(pair, labels, back))
                 took.append(seconds)
-                print(name, how, fixed, f"{errors[-1]:.2f} {losses[-1]:.4f} {seconds:.1f}", flush=True)
+                print(
+                    name, how, fixed, f"{errors[-1]:.2f} {losses[-1]:.4f} {seconds:.1f}", flush=True
+                )
         near = np.mean(np.array(errors) <= RECOVERED_MM)
         kept = np.mean(np.array(losses) <= RECOVERED_DICE)
         spread = [f"{v:.2f}" for v in np.percentile(errors, [50, 95, 100])]
         label = f"{name}, from centers of mass" if how else name
         lines.append(
-            [label, len(errors), f"{near:.0%}", f"{kept:.0%}", *spread, f"{statistics.median(took):.2f}"]
+            [
+                label,
+                len(errors),
+                f"{near:.0%}",
+                f"{kept:.0%}",
+                *spread,
+                f"{statistics.median(took):.2f}",
+            ]
         )
     names = "method|starts|within 2 mm|Dice kept|median mm|95 % mm|max mm|median s"
     yield "Starts", table(names.split("|"), lines)
@@ -173,7 +192,9 @@ def ct_mr(arms: dict, repeats: int) -> Iterator[tuple[str, str]]:
                 near = [f"{np.mean(errors <= limit):.0%}" for limit in (2, 5)]
                 took = statistics.median(s for _, _, seconds in found for s in seconds)
                 what = "{:g} degrees, {:g} mm".format(*limits)
-                lines.append([name, fixed.upper(), what, len(errors), atlas, *near, *spread, f"{took:.2f}"])
+                lines.append(
+                    [name, fixed.upper(), what, len(errors), atlas, *near, *spread, f"{took:.2f}"]
+                )
                 print(lines[-1], flush=True)
     names = "method|fixed|up to|starts|unperturbed to atlas mm|within 2 mm|within 5 mm"
     yield "Stacks", table([*names.split("|"), "median mm", "95 % mm", "max mm", "median s"], lines)

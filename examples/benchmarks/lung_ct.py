@@ -1,20 +1,21 @@
 """How well `lung-ct` aligns two breathing states of one person, compared with alternatives.
 
 Real pair: lung_ct_elastix, follow-up onto baseline, evaluated by the 51 checked points (they lie on
-voxels and half voxels of 1.4 x 1.4 x 2.5 mm, and one of them no method brings nearer than 13 mm), the
-overlap of the lung masks and the folds inside the lung. The preset was tuned on this very pair, the
-only one at hand, and on known deformations of other seeds.
+voxels and half voxels of 1.4 x 1.4 x 2.5 mm, and one of them no method brings nearer than 13 mm),
+the overlap of the lung masks and the folds inside the lung. The preset was tuned on this very pair,
+the only one at hand, and on known deformations of other seeds.
 
 Known deformations: the baseline deformed by up to 15 mm near the diaphragm and by up to 4 mm finer
-elsewhere, turned, shifted by up to 30 mm, with 25 HU of noise and a density of the lung that follows
-its volume. Mean distance to the truth over the voxels of the lung.
+elsewhere, turned, shifted by up to 30 mm, with 25 HU of noise and a density of the lung that
+follows its volume. Mean distance to the truth over the voxels of the lung.
 
-Everyone but `lung-ct` and `bspline` follows the same rigid and affine stage (`affine`) and is given both
-masks. ANTs runs in the Python that ANTS_PYTHON names, by default in this.
+Everyone but `lung-ct` and `bspline` follows the same rigid and affine stage (`affine`) and is given
+both masks. ANTs runs in the Python that ANTS_PYTHON names, by default in this.
 
-Everything is run by `hybridreg.compare`: finished registrations are kept in the folder of --out with
-their pages. Times are of the registration, images in memory to a transform in memory, the affine
-included, of the machine as loaded as it was; for those of the table give `--workers 1 --threads 2`.
+Everything is run by `hybridreg.compare`: finished registrations are kept in the folder of --out
+with their pages. Times are of the registration, images in memory to a transform in memory, the
+affine included, of the machine as loaded as it was; for those of the table give `--workers 1
+--threads 2`.
 
     HYBRIDREG_DATA=... python examples/benchmarks/lung_ct.py [--seeds 5]
 """
@@ -81,7 +82,9 @@ def known_pair(pair: ImagePair, seed: int) -> tuple[ImagePair, Transform]:
 
 
 def breathed(pair: ImagePair, truth: Transform, onto: Grid, random: torch.Generator) -> Iterator:
-    """The moving image, the fixed mask, and the moving mask that the truth makes of the fixed one."""
+    """The moving image, the fixed mask, and the moving mask that the truth makes of the fixed
+    one.
+    """
     back = DisplacementField.sampled(truth.inverse(), onto)
     mask = warp(pair.fixed_mask, back, onto=onto)
     moved = warp(pair.fixed, back, onto=onto, interpolation="cubic", default=OUTSIDE_HU).data[0]

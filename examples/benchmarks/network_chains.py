@@ -1,14 +1,19 @@
 """What `dirnet-brain` and `quicksilver-brain` add to `brain-fast`: as its start, and where it fails.
 
-Test persons of oasis_malf35 at 1 mm; mean Dice of the labels of the fixed image, resampled once; processor seconds of what follows
-the affine, which is the same for all. `start`: the network, then `instance` at its two finest levels with some of the iterations.
-`hard`: the same pairs made difficult in three ways, networks alone and as a start beside `brain-fast`:
+Test persons of oasis_malf35 at 1 mm; mean Dice of the labels of the fixed image, resampled once;
+processor seconds of what follows the affine, which is the same for all. `start`: the network, then
+`instance` at its two finest levels with some of the iterations.
+`hard`: the same pairs made difficult in three ways, networks alone and as a start beside
+`brain-fast`:
 
-- large: the moving image is deformed first, by noise smoothed with a standard deviation of 24 mm, 6 mm a component
+- large: the moving image is deformed first, by noise smoothed with a standard deviation of 24 mm, 6
+  mm a component
 - contrast: each intensity of the moving image gets another brightness, one random curve
-- partial: the moving image lacks its lower half; labels that it has lost more than a tenth of are not counted
+- partial: the moving image lacks its lower half; labels that it has lost more than a tenth of are
+  not counted
 
-It does not run by `hybridreg compare`: pairs are made difficult in memory, and seconds are of what follows a shared affine.
+It does not run by `hybridreg compare`: pairs are made difficult in memory, and seconds are of what
+follows a shared affine.
 
 Rows are added to network_chains.csv as they come and not computed again.
 

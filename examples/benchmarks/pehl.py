@@ -1,15 +1,17 @@
 """The pose of the phantom implant in radiographs: a trained network (PEHL), optimization, and both.
 
-Miao 2016's protocol: estimates start N(0; 1, 1, 10 mm; 2, 10, 10 degrees) away in (tx, ty, tz; theta, alpha, beta), and a
-result is a success if its mTREproj, over the corners of the implant's box, is under 1 % of its length (1.33 mm). Poses,
-noise and backgrounds are none of the training: backgrounds are projections of a head and neck (``HYBRIDREG_DATA``) or of
-other random tissue, the detector scatters over 40 mm, blurs and counts photons.
+Miao 2016's protocol: estimates start N(0; 1, 1, 10 mm; 2, 10, 10 degrees) away in (tx, ty, tz;
+theta, alpha, beta), and a result is a success if its mTREproj, over the corners of the implant's
+box, is under 1 % of its length (1.33 mm). Poses, noise and backgrounds are none of the training:
+backgrounds are projections of a head and neck (``HYBRIDREG_DATA``) or of other random tissue, the
+detector scatters over 40 mm, blurs and counts photons.
 
     python examples/benchmarks/pehl.py pehl --poses 100
     python examples/benchmarks/pehl.py classical --poses 10
     python examples/benchmarks/pehl.py spread --poses 100
 
-The first two add their rows to ``pehl.csv``, in which finished ones are kept; ``table`` prints it, ``times`` wall times.
+The first two add their rows to ``pehl.csv``, in which finished ones are kept; ``table`` prints it,
+``times`` wall times.
 """
 
 from __future__ import annotations
@@ -204,10 +206,19 @@ def times(methods: dict, count: int):
 
 
 HEAD = (
-    "| method | background | poses | success % | 25 % mm | median mm | 75 % mm | 95 % mm | processor s |\n"
+    "| method | background | poses | success % | 25 % mm | median mm | 75 % mm | 95 % mm | "
+    "processor s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
-ORDER = ("start", "PEHL, 1", "PEHL, 3", "PEHL, 9", "hybrid", "GC (gradient)", "MI, then GC (Powell)")
+ORDER = (
+    "start",
+    "PEHL, 1",
+    "PEHL, 3",
+    "PEHL, 9",
+    "hybrid",
+    "GC (gradient)",
+    "MI, then GC (Powell)",
+)
 BACKGROUNDS = ("random", "anatomy")
 
 if __name__ == "__main__":

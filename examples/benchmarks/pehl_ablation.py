@@ -2,9 +2,10 @@
 
     python examples/benchmarks/pehl_ablation.py --steps 300 --samples 1000 --poses 40
 
-Every variant has the same small budget, so only their order means something. Starts, successes and backgrounds are those of
-``pehl.py``, of random tissue and with other seeds than its test poses. Adds a row for each variant to
-``pehl_ablation.csv``, in which finished ones are kept; ``--variant`` runs one alone.
+Every variant has the same small budget, so only their order means something. Starts, successes and
+backgrounds are those of ``pehl.py``, of random tissue and with other seeds than its test poses.
+Adds a row for each variant to ``pehl_ablation.csv``, in which finished ones are kept; ``--variant``
+runs one alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class LinearTask(PehlTask):
 
 
 def task_of(variant: str, samples: int) -> PehlTask:
-    """The recipe of the packaged weights, changed. Run once in a process: the hierarchy is global."""
+    """The recipe of the packaged weights, changed. Run once in a process:
+    the hierarchy is global.
+    """
     how = load_training("pehl", RECIPE)
     ct, arm = implant(implant_grid()), read_geometry(how.geometry)
     how = replace(how, samples=samples, backgrounds=90, decay=4e-3, cache=None)
@@ -81,7 +84,8 @@ def task_of(variant: str, samples: int) -> PehlTask:
         how = replace(how, ranges=replace(how.ranges, errors=how.ranges.errors[:1]))
     kind = LinearTask if variant == "without the CNN" else PehlTask
     task = kind(ct, arm, how)
-    task.__dict__["points"] = points  # those of all parts, also where they would be chosen otherwise
+    # those of all parts, also where they would be chosen otherwise
+    task.__dict__["points"] = points
     return task
 
 

@@ -1,16 +1,16 @@
 """Whether two versions of hybridreg find the same transforms, for every packaged preset.
 
-Each preset registers a phantom and a pair of real images of the kind it is meant for, on 1 thread and
-with a fixed seed, so that each version repeats its own transforms exactly. The transforms are compared
-in float64 at 1000 points drawn evenly over the fixed field of view.
+Each preset registers a phantom and a pair of real images of the kind it is meant for, on 1 thread
+and with a fixed seed, so that each version repeats its own transforms exactly. The transforms are
+compared in float64 at 1000 points drawn evenly over the fixed field of view.
 
-Phantoms start from the identity. Brains start from their centers of mass, CT and MR of one head turned
-by 8 to 12 degrees about every axis and shifted by 9 to 15 mm from the atlas's alignment. The real pairs
-are of train persons, brains averaged over blocks of voxels to keep runs short.
+Phantoms start from the identity. Brains start from their centers of mass, CT and MR of one head
+turned by 8 to 12 degrees about every axis and shifted by 9 to 15 mm from the atlas's alignment. The
+real pairs are of train persons, brains averaged over blocks of voxels to keep runs short.
 
-`write` uses only what versions have had since 0.1.0, so the same file runs on both. Without `--data`
-it registers the phantoms alone. `--torch` computes with torch what the version has compiled loops for.
-What is in the folder already is not computed again.
+`write` uses only what versions have had since 0.1.0, so the same file runs on both. Without
+`--data` it registers the phantoms alone. `--torch` computes with torch what the version has
+compiled loops for. What is in the folder already is not computed again.
 
     python examples/benchmarks/presets.py write OUT [--data FOLDER] [--presets NAME ...] [--torch]
     python examples/benchmarks/presets.py compare A B [--title TITLE]

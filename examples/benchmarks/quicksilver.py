@@ -1,18 +1,20 @@
 """What the shipped Quicksilver networks predict, compared with the optimization that they learned from.
 
-Slices: the first pairs of the test slices of oasis_2d_mermaid in a fixed random order. Brains: the test
-persons of oasis_malf35, every one onto every other. All methods follow the affine of the presets. Target:
-LDDMM with the settings of the training. Measures:
+Slices: the first pairs of the test slices of oasis_2d_mermaid in a fixed random order. Brains: the
+test persons of oasis_malf35, every one onto every other. All methods follow the affine of the
+presets. Target: LDDMM with the settings of the training. Measures:
 
   momentum   mean |m - m*| over mean |m*|, m* the target's; 1 for a prediction of 0
-  map_mm     mean distance from the target's map in the fixed brain; that of the affine alone is its size
-  rmse       of the moved and the fixed image, both scaled to [0, 1], in the fixed brain
+  map_mm     mean distance from the target's map in the fixed brain; that of the affine alone is its
+  size rmse       of the moved and the fixed image, both scaled to [0, 1], in the fixed brain
   dice       mean of all labels of the fixed image, resampled once (brains)
   folds      folded voxels of the fixed image
 
-It does not run by `hybridreg compare`: it measures momenta and maps against the optimization that they learned from.
+It does not run by `hybridreg compare`: it measures momenta and maps against the optimization that
+they learned from.
 
-Rows are added to quicksilver.csv as they come and not computed again; `table` writes quicksilver.md.
+Rows are added to quicksilver.csv as they come and not computed again; `table` writes
+quicksilver.md.
 
     HYBRIDREG_DATA=... python examples/benchmarks/quicksilver.py slices|brains|hybrid|contrast|
         uncertainty|regression|times|table [--pairs N] [--store TARGETS.zarr]

@@ -1,8 +1,9 @@
 """One network taught three things about the same targets: the momentum, its velocity, and the map.
 
-The same layers, patches, steps and seed for each; each of its targets over their mean size. The network's
-output is made a map by shooting (momentum; velocity v as the momentum L v) or is one (displacement).
-All learn from the mean absolute difference; the momentum, which is rough, also from the smoothed one.
+The same layers, patches, steps and seed for each; each of its targets over their mean size. The
+network's output is made a map by shooting (momentum; velocity v as the momentum L v) or is one
+(displacement). All learn from the mean absolute difference; the momentum, which is rough, also from
+the smoothed one.
 """
 
 from __future__ import annotations

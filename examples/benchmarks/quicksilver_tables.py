@@ -163,7 +163,8 @@ def _gaps(part: str, measures: Sequence[tuple[str, str]]) -> str:
     if "corrected" not in values_of(part):
         return "The correction is not measured: there are no weights of one."
     lines = [
-        f"- The correction closes {gap(part, m, 'prediction', 'corrected', best or None)} of what the "
+        "- The correction closes "
+        f"{gap(part, m, 'prediction', 'corrected', best or None)} of what the "
         f"prediction misses ({MEASURES[m][0]}{f', up to {best}' if best else ', down to 0'})."
         for m, best in measures
     ]

@@ -1,9 +1,9 @@
 """Rigid alignment of T1, T2 and FLAIR of one person by descriptors and by mutual information.
 
-mr_multiseq_pgbm003_dicom: series of .7 x .7 x 6.5 mm that their publisher has registered to one frame, so
-the truth is that of the headers, to about a millimeter. T1 before contrast is the fixed image, on voxels
-of 2 mm; every start is turned by up to 10 degrees about each axis and shifted by up to 10 mm along each.
-The error is the mean over the corners of the box around the head.
+mr_multiseq_pgbm003_dicom: series of .7 x .7 x 6.5 mm that their publisher has registered to one
+frame, so the truth is that of the headers, to about a millimeter. T1 before contrast is the fixed
+image, on voxels of 2 mm; every start is turned by up to 10 degrees about each axis and shifted by
+up to 10 mm along each. The error is the mean over the corners of the box around the head.
 
     HYBRIDREG_DATA=... python examples/benchmarks/rigid_contrasts.py [--repeats 3]
 """
@@ -35,7 +35,9 @@ LINEAR = {"name": "linear", "transform": "rigid", "similarity": "ssd"}
 
 
 def twice(descriptor: str | dict) -> dict:
-    """Descriptors depend on rotation, so the moving image is described again once it is nearly aligned."""
+    """Descriptors depend on rotation, so the moving image is described again once it is nearly
+    aligned.
+    """
     stage = {"name": "on-features", "descriptor": descriptor, "method": LINEAR}
     return {"name": "chain", "stages": [stage, stage]}
 

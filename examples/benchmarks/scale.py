@@ -149,7 +149,8 @@ def workers_part(scratch: Path, workers: int):
         "workers",
         "2 workers do at least 1.8 times the work of one",
         f"{one / two:.2f} times",
-        f"rigid at 4 mm, {len(rows)} pairs: {one:.2f} s a case with one worker, {two:.2f} s with two",
+        f"rigid at 4 mm, {len(rows)} pairs: {one:.2f} s a case with one worker, "
+        f"{two:.2f} s with two",
     )
 
 

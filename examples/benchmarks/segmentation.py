@@ -1,9 +1,10 @@
 """A segmentation network whose classes are channels of a registration: what labels can add to local correlation.
 
-A 3D U-Net at 2 mm, trained with the labels of the training persons of oasis_malf35 (all structures), its
-input the image and each voxel's place in the brain. `Segmented` gives a registration not the classes but
-few channels: each class has a vector, vectors of classes that touch each other are far apart, and a voxel
-has the mean of the vectors by the probabilities of its classes.
+A 3D U-Net at 2 mm, trained with the labels of the training persons of oasis_malf35 (all
+structures), its input the image and each voxel's place in the brain. `Segmented` gives a
+registration not the classes but few channels: each class has a vector, vectors of classes that
+touch each other are far apart, and a voxel has the mean of the vectors by the probabilities of its
+classes.
 
 Training on one core, then registrations whose rows are added to features.csv:
 
@@ -51,7 +52,9 @@ VOXELS = 80_000  # of the loss
 
 
 class UNet(nn.Module):
-    """Image and places (1, 4, *shape), sides multiples of 8 -> features (1, 16, *shape); ``scores`` of voxels."""
+    """Image and places (1, 4, *shape), sides multiples of 8 -> features (1, 16, *shape);
+    ``scores`` of voxels.
+    """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
@@ -90,7 +93,8 @@ def given(values: Tensor) -> Tensor:
     return torch.cat([values, places(values)])[None]
 
 
-# Training -------------------------------------------------------------------------------------------
+# Training
+# -------------------------------------------------------------------------------------------
 
 
 class Person:
@@ -202,7 +206,8 @@ def train(run: Path, minutes: float, seed: int = 0):
     held = [Person(p, labels) for p in VALIDATION]
     other, generator = mirrored(labels), Generator().manual_seed(seed)
     print(
-        f"{len(labels)} classes, {int((other != torch.arange(len(labels))).sum())} of them have a side",
+        f"{len(labels)} classes, {int((other != torch.arange(len(labels))).sum())} of "
+        "them have a side",
         flush=True,
     )
     sizes = sum(p.classes.long().flatten().bincount(minlength=len(labels)) for p in persons).float()
@@ -259,7 +264,8 @@ def _count(touching: Tensor, classes: Tensor):
         touching += pairs.view_as(touching) + pairs.view_as(touching).T
 
 
-# Channels -------------------------------------------------------------------------------------------
+# Channels
+# -------------------------------------------------------------------------------------------
 
 
 @torch.enable_grad()
@@ -333,7 +339,8 @@ class _Window:
         return out
 
 
-# Registration ---------------------------------------------------------------------------------------
+# Registration
+# ---------------------------------------------------------------------------------------
 
 
 def methods(run: Path) -> dict[str, dict | OnFeatures]:

@@ -3,8 +3,8 @@
     HYBRIDREG_DATA=... python examples/benchmarks/train_descriptors.py FOLDER [NAME ...]
 
 Writes a settings file and a run for each name into the folder, and continues runs that were
-interrupted; FOLDER/NAME.safetensors and its card are what is packaged. On one quiet core the autoencoders
-take some three minutes each, the encoders one and four, the components some seconds.
+interrupted; FOLDER/NAME.safetensors and its card are what is packaged. On one quiet core the
+autoencoders take some three minutes each, the encoders one and four, the components some seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ TRAIN = [1000, 1001, 1002, 1006, 1007, 1008, 1009, 1010, 1011, 1012]
 VALIDATION = [1013, 1014]
 LABELED = ", with labels provided by Neuromorphometrics, Inc. (http://Neuromorphometrics.com/) under academic subscription"
 DATA = (
-    "T1 MR of 10 persons of the OASIS project, stripped of the skull{}, as distributed with the MICCAI 2012 "
+    "T1 MR of 10 persons of the OASIS project, stripped of the skull{}, as distributed with "
+    "the MICCAI 2012 "
     "multi-atlas labeling data; 2 others to choose by"
 )
 ANY = {"contrasts": "any"}

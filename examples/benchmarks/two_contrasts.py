@@ -1,10 +1,10 @@
 """`brain-any-contrast` and its variants beside `brain-mr`, on one contrast and on two.
 
-Pairs of `instance.py` (persons of oasis_malf35, 1 mm). Two contrasts: the moving image looks like T2, since its
-intensities are exchanged (fluid bright, then gray matter, white matter dark), whose labels are known.
-Mean Dice of all labels of the fixed image, resampled once; in the fixed brain the standard deviation of
-the logarithm of determinants, which an affine part does not change; folds on the whole grid; processor
-seconds of this process (elastix computes in another).
+Pairs of `instance.py` (persons of oasis_malf35, 1 mm). Two contrasts: the moving image looks like
+T2, since its intensities are exchanged (fluid bright, then gray matter, white matter dark), whose
+labels are known. Mean Dice of all labels of the fixed image, resampled once; in the fixed brain the
+standard deviation of the logarithm of determinants, which an affine part does not change; folds on
+the whole grid; processor seconds of this process (elastix computes in another).
 
 It does not run by `hybridreg compare`: contrasts are exchanged in memory.
 
@@ -37,7 +37,8 @@ from hybridreg.methods.instance import Instance
 from hybridreg.similarity import LNCC, MI, NCC, SSD
 
 NAME = "two_contrasts.csv"
-# Of brightness in [0, 1]: background, the brain's border, fluid, gray and white matter, the brightest.
+# Of brightness in [0, 1]: background, the brain's border, fluid, gray and white matter, the
+# brightest.
 T1, T2 = (0.0, 0.1, 0.3, 0.55, 0.89, 1.0), (0.0, 0.9, 1.0, 0.6, 0.3, 0.25)
 
 
@@ -75,7 +76,8 @@ def evaluated(fixed: int, moving: int, arm: str, contrast: str) -> dict[str, obj
 
 
 def table():
-    print("| persons | contrast | method | pairs | Dice, mean | worst | SD log J | folds | processor s |\n"
+    print("| persons | contrast | method | pairs | Dice, mean | worst | SD log J | folds | "
+          "processor s |\n"
           + "|---" * 9 + "|")  # fmt: skip
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in rows(NAME):

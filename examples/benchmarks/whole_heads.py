@@ -4,7 +4,8 @@ Two persons of other sites than any preset was tuned on (freesurfer_mne: sample_
 sample moving, its whole head at 3 mm), all brought to 2 mm or what they have. Mean Dice of the aseg
 structures that both have.
 
-It does not run by `hybridreg compare`: its images and masks are made in memory, and it has three pairs.
+It does not run by `hybridreg compare`: its images and masks are made in memory, and it has three
+pairs.
 
     HYBRIDREG_DATA=... python examples/benchmarks/whole_heads.py [--threads 1]
 """

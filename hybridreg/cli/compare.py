@@ -115,7 +115,9 @@ def compare(
 
 
 def _transforms(given: list[str]) -> dict[str, str]:
-    """The patterns by name (ValueError for anything else than NAME=PATTERN, and for a name twice)."""
+    """The patterns by name (ValueError for anything else than NAME=PATTERN,
+    and for a name twice).
+    """
     found: dict[str, str] = {}
     for text in given:
         name, equals, pattern = text.partition("=")

@@ -15,7 +15,10 @@ from hybridreg.cli.session import session
 
 def info(
     file: Annotated[
-        Path, typer.Argument(help="Image, DICOM folder, transform, method TOML, weights or output folder.")
+        Path,
+        typer.Argument(
+            help="Image, DICOM folder, transform, method TOML, weights or output folder."
+        ),
     ],
     json: options.Json = False,
 ):
@@ -30,7 +33,9 @@ def info(
 
 
 def methods(json: options.Json = False):
-    """List presets, methods (for `hybridreg register --method`), measures, rules, tasks and weights."""
+    """List presets, methods (for `hybridreg register --method`), measures, rules,
+    tasks and weights.
+    """
     with session(as_json=json) as current:
         from hybridreg.config import presets
         from hybridreg.io.checkpoints import packaged_weights

@@ -30,7 +30,8 @@ def project(
     pose: Annotated[
         str,
         typer.Option(
-            help="Transform file, C-arm to CT, or rx,ry,rz,tx,ty,tz in degrees and mm about --isocenter."
+            help="Transform file, C-arm to CT, or rx,ry,rz,tx,ty,tz in degrees and mm "
+            "about --isocenter."
         ),
     ] = "0,0,0,0,0,0",
     isocenter: Annotated[

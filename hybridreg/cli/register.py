@@ -187,7 +187,11 @@ def _register_rows(current, rows: list, out: Path, order, **where):
         changed=batch.changed,
         ends=batch.ends,
     )
-    current.answer = {"folder": str(out), **counts, "records": [record.row() for record in batch.records]}
+    current.answer = {
+        "folder": str(out),
+        **counts,
+        "records": [record.row() for record in batch.records],
+    }
     verdicts = [record.verdict for record in batch.records]
     if "fail" in verdicts and current.exit_code == DONE:
         current.exit_code = VERDICT_FAIL

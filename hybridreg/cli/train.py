@@ -25,7 +25,9 @@ class Precision(StrEnum):
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="What to train; `hybridreg methods` lists the tasks.")],
+    task: Annotated[
+        str, typer.Argument(help="What to train; `hybridreg methods` lists the tasks.")
+    ],
     config: Annotated[Path, typer.Argument(help="TOML file with the settings of the task.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     max_time: Annotated[
@@ -38,13 +40,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the folder, or start it.")
     ] = False,
-    precision: Annotated[
-        Precision, typer.Option(help="float16 needs a GPU.")
-    ] = Precision.float32,
+    precision: Annotated[Precision, typer.Option(help="float16 needs a GPU.")] = Precision.float32,
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that prefetch batches.")
-    ] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prefetch batches.")] = 0,
     seed: options.Seed = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",

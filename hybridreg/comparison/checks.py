@@ -20,7 +20,9 @@ _FEW = 6  # subjects, below which there are no p-values
 
 
 def check(rows: Sequence[CaseRow], contenders: Sequence[Contender]) -> tuple[str, ...]:
-    """Raises ValueError for cases and methods that cannot be compared; gives the notes on others."""
+    """Raises ValueError for cases and methods that cannot be compared;
+    gives the notes on others.
+    """
     _check_kind(contenders)
     _check_dimension(rows, contenders)
     _check_transforms(rows, contenders)
@@ -104,7 +106,8 @@ def _subjects(rows: Sequence[CaseRow]) -> Iterator[str]:
         yield "all cases are of one subject: this describes that subject, and nothing can be tested"
     elif count < _FEW:
         yield (
-            f"there are {count} subjects, too few for p-values (at least {_FEW}); the intervals of so "
+            f"there are {count} subjects, too few for p-values (at least {_FEW}); the "
+            "intervals of so "
             "few are too narrow"
         )
 
@@ -116,12 +119,14 @@ def _evaluation(rows: Sequence[CaseRow]) -> Iterator[str]:
         measured |= len(without) < len(rows)
         if without and len(without) < len(rows):
             yield (
-                f"{len(without)} of {len(rows)} cases have no {what} ({_some(without)}): they do not "
+                f"{len(without)} of {len(rows)} cases have no {what} "
+                f"({_some(without)}): they do not "
                 f"count in scores of {what}"
             )
     if not measured:
         yield (
-            "no case has labels, landmarks or a true transform: methods are compared by similarity alone, which says "
+            "no case has labels, landmarks or a true transform: methods are compared by similarity "
+            "alone, which says "
             "little about accuracy"
         )
 

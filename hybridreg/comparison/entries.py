@@ -1,7 +1,7 @@
 """What is known of one case and method, in a small file beside its output folder.
 
-``cases/CASE/METHOD.json`` holds the record, the scores of each label and the hashes of all that they
-depend on, also of failures; ``cases/CASE/METHOD/`` is the output folder.
+``cases/CASE/METHOD.json`` holds the record, the scores of each label and the hashes of all that
+they depend on, also of failures; ``cases/CASE/METHOD/`` is the output folder.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class LabelScores:
 class Entry:
     """The record of one case and method, and what it was made from.
 
-    inputs: SHA-256 by the role of the file. starts: of the capture range, by number; the distance of
-    the start and of the end from the result without perturbation, in mm (None: failed).
+    inputs: SHA-256 by the role of the file. starts: of the capture range, by number; the distance
+    of the start and of the end from the result without perturbation, in mm (None: failed).
     """
 
     record: Record

@@ -41,7 +41,9 @@ def look(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def box_plot(table: ScoreTable) -> str:
-    """One box per method over the cases: median, quartiles, 1.5 times their distance; and the mean."""
+    """One box per method over the cases: median, quartiles, 1.5 times their distance;
+    and the mean.
+    """
     methods = list(table.methods)
     with _drawing(6.2, 0.9 + 0.32 * len(methods)) as (figure, axes):
         places = np.arange(len(methods))[::-1]

@@ -136,7 +136,8 @@ def _begin(folder: Path):
             raise ValueError("this is a file; the output is a folder: choose another name")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / COMPARISON).is_file():
             raise ValueError(
-                f"this folder has files but no {COMPARISON}, so it holds no comparison: choose another "
+                f"this folder has files but no {COMPARISON}, so it holds no comparison: "
+                "choose another "
                 "or an empty one"
             )
         folder.mkdir(parents=True, exist_ok=True)

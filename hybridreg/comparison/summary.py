@@ -35,7 +35,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method: counts of its cases, those of its scores that were measured, and what it costs."""
+    """One method: counts of its cases, those of its scores that were measured,
+    and what it costs.
+    """
 
     name: str
     done: int
@@ -50,8 +52,8 @@ class Test:
     """A method against the reference in one score.
 
     difference: method - reference, mean over subjects. effect: rank-biserial, positive where the
-    method is better. holm: p corrected over the methods. not_inferior: whether the interval excludes
-    a loss of the margin; None without margin. needed: subjects for 80 % power.
+    method is better. holm: p corrected over the methods. not_inferior: whether the interval
+    excludes a loss of the margin; None without margin. needed: subjects for 80 % power.
     """
 
     method: str

@@ -78,8 +78,10 @@ def cost_table(summary: Summary) -> Table:
         counted = (Cell(str(count), count) for count in counts)
         rows.append([Cell(row.name), *counted, *map(numeric, costs)])
     caption = (
-        "Pass, warn and fail are the verdicts without labels. Medians over cases: wall seconds of the "
-        "registration alone; processor seconds and resident memory of all that was done for the case."
+        "Pass, warn and fail are the verdicts without labels. Medians over cases: wall "
+        "seconds of the "
+        "registration alone; processor seconds and resident memory of all that was done "
+        "for the case."
     )
     return Table("Cost", columns, rows, caption=caption)
 

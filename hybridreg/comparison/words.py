@@ -28,7 +28,9 @@ def sentences(summary: Summary) -> list[str]:
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three significant digits, with a true minus sign; a dash for None, and 0 for rounding errors."""
+    """Three significant digits, with a true minus sign; a dash for None,
+    and 0 for rounding errors.
+    """
     if value is None:
         return "–"
     value = 0.0 if abs(value) < _ZERO else value
@@ -81,7 +83,8 @@ def _extent(summary: Summary) -> Iterator[str]:
     )
     if summary.waiting:
         yield (
-            f"Not finished with every method, and not counted yet: {counted(summary.waiting, 'case')}."
+            "Not finished with every method, and not counted yet: "
+            f"{counted(summary.waiting, 'case')}."
         )
 
 
@@ -96,7 +99,8 @@ def _best(summary: Summary) -> Iterator[str]:
     first, spread = order[0], order[0].scores[main.name]
     within = f" (95 % interval {interval(spread.interval)})" if spread.interval else ""
     yield (
-        f"{first.name} has the best {title(main, inside=True)}: {number(spread.mean)}{unit(main)}{within}; "
+        f"{first.name} has the best {title(main, inside=True)}: "
+        f"{number(spread.mean)}{unit(main)}{within}; "
         f"on its worst 30 % of the cases {number(spread.worst)}. Then come "
         + ", ".join(f"{row.name} {number(row.scores[main.name].mean)}" for row in order[1:])
         + "."
@@ -109,7 +113,8 @@ def _compared(summary: Summary) -> Iterator[str]:
         seen = ", ".join(f"{test.method} {_seen(test)}" for test in tests)
         count = len(summary.tables[summary.main.name].subjects)
         yield (
-            f"Differences from {summary.reference} in {title(summary.main, inside=True)}, not tested: "
+            f"Differences from {summary.reference} in "
+            f"{title(summary.main, inside=True)}, not tested: "
             f"{counted(count, 'subject')}, at least {FEW} are needed: {seen}."
         )
         return
@@ -157,7 +162,8 @@ def _distinguished(summary: Summary) -> Iterator[str]:
     if len(summary.ranks) > 1:
         first = summary.ranks[0]
         yield (
-            f"{first.method} has the best mean rank, {number(first.rank)}; it keeps the first place in "
+            f"{first.method} has the best mean rank, {number(first.rank)}; it keeps the "
+            "first place in "
             f"{first.best:.0%} of resampled sets of subjects."
         )
 
@@ -180,7 +186,8 @@ def _failures(summary: Summary) -> Iterator[str]:
         if summary.lost:
             names = ", ".join(summary.lost[:_NAMED]) + ", ..." * (len(summary.lost) > _NAMED)
             yield (
-                f"Every method failed in {counted(len(summary.lost), 'case')}, without effect on the "
+                f"Every method failed in {counted(len(summary.lost), 'case')}, without "
+                "effect on the "
                 f"scores: {names}."
             )
     else:

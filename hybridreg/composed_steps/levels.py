@@ -23,7 +23,9 @@ _LOOKED_AT_MM = 4.0  # spacing at which the foreground is determined
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One image of a level. data: (C, *grid.shape). weight: of each voxel, (1, *grid.shape), or None."""
+    """One image of a level. data: (C, *grid.shape). weight: of each voxel, (1, *grid.shape),
+    or None.
+    """
 
     data: Tensor
     weight: Tensor | None
@@ -148,7 +150,9 @@ def _box(
         places = shown.sum(others).nonzero().flatten()
         coarse = grid.spacing[::-1][axis]
         reach = margin_mm + coarse  # what is shown may begin before the coarse voxel that shows it
-        first, last = (places[0].item(), places[-1].item()) if len(places) else (0, shown.shape[axis])
+        first, last = (
+            (places[0].item(), places[-1].item()) if len(places) else (0, shown.shape[axis])
+        )
         offset = ((count - 1) * voxel - (shown.shape[axis] - 1) * coarse) / 2
         start.append(max(0, round((offset + first * coarse - reach) / voxel)))
         stop.append(min(count, round((offset + last * coarse + reach) / voxel) + 1))

@@ -48,9 +48,9 @@ def map_and_inverse(
 ) -> tuple[DisplacementField, DisplacementField]:
     """x -> x + u(x) without folds, to be followed by the initial transform, and its inverse.
 
-    u is what ``improve`` finds at every level; ``listen`` is called with the level, the iteration and the
-    dissimilarity. An affine initial transform is kept as it is; for any other the pair is resampled
-    through it. The inverse is accurate to .01 voxel where it maps into the fixed image.
+    u is what ``improve`` finds at every level; ``listen`` is called with the level, the iteration
+    and the dissimilarity. An affine initial transform is kept as it is; for any other the pair is
+    resampled through it. The inverse is accurate to .01 voxel where it maps into the fixed image.
     """
     affine, grid = affine_of(initial, pair.dimension), pair.fixed.grid
     before = None if affine else DisplacementField.sampled(initial, grid)
@@ -158,7 +158,8 @@ def _without_folds(
     """The displacement without folds, alone and after the initial transform, if that has none.
 
     before: the initial transform at every voxel, None for an affine. Folds are removed by it; then
-    the initial transform itself is evaluated, which can take far longer, to verify that none is left.
+    the initial transform itself is evaluated, which can take far longer, to verify that none is
+    left.
     """
 
     def alone(u: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Protocol
 class Settings(Protocol):
     """Of such a method, a frozen dataclass.
 
-    spacing_mm: voxels of the finest level (see ``levels.levels``). iterations: maximum at each level,
-    coarse to fine. scaled: scale one-channel images to [0, 1] first.
+    spacing_mm: voxels of the finest level (see ``levels.levels``). iterations: maximum at each
+    level, coarse to fine. scaled: scale one-channel images to [0, 1] first.
     """
 
     spacing_mm: float

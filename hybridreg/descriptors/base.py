@@ -32,7 +32,9 @@ class OfSomeGrids(Protocol):
 
 @runtime_checkable
 class OfSeveral(Protocol):
-    """A descriptor whose channels can only be compared between images that it describes together."""
+    """A descriptor whose channels can only be compared between images that it describes
+    together.
+    """
 
     def jointly(self, *images: Image) -> list[Image]: ...
 

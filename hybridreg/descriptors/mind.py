@@ -54,7 +54,9 @@ class Mind:
         return described.div_(described.norm(dim=0))
 
     def _differing(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The distances less the smallest of each voxel, (pairs, *shape), and their mean, (*shape)."""
+        """The distances less the smallest of each voxel, (pairs, *shape), and their mean,
+        (*shape).
+        """
         if compiled := loops("self_similarity", values):
             return pair_distances(compiled, values, _pairs(values.ndim, self.dilation), self.radius)
         distances = self._distances(values)
@@ -70,7 +72,9 @@ class Mind:
 
 
 def _pairs(dimension: int, dilation: int) -> np.ndarray:
-    """The steps in voxels, array order, from a voxel to both neighbors of each pair: (pairs, 2, D)."""
+    """The steps in voxels, array order, from a voxel to both neighbors of each pair: (pairs, 2,
+    D).
+    """
     along = dilation * np.eye(dimension, dtype=np.int64)
     neighbors = [(axis, sign * along[axis]) for axis in range(dimension) for sign in (-1, 1)]
     return np.array([(a, b) for (i, a), (j, b) in combinations(neighbors, 2) if i != j])

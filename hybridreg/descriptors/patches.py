@@ -11,7 +11,8 @@ _BINS = 16  # of intensity, in a random change of contrast
 
 
 class Patches:
-    """Draws cubic patches (squares in 2D) centered at voxels with a chance that grows with the gradient.
+    """Draws cubic patches (squares in 2D) centered at voxels with a chance that grows with the
+    gradient.
 
     images: by name, each (1, *shape) in [0, 1]. size: voxels along every axis, odd. even: the
     fraction of patches whose centers are drawn evenly from the foreground (Wu 2016 draws by the
@@ -25,12 +26,15 @@ class Patches:
         for name, image in images.items():
             if min(image.shape[1:]) < size:
                 raise ValueError(
-                    f"{name} has {min(image.shape[1:])} voxels along an axis, and patches need {size}: "
+                    f"{name} has {min(image.shape[1:])} voxels along an axis, and patches "
+                    f"need {size}: "
                     "leave it out, or train with smaller voxels"
                 )
             chances = _chances(image, size, even)
             if not chances[-1] > 0:
-                raise ValueError(f"{name} is the same everywhere: there is nothing to learn from it")
+                raise ValueError(
+                    f"{name} is the same everywhere: there is nothing to learn from it"
+                )
             self._chances.append(chances)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
@@ -67,11 +71,14 @@ def _chances(image: Tensor, size: int, even: float) -> Tensor:
 def in_another_contrast(patches: Tensor, generator: Generator) -> Tensor:
     """Patches (N, 1, *size) in [0, 1], each through a random function of intensity that keeps 0.
 
-    It is linear between random values at 0, 1/16, ..., which are smoothed, so that contrasts vanish,
-    reverse or grow. For two tissues of one brightness in one contrast and of two in the other.
+    It is linear between random values at 0, 1/16, ..., which are smoothed, so that contrasts
+    vanish, reverse or grow. For two tissues of one brightness in one contrast and of two in the
+    other.
     """
     knots = torch.rand(len(patches), 1, _BINS // 3, generator=generator)
-    knots = torch.nn.functional.interpolate(knots, _BINS + 1, mode="linear", align_corners=True)[:, 0]
+    knots = torch.nn.functional.interpolate(knots, _BINS + 1, mode="linear", align_corners=True)[
+        :, 0
+    ]
     low, high = knots.amin(1, keepdim=True), knots.amax(1, keepdim=True)
     knots = (knots - low) / (high - low)
     place = patches.flatten(1) * _BINS

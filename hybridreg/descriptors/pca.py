@@ -113,7 +113,9 @@ class PcaTask:
         centered = patches - patches.mean(1, keepdim=True)  # brightness is no structure
         found = PCA(given.channels, svd_solver="covariance_eigh").fit(centered.numpy())
         filters = torch.from_numpy(found.components_).to(network.filters)
-        network.filters.data = (filters - filters.mean(1, keepdim=True)).reshape(network.filters.shape)
+        network.filters.data = (filters - filters.mean(1, keepdim=True)).reshape(
+            network.filters.shape
+        )
         return network
 
     def optimizer(self, network: nn.Module) -> tuple[Optimizer, LRScheduler]:
@@ -148,7 +150,8 @@ class PcaTask:
             self.validation_images,
             kind=self.kind,
             architecture=f"{given.channels} principal components of patches less their mean",
-            training_grid=f"patches of {given.size} voxels along {given.dimension} axes, {given.spacing_mm:g} mm",
+            training_grid=f"patches of {given.size} voxels along {given.dimension} axes, "
+            f"{given.spacing_mm:g} mm",
             arguments=self._arguments,
             training={"task": "closed form", "patches": given.patches},
         )

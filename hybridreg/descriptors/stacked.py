@@ -15,7 +15,8 @@ from hybridreg.images import Image
 class Stacked:
     """Several descriptors of an image as channels, such as intensities before anatomy.
 
-    descriptors: in order; the measure ``mixed`` treats the first channel in another way than the others.
+    descriptors: in order; the measure ``mixed`` treats the first channel in another way than the
+        others.
     """
 
     descriptors: tuple[Descriptor, ...] = (Intensity(), Mind())
@@ -27,7 +28,8 @@ class Stacked:
         for descriptor in self.descriptors:
             if isinstance(descriptor, OfSeveral):
                 raise ValueError(
-                    f"{type(descriptor).__name__} describes both images together and cannot be stacked"
+                    f"{type(descriptor).__name__} describes both images together and "
+                    "cannot be stacked"
                 )
 
     def check(self, grid: Grid):

@@ -24,10 +24,11 @@ class TorchScript:
 
     model: a file of ``torch.jit.save``. Such a file is a program, which can read and write files
     like any other: trusted = true states that you trust whoever made it.
-    layers: if the model returns several tensors, the numbers of those to use. They are (1, C, *shape),
-    scaled up to the image where coarser, each voxel's vector of every layer scaled to unit norm.
-    channels: of the result, by PCA; the components of two images are found together. spacing_mm: voxels
-    that the model was made for; None leaves the image as it is. intensity: a rule of
+    layers: if the model returns several tensors, the numbers of those to use. They are (1, C,
+    *shape), scaled up to the image where coarser, each voxel's vector of every layer scaled to unit
+    norm.
+    channels: of the result, by PCA; the components of two images are found together. spacing_mm:
+    voxels that the model was made for; None leaves the image as it is. intensity: a rule of
     ``intensity.to_unit``. multiple: sides of the input are padded to multiples of it.
     """
 
@@ -43,14 +44,16 @@ class TorchScript:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.trusted:
             raise ValueError(
-                f"{self.model} is a program that can read and write your files: if you trust whoever "
+                f"{self.model} is a program that can read and write your files: if you "
+                "trust whoever "
                 "made it, say so by trusted = true"
             )
         if not Path(self.model).is_file():
             raise ValueError(f"there is no TorchScript file {self.model}")
         if not self.layers or min(self.layers) < 0 or self.channels < 2 or self.multiple < 1:
             raise ValueError(
-                "torchscript needs numbers of layers, 2 channels or more and a multiple of 1 or more, "
+                "torchscript needs numbers of layers, 2 channels or more and a multiple "
+                "of 1 or more, "
                 f"found {self.layers}, {self.channels} and {self.multiple}"
             )
 
@@ -93,7 +96,8 @@ class TorchScript:
         except RuntimeError as error:
             reason = [line for line in str(error).splitlines() if line.strip()][-1]
             raise ValueError(
-                f"{self.model} failed on an input of shape {tuple(given.shape)}: {reason}; is it for "
+                f"{self.model} failed on an input of shape {tuple(given.shape)}: "
+                f"{reason}; is it for "
                 "images of this dimension and of one channel?"
             ) from error
         outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
@@ -102,7 +106,9 @@ class TorchScript:
 
     def _layer(self, outputs: list, number: int, given: Tensor) -> Tensor:
         if number >= len(outputs):
-            raise ValueError(f"{self.model} returns {len(outputs)} layers; there is no layer {number}")
+            raise ValueError(
+                f"{self.model} returns {len(outputs)} layers; there is no layer {number}"
+            )
         layer = outputs[number]
         if not isinstance(layer, Tensor) or layer.ndim != given.ndim or len(layer) != 1:
             raise ValueError(
@@ -118,7 +124,9 @@ class TorchScript:
 
 
 def _components(found: list[Tensor], channels: int):
-    """The projection (C, *shape) -> (channels, *shape) on the principal components of all vectors."""
+    """The projection (C, *shape) -> (channels, *shape) on the principal components of all
+    vectors.
+    """
     count = len(found[0])
     if count <= channels:
         return lambda vectors: vectors

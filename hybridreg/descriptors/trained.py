@@ -21,7 +21,8 @@ from hybridreg.io.checkpoints import Checkpoint, read_checkpoint
 class TrainedDescriptor:
     """Abstract: a network's output at every voxel, centered and of unit norm.
 
-    KIND: of the weights' card. NETWORK: makes the network of the card's arguments. FLAT: see ``unit``.
+    KIND: of the weights' card. NETWORK: makes the network of the card's arguments. FLAT: see
+        ``unit``.
     UPRIGHT: see ``TrainedLattice``.
     """
 

@@ -28,7 +28,8 @@ Network = Callable[[Tensor], Tensor]  # (1, *shape) -> (C, *shape)
 class TrainedLattice:
     """The input of a network, as in its card: dimension, voxels in mm and the intensity rule.
 
-    upright: with the axes that are nearest to the patient's, for networks that know left from right.
+    upright: with the axes that are nearest to the patient's, for networks that know left from
+        right.
     """
 
     dimension: int
@@ -37,16 +38,20 @@ class TrainedLattice:
     upright: bool = False
 
     def check(self, grid: Grid):
-        """Refuses images of another dimension and voxels too coarse for the network (ValueError)."""
+        """Refuses images of another dimension and voxels too coarse for the network
+        (ValueError).
+        """
         if grid.dimension != self.dimension:
             raise ValueError(
-                f"it is {grid.dimension}D and the weights of the descriptor are for {self.dimension}D "
+                f"it is {grid.dimension}D and the weights of the descriptor are for "
+                f"{self.dimension}D "
                 "images: choose other weights, or train some"
             )
         if max(grid.spacing) > _COARSEST * self.spacing_mm:
             raise ValueError(
                 f"its voxels measure up to {max(grid.spacing):g} mm and the descriptor was trained "
-                f"with {self.spacing_mm:g} mm: use a descriptor that needs no training, such as mind, "
+                f"with {self.spacing_mm:g} mm: use a descriptor that needs no training, "
+                "such as mind, "
                 "or train one with such voxels"
             )
 
@@ -89,9 +94,13 @@ class TrainedLattice:
 
 
 def lattice_of(card: Card, dimension: int, *, upright: bool = False) -> TrainedLattice:
-    """The lattice of the weights that a card describes (ValueError for a card without voxel size)."""
+    """The lattice of the weights that a card describes (ValueError for a card without voxel
+    size).
+    """
     if not (card.spacing_mm or 0) > 0:
-        raise ValueError(f"the card of these {card.kind} weights has no spacing_mm: train them again")
+        raise ValueError(
+            f"the card of these {card.kind} weights has no spacing_mm: train them again"
+        )
     return TrainedLattice(dimension, card.spacing_mm, card.intensity_rule, upright)
 
 
@@ -99,7 +108,8 @@ def _sampled_back(values: Tensor, grid: Grid, factors: tuple[float, ...]) -> Ten
     """Values on a lattice with the center of a grid and voxels larger by factors, on that grid."""
     counts = values.shape[:0:-1]
     firsts = [
-        (count - 1) / 2 - (n - 1) / 2 / f for n, count, f in zip(grid.size, counts, factors, strict=True)
+        (count - 1) / 2 - (n - 1) / 2 / f
+        for n, count, f in zip(grid.size, counts, factors, strict=True)
     ]
     steps = [1 / f for f in factors]
     placement = Placement.along_axes(firsts, steps, [0.0] * len(steps))

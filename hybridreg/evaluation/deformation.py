@@ -121,7 +121,9 @@ def _inverted_volume(displacement: Tensor) -> Tensor:
 
 
 def _at_corner(corner: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """A corner and its neighbors along the axes, ordered so that the undeformed volume is positive."""
+    """A corner and its neighbors along the axes,
+    ordered so that the undeformed volume is positive.
+    """
     neighbors = [
         tuple(1 - n if axis == a else n for a, n in enumerate(corner))
         for axis in range(len(corner))
@@ -132,7 +134,9 @@ def _at_corner(corner: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _corners(values: Tensor) -> dict[tuple[int, ...], Tensor]:
-    """Values (C, *shape) at each corner, named (x, y, z) in 0 and 1, of all cells between voxels."""
+    """Values (C, *shape) at each corner, named (x, y, z) in 0 and 1,
+    of all cells between voxels.
+    """
     ends = {0: slice(None, -1), 1: slice(1, None)}
     corners = itertools.product((0, 1), repeat=values.ndim - 1)
     return {c: values[(slice(None), *(ends[n] for n in reversed(c)))] for c in corners}
@@ -141,7 +145,8 @@ def _corners(values: Tensor) -> dict[tuple[int, ...], Tensor]:
 def _inside(mask: LabelMap, subject: Image | DisplacementField) -> Tensor:
     if not mask.grid.matches(subject.grid):
         raise ValueError(
-            f"the mask (size {mask.grid.size}, spacing {mask.grid.spacing}) does not lie on the grid "
+            f"the mask (size {mask.grid.size}, spacing {mask.grid.spacing}) does not "
+            "lie on the grid "
             f"of the transform (size {subject.grid.size}, spacing {subject.grid.spacing}): "
             "resample the mask onto it"
         )

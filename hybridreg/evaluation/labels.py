@@ -29,7 +29,9 @@ class Count(NamedTuple):
 
 
 def dice(fixed_labels: LabelMap, moved_labels: LabelMap) -> dict[int, float]:
-    """2 |F and M| / (|F| + |M|) for every label of the fixed map; 0 where the moved map lacks it."""
+    """2 |F and M| / (|F| + |M|) for every label of the fixed map;
+    0 where the moved map lacks it.
+    """
     counts = count(fixed_labels, moved_labels)
     return {label: 2 * n.both / (n.fixed + n.moved) for label, n in counts.items()}
 

@@ -127,9 +127,10 @@ def evaluate(
 ) -> Scores:
     """All measures of a transform (fixed -> moving) for which the case has data.
 
-    inverse: moving -> fixed; only with it is inverse consistency measured. jacobian: the transform's
-    determinant on the fixed grid; moved_labels: the moving labels through the transform on the grid
-    of the fixed ones. region: what ``evaluated_region`` gives. These three are computed if missing.
+    inverse: moving -> fixed; only with it is inverse consistency measured. jacobian: the
+    transform's determinant on the fixed grid; moved_labels: the moving labels through the transform
+    on the grid of the fixed ones. region: what ``evaluated_region`` gives. These three are computed
+    if missing.
     """
     name, inside = region or evaluated_region(case.pair.fixed, case.pair.fixed_mask)
     dices, surface, labels = _label_scores(case, transform, moved_labels)

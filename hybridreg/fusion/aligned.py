@@ -44,8 +44,8 @@ class Fused:
 
     image: intensities in [0, 1] without a unit: not Hounsfield units, whatever the inputs.
     weight: of the fixed image in [0, 1], as the rule weighed it; 0 or 1 where one image is missing.
-    plane: which slices were fused one by one: "axial", "coronal", "sagittal" or "axis 0" to 2 of the
-        array; empty where the image was fused as a whole.
+    plane: which slices were fused one by one: "axial", "coronal", "sagittal" or "axis 0" to 2 of
+        the array; empty where the image was fused as a whole.
     levels: of the pyramid available to the rule; 1 is the image alone.
     flicker: between the slices of a volume, across ``plane``; of a volume fused as a whole, across
         the array axis where its ratio is largest. None in 2D.
@@ -73,8 +73,8 @@ def fuse(
     """Fuses two aligned gray images on the same grid, intensities in [0, 1].
 
     rule: a name in RULES. network: weighs the images, for a rule that needs one.
-    slices: fuse a volume slice by slice: "axial", "coronal" or "sagittal" (the array axis nearest to
-        it), or an array axis; by default a volume is fused as a whole, in 3D.
+    slices: fuse a volume slice by slice: "axial", "coronal" or "sagittal" (the array axis nearest
+        to it), or an array axis; by default a volume is fused as a whole, in 3D.
     fixed_valid, moved_valid: where an image has data (nonzero); elsewhere the other is used as it
         is, and 0 where neither has. feather_mm: over how far the fusion sets in from there.
 

@@ -192,7 +192,8 @@ class FastTask:
         return card_of(
             self,
             architecture=FAST_ARCHITECTURE,
-            training_grid=f"{_SIDE} x {_SIDE} pixels of photographs at scales 1 to {SCALES[-1]:.2f}",
+            training_grid=f"{_SIDE} x {_SIDE} pixels of photographs at scales 1 to "
+            f"{SCALES[-1]:.2f}",
             training={
                 "task": "the weights that the teacher gives every two pictures of a batch: blurred "
                 "in part, in other contrasts, negatives, saturated, black around; cross-entropy",

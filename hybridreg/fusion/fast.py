@@ -12,8 +12,10 @@ from hybridreg.io.checkpoints import read_checkpoint
 
 FAST_KIND = "fusion-fast"
 FAST_ARCHITECTURE = (
-    "conv 5x5x32 at stride 2, conv 3x3x64 at stride 2, conv 3x3x64 twice, conv 1x1x4 of the evidence "
-    "for the four 16 x 16 patches that begin in 4 x 4 pixels; the weight of an image is the logistic "
+    "conv 5x5x32 at stride 2, conv 3x3x64 at stride 2, conv 3x3x64 twice, conv 1x1x4 of "
+    "the evidence "
+    "for the four 16 x 16 patches that begin in 4 x 4 pixels; the weight of an image is "
+    "the logistic "
     "function of its evidence less that of the other"
 )
 _EVIDENCE = 100.0  # scale of the output: the order of magnitude of the published evidence

@@ -171,7 +171,8 @@ class FocusTask:
         return card_of(
             self,
             architecture=ARCHITECTURE,
-            training_grid=f"{PATCH} x {PATCH} pixels of photographs at scales 1 to {SCALES[-1]:.2f}",
+            training_grid=f"{PATCH} x {PATCH} pixels of photographs at scales 1 to "
+            f"{SCALES[-1]:.2f}",
             training={
                 "task": f"sharp or blurred {LEVELS} times at most (Gaussian of {SIGMA:g} pixels "
                 f"cut to {TAPS} x {TAPS}); patches of variance above 25; softmax loss",

@@ -194,8 +194,8 @@ _LAYOUT = {
 def network_from_arrays(arrays: Mapping[str, np.ndarray]) -> FusionNetwork:
     """The network with weights from plain arrays.
 
-    conv1 (64, 1, 3, 3), conv2 (128, 64, 3, 3), conv3 (256, 128, 3, 3), scores (2, 512, 8, 8): output,
-    input, row, column; applied as cross-correlation, that is without flipping the kernel.
+    conv1 (64, 1, 3, 3), conv2 (128, 64, 3, 3), conv3 (256, 128, 3, 3), scores (2, 512, 8, 8):
+    output, input, row, column; applied as cross-correlation, that is without flipping the kernel.
     conv1_bias (64,), conv2_bias (128,), conv3_bias (256,). Intensities are in [0, 1].
     Of scores, the inputs 0-255 are the features of the first (fixed) image and 256-511 those of the
     second; output 1 is the score of the first image and output 0 that of the second.

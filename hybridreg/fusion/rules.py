@@ -78,7 +78,9 @@ def weighted_mean(fixed: Tensor, moved: Tensor, weight: Tensor, frame: Frame) ->
 
 
 def average_or_stronger(fixed: Tensor, moved: Tensor, weight: Tensor, frame: Frame, _) -> Tensor:
-    """Liu 2017: the weighted mean where two bands match, else the one of the larger local energy."""
+    """Liu 2017: the weighted mean where two bands match,
+    else the one of the larger local energy.
+    """
     a = neighborhood_sum(fixed * fixed, frame.axes)
     b = neighborhood_sum(moved * moved, frame.axes)
     match = neighborhood_sum(fixed * moved, frame.axes).mul_(2).div_(a + b + _SMALLEST)

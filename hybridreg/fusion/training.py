@@ -72,8 +72,8 @@ class FusionTraining(PhotographSettings):
 class FastFusionTraining(PhotographSettings):
     """Distills the published network into a small one.
 
-    teacher: weights of a ``fusion`` training, a file or a packaged name. pictures: how many the teacher
-    evaluates before the first step.
+    teacher: weights of a ``fusion`` training, a file or a packaged name. pictures: how many the
+    teacher evaluates before the first step.
     """
 
     teacher: str = "fusion-focus"

@@ -24,7 +24,11 @@ class Windows:
     def __init__(self, photographs: Mapping[str, Tensor], *, size: int, varied: bool):
         self._size, self._varied = size, varied
         copies = [
-            [c for scale in (SCALES if varied else (1.0,)) for c in _scaled(name, photo, scale, size)]
+            [
+                c
+                for scale in (SCALES if varied else (1.0,))
+                for c in _scaled(name, photo, scale, size)
+            ]
             for name, photo in photographs.items()
         ]
         flat = [copy for per_photo in copies for copy in per_photo]

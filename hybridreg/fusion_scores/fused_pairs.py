@@ -125,7 +125,8 @@ def _scaled(name: str, image: Image | np.ndarray, data_range: float) -> np.ndarr
     if low < -_TOLERANCE or high > 1 + _TOLERANCE:
         raise ValueError(
             f"the {name} image reaches from {low * data_range:g} to {high * data_range:g}, outside "
-            f"[0, {data_range:g}]: window CT and scale MR to [0, 1] first, clip the fused image, or "
+            f"[0, {data_range:g}]: window CT and scale MR to [0, 1] first, clip the "
+            "fused image, or "
             "state data_range"
         )
     return np.clip(values, 0, 1)

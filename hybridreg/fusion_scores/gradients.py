@@ -39,8 +39,8 @@ def edge_preservation(pair: FusedPair) -> float:
     is better (Xydeas and Petrovic 2000).
 
     At each voxel and for each source G is the weaker gradient over the stronger, 1 for equal ones,
-    and A = 1 - angle / (pi/2), the angle between the two directions as lines, 0 to pi/2. The product
-    of a sigmoid of each is averaged over the foreground, weighted by the source's gradient.
+    and A = 1 - angle / (pi/2), the angle between the two directions as lines, 0 to pi/2. The
+    product of a sigmoid of each is averaged over the foreground, weighted by the source's gradient.
 
     Public implementations set G of equal gradients to their value, do not wrap the angle, and pad
     with zeros.
@@ -88,8 +88,8 @@ def edge_recall(
 ) -> float:
     """Fraction of a source's strong edges that the fused image shows, 0 to 1; higher is better.
 
-    An edge voxel lies in the foreground, its gradient exceeds 1/255 a voxel, and is at least that of
-    the points one step before and behind it along the gradient (interpolated linearly). It is
+    An edge voxel lies in the foreground, its gradient exceeds 1/255 a voxel, and is at least that
+    of the points one step before and behind it along the gradient (interpolated linearly). It is
     strong if it exceeds ``strong`` times the 99th percentile of all edge voxels: larger keeps
     fewer. It is found if there, or at a face neighbor (so within 1 pixel), the fused image's
     gradient projected on the source's is at least half as large. As in Q^AB/F the sign of a

@@ -62,8 +62,8 @@ def gradient_feature_information(pair: FusedPair) -> float:
 def feature_information(pair: FusedPair, feature) -> float:
     """FMI: mean over 3x3 windows and both sources of 2 I / (H + H), 0 to 1; higher is better.
 
-    Haghighat 2011, in the fast form of Haghighat and Razian 2014; of volumes over the windows of all
-    slices. feature: image -> image of the same shape. A mixing weight above 1, which would make
+    Haghighat 2011, in the fast form of Haghighat and Razian 2014; of volumes over the windows of
+    all slices. feature: image -> image of the same shape. A mixing weight above 1, which would make
     probabilities negative, is 1 here; identical windows, flat ones too, score 1.
     """
     total, count = 0.0, 0
@@ -85,11 +85,13 @@ def feature_information(pair: FusedPair, feature) -> float:
 
 
 def window_information(masses: np.ndarray, others: np.ndarray, *, limit: float = 1.0) -> np.ndarray:
-    """2 I / (H + H) of each two windows, whose values are read as probabilities p and q of 9 places.
+    """2 I / (H + H) of each two windows, whose values are read as probabilities p and q of 9
+    places.
 
-    masses, others: shape (9, N). Their joint probability mixes independence with the coupling of the
-    most concordant order (of the most discordant, where p and q correlate negatively), min(P, Q) of
-    the cumulated P and Q, with the weight that gives it the correlation of p and q (Nelsen 1987).
+    masses, others: shape (9, N). Their joint probability mixes independence with the coupling of
+    the most concordant order (of the most discordant, where p and q correlate negatively), min(P,
+    Q) of the cumulated P and Q, with the weight that gives it the correlation of p and q (Nelsen
+    1987).
 
     limit: largest weight of the coupling.
     """

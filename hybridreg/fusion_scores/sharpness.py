@@ -35,7 +35,9 @@ def spatial_frequency(pair: FusedPair) -> float:
 
 
 def average_gradient(pair: FusedPair) -> float:
-    """AG: mean of sqrt(sum of squared derivatives / dimension), by central differences (Cui 2015)."""
+    """AG: mean of sqrt(sum of squared derivatives / dimension),
+    by central differences (Cui 2015).
+    """
     total = 0.0
     for part in pair.slabs(halo=1):
         slopes = np.stack(np.gradient(part.fused, *part.steps))

@@ -68,8 +68,8 @@ def structural_similarity(pair: FusedPair) -> float:
 
 
 def yang_similarity(pair: FusedPair) -> float:
-    """Q_Y: where the sources agree (their SSIM >= 0.75) the mean of the fused image's SSIM with both,
-    weighted by their variances, elsewhere the larger of the two; -1 to 1, higher is better
+    """Q_Y: where the sources agree (their SSIM >= 0.75) the mean of the fused image's SSIM with
+    both, weighted by their variances, elsewhere the larger of the two; -1 to 1, higher is better
     (Yang 2008).
 
     Gaussian window of 7x7, sigma 1.5; the SSIM of two flat windows compares their means alone, and

@@ -1,7 +1,8 @@
 """Network weights as NAME.safetensors with a readable card, NAME.json, beside them.
 
 The card describes the use of the weights, their training data and their scores, and holds the
-checksum of the weights that it describes: a card is never read with others. Nothing is ever unpickled.
+checksum of the weights that it describes: a card is never read with others. Nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class Card:
     kind: what they are for, such as "fusion"; they are read only if this kind is requested.
     architecture: a description of the network. arguments: for building it again with
     ``Checkpoint.built``. training_grid: size of the training patches.
-    intensity_rule: how intensities are scaled: a rule of ``intensity.to_unit``, or "unit" for values
-    that are in [0, 1]. spacing_mm: of the input voxels, for networks that work in physical space.
+    intensity_rule: how intensities are scaled: a rule of ``intensity.to_unit``, or "unit" for
+    values that are in [0, 1]. spacing_mm: of the input voxels, for networks that work in physical
+    space.
     kernel, shooting: for networks that predict a momentum, see ``geodesics.Kernel`` and
     ``momentum.shot``. data_licence, weights_licence: "not stated" if unknown. split: the names
     of the training, validation and test data.
@@ -97,7 +99,9 @@ class Checkpoint:
         return self.fill(network)
 
     def require(self, **wanted: Any):
-        """Refuses weights whose card differs in fields such as spacing_mm, kernel or intensity_rule."""
+        """Refuses weights whose card differs in fields such as spacing_mm,
+        kernel or intensity_rule.
+        """
         for name, value in wanted.items():
             found = getattr(self.card, name)
             if found != value:
@@ -171,7 +175,9 @@ def checkpoint_path(name: str | Path) -> Path:
 
 
 def packaged_weights() -> dict[str, Path]:
-    """The weights that come with hybridreg, by name; some only for non-commercial use (see cards)."""
+    """The weights that come with hybridreg, by name;
+    some only for non-commercial use (see cards).
+    """
     return {path.stem: path for path in sorted(_PACKAGED.rglob(f"*{ENDING}"))}
 
 

@@ -43,9 +43,9 @@ def read_dicom_radiograph(
 ) -> Radiograph:
     """One frame of a radiograph or film; larger numbers where more was absorbed.
 
-    detector: of the image as it is stored, instead of the geometry in the header, whose missing fields are
-    named (ValueError). Without it an image that was turned or flipped from how the detector
-    recorded it (FieldOfViewRotation, FieldOfViewHorizontalFlip) is turned back.
+    detector: of the image as it is stored, instead of the geometry in the header, whose missing
+    fields are named (ValueError). Without it an image that was turned or flipped from how the
+    detector recorded it (FieldOfViewRotation, FieldOfViewHorizontalFlip) is turned back.
     frame: which one of a film, from 0.
     Numbers that are linear in the X-rays become their negative logarithm; others are turned over
     where they fall with absorption.
@@ -92,12 +92,17 @@ def _chosen(path: Path, frame: int | None) -> Frame:
 
 
 def _field_of_view(header: Frame) -> tuple[int, bool]:
-    """Quarter turns clockwise and then a flip, left to right, since the detector recorded the image."""
-    turn = header.numbers("FieldOfViewRotation", 1) if "FieldOfViewRotation" in header.fields else [0]
+    """Quarter turns clockwise and then a flip, left to right,
+    since the detector recorded the image.
+    """
+    turn = (
+        header.numbers("FieldOfViewRotation", 1) if "FieldOfViewRotation" in header.fields else [0]
+    )
     flip = header.text("FieldOfViewHorizontalFlip") or "NO"
     if turn[0] not in (0, 90, 180, 270) or flip not in ("YES", "NO"):
         raise ValueError(
-            f"FieldOfViewRotation (0018,7032) is 0, 90, 180 or 270 and FieldOfViewHorizontalFlip (0018,7034) YES or "
+            "FieldOfViewRotation (0018,7032) is 0, 90, 180 or 270 and FieldOfViewHorizontalFlip "
+            "(0018,7034) YES or "
             f"NO; found {turn[0]:g} and {flip}: correct the header"
         )
     return int(turn[0]) // 90, flip == "YES"
@@ -113,7 +118,8 @@ def _detector(header: Frame, *, turned: bool) -> Detector:
         )
     if header.text("PositionerMotion") == "DYNAMIC":
         raise ValueError(
-            "the C-arm moved while it was taken (PositionerMotion is DYNAMIC), and each frame has a "
+            "the C-arm moved while it was taken (PositionerMotion is DYNAMIC), and "
+            "each frame has a "
             "geometry of its own: give a geometry file"
         )
     spacing = header.numbers("ImagerPixelSpacing", 2)[::-1]  # along a row, along a column

@@ -1,8 +1,8 @@
 """The child process that decodes JPEG, JPEG-LS and JPEG 2000, by the GDCM inside SimpleITK.
 
-Run by ``limited_script``, with a folder: of every .dcm there its pixels become a .npy, in order, until one
-fails. Damaged pixels can crash GDCM or make it ask for all memory (SimpleITK 2.5), so it is kept
-out of the process that reads images. This imports nothing else of the package.
+Run by ``limited_script``, with a folder: of every .dcm there its pixels become a .npy, in order,
+until one fails. Damaged pixels can crash GDCM or make it ask for all memory (SimpleITK 2.5), so it
+is kept out of the process that reads images. This imports nothing else of the package.
 """
 
 from __future__ import annotations

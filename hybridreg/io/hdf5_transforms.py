@@ -1,8 +1,8 @@
 """The child process that reads ITK's HDF5 transform files (.h5), by SimpleITK.
 
 Run by ``limited_script``, with the path of one; writes the transforms in it to standard output as
-.npz: ``types`` (ITK's names), and the numbers of each as parameters_0, fixed_0, parameters_1, ... On
-damaged files HDF5 (1.12) prints pages of errors, crashes, hangs or exhausts memory, so
+.npz: ``types`` (ITK's names), and the numbers of each as parameters_0, fixed_0, parameters_1, ...
+On damaged files HDF5 (1.12) prints pages of errors, crashes, hangs or exhausts memory, so
 it runs outside the process that uses the transform. This imports nothing else of the package.
 """
 

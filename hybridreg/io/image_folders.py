@@ -38,7 +38,8 @@ def images_of(folder: Path) -> dict[str, Path]:
     if len(images) < 2 and any(is_dicom_file(path) for path in left_out):
         raise ValueError(
             "these are DICOM files: a folder of slices is one image; convert each series to one "
-            "file (`hybridreg dicom FOLDER -o ct.nii.gz`), or write a table of cases that names the "
+            "file (`hybridreg dicom FOLDER -o ct.nii.gz`), or write a table of cases "
+            "that names the "
             "folders"
         )
     return {_name(path): path for path in images.values()}

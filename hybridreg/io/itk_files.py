@@ -119,7 +119,9 @@ def from_itk(itk: sitk.Transform) -> Transform:
         return _affine_of(itk)
     itk = itk.Downcast()
     if isinstance(itk, sitk.CompositeTransform):
-        return compose(*(from_itk(itk.GetNthTransform(i)) for i in range(itk.GetNumberOfTransforms())))
+        return compose(
+            *(from_itk(itk.GetNthTransform(i)) for i in range(itk.GetNumberOfTransforms()))
+        )
     dimension = itk.GetDimension()
     order = f"_{itk.GetOrder()}" if isinstance(itk, sitk.BSplineTransform) else ""
     numbers = map(np.array, (itk.GetParameters(), itk.GetFixedParameters()))

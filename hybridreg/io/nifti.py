@@ -58,7 +58,8 @@ def check_number_type(dtype: np.dtype):
     """Raises ValueError for voxels that are not real numbers of at most 64 bits."""
     if dtype.kind == "c":
         raise ValueError(
-            "its voxels are complex numbers: give the magnitude (or the phase) as an image of its own"
+            "its voxels are complex numbers: give the magnitude (or the phase) as an "
+            "image of its own"
         )
     if dtype.kind not in "biuf" or not 1 <= dtype.itemsize <= 8:
         what = "RGB colors" if dtype.names else f"of a type that cannot be used here ({dtype})"
@@ -372,7 +373,8 @@ def _sform_grid(header, shape: tuple[int, ...], spacing: np.ndarray, notes: list
 def _check_spacing(spacing: np.ndarray):
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise ValueError(
-            f"has no voxel size: pixdim is {_by(spacing)} and must be positive mm; correct the header"
+            f"has no voxel size: pixdim is {_by(spacing)} and must be positive mm; "
+            "correct the header"
         )
 
 

@@ -115,7 +115,8 @@ def as_transform(value: Any, *, name: str = "a transform") -> Transform:
         return value
     raise ValueError(
         f"{name}: a transform is a file, a transform of hybridreg or of SimpleITK; found "
-        f"{kind_of(value)}. For a matrix: hybridreg.AffineTransform(matrix), fixed to moving in LPS mm"
+        f"{kind_of(value)}. For a matrix: hybridreg.AffineTransform(matrix), fixed to "
+        "moving in LPS mm"
     )
 
 

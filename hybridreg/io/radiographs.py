@@ -11,8 +11,8 @@ A geometry file gives the position of detector and source in the C-arm's frame
     secondary_angle_deg = 0.0
     principal_point = [127.5, 127.5]
 
-or by its place, which is what ``write_geometry`` writes: source_mm, origin_mm (of the middle of the first pixel),
-row_axis and column_axis (unit vectors along which a row and a column run) instead.
+or by its place, which is what ``write_geometry`` writes: source_mm, origin_mm (of the middle of the
+first pixel), row_axis and column_axis (unit vectors along which a row and a column run) instead.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def read_radiograph(
     """A radiograph from DICOM (XA, RF, DX), or from an image of one slice and a geometry file.
 
     geometry: a file, by default the one beside an image, and the header in DICOM. frame: which one
-    of a film, from 0. absorbers_are_dark: the image is turned over, since it is darker where more was
-    absorbed; DICOM says so itself.
+    of a film, from 0. absorbers_are_dark: the image is turned over, since it is darker where more
+    was absorbed; DICOM says so itself.
     """
     if is_dicom_file(path):
         from hybridreg.io.dicom_radiographs import read_dicom_radiograph
@@ -90,7 +90,8 @@ def read_radiograph(
     described = beside(path, ".toml") if geometry is None else Path(geometry)
     if geometry is None and not described.is_file():
         raise ValueError(
-            f"{path}: there is no {described.name} beside it that says where detector and source were: "
+            f"{path}: there is no {described.name} beside it that says where detector and "
+            "source were: "
             "write one, or name it (geometry)"
         )
     detector, image = read_geometry(described), read_image(path, frame=frame)
@@ -110,7 +111,9 @@ def as_radiograph(
     frame: int | None = None,
     name: str = "a radiograph",
 ) -> Radiograph:
-    """A Radiograph from a Radiograph or a file (``read_radiograph``); ValueError for anything else."""
+    """A Radiograph from a Radiograph or a file (``read_radiograph``);
+    ValueError for anything else.
+    """
     if isinstance(value, Radiograph):
         return value
     if isinstance(value, (str, os.PathLike)):
@@ -119,7 +122,9 @@ def as_radiograph(
 
 
 def write_radiograph(path: str | os.PathLike, radiograph: Radiograph):
-    """Writes the pixels as a volume of one slice in the C-arm's frame, and the geometry beside it."""
+    """Writes the pixels as a volume of one slice in the C-arm's frame,
+    and the geometry beside it.
+    """
     path = Path(path)
     with errors_of(path):
         if ending_of(path) not in WRITTEN_VOLUMES:

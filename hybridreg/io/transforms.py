@@ -219,7 +219,9 @@ _VECTOR_KINDS |= {"none", "???"}  # the tool that wrote it did not say
 
 
 def _check_header(fields: dict[str, str]):
-    """Refuses what maps the other way, in another frame or unit than LPS mm, and what is no field."""
+    """Refuses what maps the other way, in another frame or unit than LPS mm,
+    and what is no field.
+    """
     direction = fields.get("displacement field type", "resampling").lower()
     if direction != "resampling":  # 3D Slicer's words; ITK's fields do not name it
         raise ValueError(

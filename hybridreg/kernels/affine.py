@@ -45,7 +45,9 @@ def _by_torch(
     matrix = torch.tensor(placement.scales).to(displacement)
     in_voxels = torch.einsum("ab,b...->a...", matrix, displacement)
     ones = tuple(map(tuple, np.eye(dimension).tolist()))
-    slopes = pulled_back(values, in_voxels, Placement(placement.first, placement.steps, ones), adjoint)
+    slopes = pulled_back(
+        values, in_voxels, Placement(placement.first, placement.steps, ones), adjoint
+    )
     slopes = slopes.double()
     axes = [torch.arange(n, dtype=torch.float64, device=slopes.device) for n in shape]
     index = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])  # (x, y, z)

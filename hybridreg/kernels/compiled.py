@@ -1,7 +1,7 @@
 """Compiled loops over CPU tensors: loaded at first use, run in slabs by a pool of threads.
 
-A loop is a numba function (start, stop, *arguments) over the slices start to stop of the first axis. Slabs
-depend on the shape alone, so results do not depend on the number of threads.
+A loop is a numba function (start, stop, *arguments) over the slices start to stop of the first
+axis. Slabs depend on the shape alone, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def torch_only() -> Iterator[None]:
 @cache
 def _loaded(name: str) -> ModuleType | None:
     reuse_freed_memory()
-    note = "preparing the %s kernel; the first time it is compiled for this processor (some seconds)"
+    note = (
+        "preparing the %s kernel; the first time it is compiled for this processor (some seconds)"
+    )
     note_only = {"extra": {"about_case": False}}  # nothing that a report should warn of
     timer = threading.Timer(_PATIENCE_S, log.warning, (note, name), note_only)
     timer.daemon = True
@@ -80,14 +82,19 @@ def _warn_once(reason: str):
         return
     _warned.set()
     log.warning(
-        "computing with torch, several times slower, since numba could not compile or store its code "
+        "computing with torch, several times slower, since numba could not compile or "
+        "store its code "
         "(%s): check its installation, or set NUMBA_CACHE_DIR to a writable folder",
         reason,
     )
 
 
 def over_slabs(
-    loop: Callable, shape: tuple[int, ...], *arguments: Any, least: int = 1, threads: int | None = None
+    loop: Callable,
+    shape: tuple[int, ...],
+    *arguments: Any,
+    least: int = 1,
+    threads: int | None = None,
 ) -> list[Any]:
     """What the loop gives for each slab of an array of this shape (z, y, x), in order.
 

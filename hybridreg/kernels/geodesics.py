@@ -1,7 +1,7 @@
 """The momentum of a geodesic at a later time, for ``shooting``: compiled loops alone.
 
-Vectors are (D, *shape) in mm along the axes of one lattice, whose placement in itself is given. Derivatives
-are central differences, periodic at the border.
+Vectors are (D, *shape) in mm along the axes of one lattice, whose placement in itself is given.
+Derivatives are central differences, periodic at the border.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ def coadjoint(
     m, u = vector_volume(momentum), vector_volume(displacement)
     out = np.empty_like(u)
     over_slabs(
-        loops("geodesics").coadjoint, u.shape[1:], *_arguments(m, u, placement), out, threads=threads
+        loops("geodesics").coadjoint,
+        u.shape[1:],
+        *_arguments(m, u, placement),
+        out,
+        threads=threads,
     )
     return flat_vectors(out, len(displacement))
 
@@ -37,7 +41,11 @@ def coadjoint_gradient(
     compiled = loops("geodesics")
     m, u, a = (vector_volume(v) for v in (momentum, displacement, adjoint))
     shape, arguments = u.shape[1:], _arguments(m, u, placement)
-    by_entries, out, by_momentum = np.empty((9, *shape), np.float32), np.empty_like(u), np.zeros_like(m)
+    by_entries, out, by_momentum = (
+        np.empty((9, *shape), np.float32),
+        np.empty_like(u),
+        np.zeros_like(m),
+    )
     fields = a, by_entries, out
     parts = over_slabs(
         compiled.coadjoint_gradient,

@@ -21,8 +21,8 @@ def joint_histogram(
 ) -> np.ndarray:
     """Summed weights, shape (bins, bins + 3), float64, of one channel (*shape).
 
-    limits: the lowest value and bins per unit of the fixed, then of the moved image, float32. A moved
-    value counts in four of the columns by cubic B-splines.
+    limits: the lowest value and bins per unit of the fixed, then of the moved image, float32. A
+    moved value counts in four of the columns by cubic B-splines.
     """
     f, m, w = _volumes(fixed, moved, weight)
     return np.sum(over_slabs(loops.joint, f.shape, f, m, w, limits, bins), 0)

@@ -1,7 +1,7 @@
 """Images interpolated as ITK does: coordinates and arithmetic in float64, a default outside.
 
-For what is shown, scored and stored. ``sampling`` is for the iterations of methods: float32, and values
-repeat beyond the border.
+For what is shown, scored and stored. ``sampling`` is for the iterations of methods: float32, and
+values repeat beyond the border.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def resampled(
     """Values (C, *their shape) at the voxels i of a lattice; None where no loop can be used.
 
     The index in the values is matrix (i, 1) + scales u(i). matrix: (D+1, D+1), in (x, y, z) order.
-    displacement: u, (D, *shape), float32; scales: (D, D). outside: (C,) or (1,), the result beyond the
-    faces of the outermost voxels. nearest: the value of the nearest voxel; then values may be int32.
+    displacement: u, (D, *shape), float32; scales: (D, D). outside: (C,) or (1,), the result beyond
+    the faces of the outermost voxels. nearest: the value of the nearest voxel; then values may be
+    int32.
     """
     given = [] if displacement is None else [displacement]
     if not (nearest and values.dtype == torch.int32 and values.device.type == "cpu"):
@@ -50,7 +51,8 @@ def resampled(
 
 
 def at_points(values: Tensor, matrix: Tensor, points: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Linear interpolation at points (N, D), index = matrix (point, 1); None where no loop can be used.
+    """Linear interpolation at points (N, D), index = matrix (point, 1); None where no loop can be
+    used.
 
     Gives float64 values (C, N), repeated beyond the border, and bool (N,): inside the faces.
     """

@@ -1,9 +1,9 @@
 """Line integrals of a volume along rays from point sources, and their derivatives by the rays.
 
-Joseph's rule (Joseph 1982): the trapezoidal sum of the linearly interpolated volume over the planes of voxels
-that a ray crosses. Volumes are (C, z, y, x) with outermost voxels of 0, so that all integrals are
-continuous; rays are in voxels (x, y, z), from the source to the source + the direction. An end inside the volume
-costs up to half a voxel's length.
+Joseph's rule (Joseph 1982): the trapezoidal sum of the linearly interpolated volume over the planes
+of voxels that a ray crosses. Volumes are (C, z, y, x) with outermost voxels of 0, so that all
+integrals are continuous; rays are in voxels (x, y, z), from the source to the source + the
+direction. An end inside the volume costs up to half a voxel's length.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SAMPLES = 1 << 22  # that torch takes at a time
 def line_integrals(volume: Tensor, sources: Tensor, directions: Tensor) -> Tensor:
     """Shape (B, C, R), per length of the direction: 1 along a whole ray through values of 1.
 
-    volume: float; sources: (B, 3); directions: (B, R, 3), float64. Differentiable by both, in closed form, but not by
-    the volume (ValueError where it requires a gradient).
+    volume: float; sources: (B, 3); directions: (B, R, 3), float64. Differentiable by both, in
+    closed form, but not by the volume (ValueError where it requires a gradient).
     """
     if volume.requires_grad:
         raise ValueError("line integrals have no gradient by the volume: detach it")

@@ -1,6 +1,7 @@
 """Images sampled through the displacement of a coarser lattice: compiled loops alone.
 
-The displacement is interpolated linearly where it is needed, never stored at the voxels of the image.
+The displacement is interpolated linearly where it is needed, never stored at the voxels of the
+image.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _LEAST = 16  # slices of a slab, which share the coarse ones next to them
 
 @dataclass(frozen=True, eq=False)
 class Knots:
-    """Where fine voxels lie in a coarse lattice of the same axes: a number of voxels, (x, y[, z])."""
+    """Where fine voxels lie in a coarse lattice of the same axes: a number of voxels, (x, y[,
+    z]).
+    """
 
     places: tuple[np.ndarray, ...]
     counts: tuple[int, ...]

@@ -1,7 +1,7 @@
 """Images sampled at displaced voxels, by linear interpolation; and displacements composed.
 
-Where the voxels (x, y, z) of one lattice lie in another, and where they are displaced to, is a ``Placement``.
-Beyond the outermost voxels values repeat.
+Where the voxels (x, y, z) of one lattice lie in another, and where they are displaced to, is a
+``Placement``. Beyond the outermost voxels values repeat.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Placement:
     @classmethod
     def along_axes(cls, first, steps, scales) -> Placement:
         """Lattices of common axes: D numbers each."""
-        matrices = (tuple(map(tuple, np.diag(np.asarray(v, float)).tolist())) for v in (steps, scales))
+        matrices = (
+            tuple(map(tuple, np.diag(np.asarray(v, float)).tolist())) for v in (steps, scales)
+        )
         return cls(tuple(map(float, first)), *matrices)
 
     @classmethod
@@ -93,7 +95,9 @@ def pulled_back(
     *,
     threads: int | None = None,
 ) -> Tensor:
-    """The gradient (D, *shape), by the displacement, of the samples (C, *shape) times an adjoint."""
+    """The gradient (D, *shape), by the displacement, of the samples (C,
+    *shape) times an adjoint.
+    """
     if compiled := loops("sampling", values, displacement, adjoint):
         vectors = vector_volume(displacement)
         out, v = np.empty_like(vectors), volume(values)

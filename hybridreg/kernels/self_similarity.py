@@ -17,7 +17,8 @@ def pair_distances(
     """Mean squared differences less the smallest of a voxel, (pairs, *shape); their mean, (*shape).
 
     values: (*shape). pairs: (pairs, 2, D), steps in voxels to the centers of the two patches, in
-    array order. radius: of the patches, which the border of the image cuts. Beyond it values repeat.
+    array order. radius: of the patches, which the border of the image cuts. Beyond it values
+    repeat.
     """
     flat = values.ndim == 2
     array = values.detach().contiguous().numpy()

@@ -52,8 +52,7 @@ def downsampled(
     size = values.shape[:0:-1]
     counts = [max(1, math.ceil(n / f - 1e-6)) for n, f in zip(size, factors, strict=True)]
     firsts = [
-        (n - 1) / 2 - (count - 1) / 2 * f
-        for n, count, f in zip(size, counts, factors, strict=True)
+        (n - 1) / 2 - (count - 1) / 2 * f for n, count, f in zip(size, counts, factors, strict=True)
     ]
     placement = Placement.along_axes(firsts, factors, [0.0] * len(size))
     return sample(smooth, None, placement, tuple(counts[::-1]), threads=threads)

@@ -52,7 +52,12 @@ def gathered(
     if (compiled := loops("steps", momentum, vectors)) and vectors.ndim == 4:
         new = volume(vectors)
         parts = over_slabs(
-            compiled.gathered, new.shape[1:], volume(momentum), new, np.float32(kept), threads=threads
+            compiled.gathered,
+            new.shape[1:],
+            volume(momentum),
+            new,
+            np.float32(kept),
+            threads=threads,
         )
         total, squares = np.sum(parts, 0)
     else:
@@ -62,10 +67,10 @@ def gathered(
     return momentum, float(squares / max(total, _TINY))
 
 
-def limited(
-    vectors: Tensor, longest: float, soft: float, *, threads: int | None = None
-) -> Tensor:
-    """longest v / sqrt(|v|^2 + soft^2): never longer than ``longest``, and linear where v is short."""
+def limited(vectors: Tensor, longest: float, soft: float, *, threads: int | None = None) -> Tensor:
+    """longest v / sqrt(|v|^2 + soft^2): never longer than ``longest``,
+    and linear where v is short.
+    """
     soft = max(soft, _TINY**0.5)
     if (compiled := loops("steps", vectors)) and vectors.ndim == 4:
         given = volume(vectors)

@@ -27,7 +27,8 @@ class Matches:
     """Critical points of both images and where each lies in the other, the i-th to the i-th.
 
     fixed, moving: in LPS mm of their image, (N, D). of_fixed: which were chosen in the fixed image,
-    (N,) bool, the others in the moving one. kept: which the transform follows; the others are outliers.
+    (N,) bool, the others in the moving one. kept: which the transform follows; the others are
+    outliers.
     """
 
     fixed: Tensor
@@ -69,10 +70,10 @@ class RegistrationResult:
 class RegistrationMethod(Protocol):
     """Aligns a moving image to a fixed one: moving(T(x)) ~ fixed(x), x in LPS mm.
 
-    A method for another type of pair than ``ImagePair`` names it in a class attribute ``accepts``, and
-    one for volumes alone has ``dimensions = (3,)``. One that needs what may not be there has
-    ``missing()``, which says what to install or to name, and ``versions()`` of it: a comparison asks
-    before anything runs.
+    A method for another type of pair than ``ImagePair`` names it in a class attribute ``accepts``,
+    and one for volumes alone has ``dimensions = (3,)``. One that needs what may not be there has
+    ``missing()``, which says what to install or to name, and ``versions()`` of it: a comparison
+    asks before anything runs.
     """
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult: ...

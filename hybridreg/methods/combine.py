@@ -170,13 +170,16 @@ class OnFeatures:
                 )
             if getattr(inner, "foreground_mm", None) is not None:
                 raise ValueError(
-                    f"foreground_mm of {type(inner).__name__} finds the foreground in intensities, and "
+                    f"foreground_mm of {type(inner).__name__} finds the foreground in "
+                    "intensities, and "
                     "inside OnFeatures there are only descriptor channels: leave it out, and put "
                     "Masked(OnFeatures(...)) around"
                 )
 
     def register(self, pair: ImagePair, initial: Transform = IDENTITY) -> RegistrationResult:
-        """The total transform x -> A(R(x)), A = initial and R what the method found on the channels."""
+        """The total transform x -> A(R(x)), A = initial and R what the method found on the
+        channels.
+        """
         check_pair(pair, initial)
         self.check(pair)
         aligned = warp_pair(with_field_of_view(pair, initial), initial)

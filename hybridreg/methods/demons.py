@@ -30,17 +30,17 @@ class Demons:
     """Compares intensities, or the channels of descriptors, by squared differences.
 
     Each iteration finds a step v at every voxel (Gauss-Newton, all channels at once; see
-    ``kernels.demons``), smooths it (fluid regularization), composes the map with exp(v), and smooths the
-    map (diffusion regularization).
+    ``kernels.demons``), smooths it (fluid regularization), composes the map with exp(v), and
+    smooths the map (diffusion regularization).
 
-    spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level before has
-        voxels twice as large.
+    spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level
+        before has voxels twice as large.
     iterations: maximum at each level, coarse to fine; a level ends earlier when the decrease per
         iteration is at most ``tolerance`` of its total decrease.
     step: maximum length of a step before it is smoothed, in voxels of the level.
     fluid_mm, diffusion_mm: sigma of the Gaussians that smooth each step and the map, in voxels of
-        ``spacing_mm``; in larger voxels larger in proportion. Larger ones give a smoother map that fits
-        the images less closely.
+        ``spacing_mm``; in larger voxels larger in proportion. Larger ones give a smoother map that
+        fits the images less closely.
     scaled: scale one-channel images to [0, 1] by percentiles of their foreground first; images of
         several channels are never scaled.
     """

@@ -33,15 +33,15 @@ from hybridreg.transforms import IDENTITY, AffineTransform, Transform
 class Projection:
     """Minimizes a measure of dissimilarity between radiographs and projections of the CT.
 
-    optimizer: "powell" needs no derivatives and goes further (Powell 1964); "l-bfgs" follows the gradient through
-        the renderer, in fewer steps, from near by.
+    optimizer: "powell" needs no derivatives and goes further (Powell 1964); "l-bfgs" follows the
+        gradient through the renderer, in fewer steps, from near by.
     pixels: how many times larger pixels are at each level; the CT is made coarser alike.
-    step_deg, step_mm, depth_mm: the first steps of turns, of shifts along the detector and in depth; larger ones
-        reach further and may leap over the optimum.
+    step_deg, step_mm, depth_mm: the first steps of turns, of shifts along the detector and in
+        depth; larger ones reach further and may leap over the optimum.
     iterations: at most, a level; one of Powell's is a search along six lines.
     calcium: contrast of bone, as in ``drr.attenuation``. scatter: of the projection, as in
-        ``exposure.saturated``; above 0 for metal, whose line integrals a detector does not show. Of several
-        the one that agrees best at the start of a level is taken.
+        ``exposure.saturated``; above 0 for metal, whose line integrals a detector does not show. Of
+        several the one that agrees best at the start of a level is taken.
     """
 
     measure: Measure = field(default_factory=GradientCorrelation)
@@ -100,7 +100,8 @@ class Projection:
         found = minimize(loss, np.zeros(6), jac=jac, method=name, callback=note, options=options)
         if not np.isfinite(found.fun):
             raise RegistrationError(
-                "the measure became undefined: the projection of the CT left the radiograph; start nearer"
+                "the measure became undefined: the projection of the CT left the "
+                "radiograph; start nearer"
             )
         return scene.stepped(start, torch.from_numpy(found.x)).detach()
 

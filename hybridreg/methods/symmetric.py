@@ -39,13 +39,15 @@ _ROUNDS = 8  # of the square root; each error is about half as steep as the one 
 class Symmetric:
     """Runs every stage in both directions, each from the mean of the stage before.
 
-    Of the maps T from fixed to moving and S back, the mean is T o sqrt(T^-1 o S^-1), with sqrt(D) o sqrt(D) = D. Its
-    inverse is the mean of the exchanged pair, so which image is fixed makes no difference but for
-    interpolation. What the two directions do not agree on, they lose half of. The total is an affine
-    after displacements without folds, whose inverse is accurate to .01 voxel.
+    Of the maps T from fixed to moving and S back, the mean is T o sqrt(T^-1 o S^-1), with sqrt(D) o
+    sqrt(D) = D. Its inverse is the mean of the exchanged pair, so which image is fixed makes no
+    difference but for interpolation. What the two directions do not agree on, they lose half of.
+    The total is an affine after displacements without folds, whose inverse is accurate to .01
+    voxel.
 
     stages: such as affine, a deformable method, and a short one again. An initial transform that is
-    not affine is applied to the moving image first, as if the resampled image were the original one.
+    not affine is applied to the moving image first, as if the resampled image were the original
+    one.
     """
 
     stages: tuple[RegistrationMethod, ...]
@@ -76,7 +78,9 @@ class Symmetric:
 
 
 def _starts(mean: RegistrationResult, affine: AffineTransform, moving: Grid) -> list[_Ways]:
-    """Where the two directions start: each on its own fixed grid, so that it does not end inside it."""
+    """Where the two directions start: each on its own fixed grid,
+    so that it does not end inside it.
+    """
     there, back = mean.transform, mean.inverse
     if isinstance(there, AffineTransform):
         return [(there, back), (back, there)]
@@ -110,7 +114,9 @@ def _run(
 def _mean(
     there: RegistrationResult, back: RegistrationResult, affine: AffineTransform, grid: Grid
 ) -> RegistrationResult:
-    """Halfway from the map there to the inverse of the map back, as displacements on the fixed grid."""
+    """Halfway from the map there to the inverse of the map back,
+    as displacements on the fixed grid.
+    """
     straight = [affine_of(result.transform, grid.dimension) for result in (there, back)]
     if None not in straight:
         one, other = (a.matrix.double().numpy() for a in straight)

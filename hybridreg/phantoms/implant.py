@@ -63,10 +63,10 @@ def implant_arm(pixels: int = 320, spacing_mm: float = 0.75, primary_deg: float 
     )
 
 
-def implant_case(
-    true: AffineTransform, *detectors: Detector, ct_mm: float = 1.0
-) -> Case:
-    """The implant's CT and its projections at a pose, without noise; by default onto one detector."""
+def implant_case(true: AffineTransform, *detectors: Detector, ct_mm: float = 1.0) -> Case:
+    """The implant's CT and its projections at a pose, without noise;
+    by default onto one detector.
+    """
     ct = implant(implant_grid(ct_mm))
     projector = Projector(attenuation(ct))
     views = detectors or (implant_arm(),)

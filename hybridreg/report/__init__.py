@@ -161,7 +161,8 @@ def _uncertainty_figure(drawn: figures.Figures) -> Figure:
     return Figure(
         "uncertainty",
         "Uncertainty",
-        "Standard deviation of the displacement in mm over the samples of the network. The result is "
+        "Standard deviation of the displacement in mm over the samples of the network. "
+        "The result is "
         "less certain where it is large; it does not show errors that all samples have in common.",
         drawn.uncertainty(),
         bar=drawn.uncertainty_bar,
@@ -171,8 +172,10 @@ def _uncertainty_figure(drawn: figures.Figures) -> Figure:
 def _match_figure(drawn: figures.Figures) -> Figure:
     kept, of_fixed = (drawn.views[f"matches_{name}"] for name in ("kept", "of_fixed"))
     caption = (
-        "Critical points on a slice, and lines from there to where each lies in the moving image, which "
-        "is shown through the affine part of the transform alone. Lines of neighbors should run alike, to "
+        "Critical points on a slice, and lines from there to where each lies in the moving "
+        "image, which "
+        "is shown through the affine part of the transform alone. Lines of neighbors should "
+        "run alike, to "
         f"the same structure. {of_fixed.sum()} points were chosen in the fixed image and "
         f"{(~of_fixed).sum()} in the moving one; {(~kept).sum()} of them were left out as outliers."
     )

@@ -365,4 +365,3 @@ class Figures:
         down = voxels[:, plane.down]
         rows = last - down if plane.turned else down
         return (np.stack([rows, voxels[:, plane.across]], 1) + 0.5) * zoom - 0.5
-

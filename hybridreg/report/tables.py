@@ -92,7 +92,9 @@ def comparison(result: Mapping[str, Any]) -> list[Table]:
     images.walk("", *_sides(result.get("similarity")))
     sides = _sides(result.get("scores"))
     scores.walk("", *[_without(_mapping(side), ("jacobian", "region")) for side in sides])
-    known = ((h.title, h.of(result, "before"), h.of(result)) for h in HEADLINES if "scores" in h.path)
+    known = (
+        (h.title, h.of(result, "before"), h.of(result)) for h in HEADLINES if "scores" in h.path
+    )
     chosen = [(name, *map(_measured, both)) for name, *both in known if both != [None, None]]
     rows, columns = images.rows + chosen, ("", "Before", "After")
     tables = [Table("Agreement", columns, rows)] if rows else []
@@ -171,7 +173,9 @@ def provenance(result: Mapping[str, Any]) -> list[Table]:
     weights = _mapping(result.get("weights"))
     if weights:
         shown = ("architecture", "data", "data_licence", "weights_licence")
-        rows = [(name, *[words(_mapping(w).get(key)) for key in shown]) for name, w in weights.items()]
+        rows = [
+            (name, *[words(_mapping(w).get(key)) for key in shown]) for name, w in weights.items()
+        ]
         columns = ("", "Network", "Trained on", "License of the data", "License of the weights")
         tables.append(Table("Trained weights", columns, rows))
     # The page is part of the result, and its own time is known after it is made.

@@ -72,6 +72,6 @@ def residual_mm(truth: Transform, stored: Transform, grid: Grid) -> dict[str, fl
     stop = [max(2, n - 1) for n in grid.shape]
     points = grid.crop([0] * grid.dimension, stop).points()
     points = points[(slice(None, None, step),) * grid.dimension]
-    half = (grid.voxel_to_physical()[:-1, :-1] @ torch.full((grid.dimension,), 0.5).double())
+    half = grid.voxel_to_physical()[:-1, :-1] @ torch.full((grid.dimension,), 0.5).double()
     distance = (truth(points + half) - stored(points + half)).norm(dim=-1)
     return {"mean": distance.mean().item(), "max": distance.max().item()}

@@ -22,7 +22,8 @@ DIMENSIONS = (2, 3)
 def check_descriptor(descriptor: Descriptor, dimensions: Sequence[int] = DIMENSIONS):
     """Runs every promise of a descriptor on small oblique phantoms, in 2D and 3D.
 
-    dimensions: those that it describes, such as (3,). AssertionError says which promise is broken. See ``DESCRIPTOR_CHECKS`` for the promises.
+    dimensions: those that it describes, such as (3,). AssertionError says which promise is broken.
+        See ``DESCRIPTOR_CHECKS`` for the promises.
     """
     for check in DESCRIPTOR_CHECKS:
         check(descriptor, dimensions)
@@ -60,7 +61,9 @@ def changes_no_image(descriptor: Descriptor, dimensions: Sequence[int] = DIMENSI
 
 
 def follows_a_shift(descriptor: Descriptor, dimensions: Sequence[int] = DIMENSIONS):
-    """What lies elsewhere is described alike there: in other voxels, and in another place in space."""
+    """What lies elsewhere is described alike there: in other voxels,
+    and in another place in space.
+    """
     for image in _images(dimensions):
         here = descriptor(image).data
         origin = [x + 100.0 for x in image.grid.origin]

@@ -32,7 +32,9 @@ def gives_one_number(measure: Measure):
         plain, *weighted = (measure(fixed, moved, w) for w in (None, weight, 3 * weight))
         for value in (plain, *weighted):
             shape = tuple(value.shape)
-            require(shape == (), f"it gave the shape {shape} for {tuple(moved.shape)}, not one number")
+            require(
+                shape == (), f"it gave the shape {shape} for {tuple(moved.shape)}, not one number"
+            )
             require(math.isfinite(value.item()), f"it gave {value.item()}")
         _near(*weighted, _SLOPE_ERROR, "weights three times as large changed the mean")
 
@@ -60,14 +62,17 @@ def has_the_gradient_of_its_value(measure: Measure):
 
 
 def counts_what_has_weight(measure: Measure):
-    """What lies far from all weights changes neither the value nor the gradient, which is 0 there."""
+    """What lies far from all weights changes neither the value nor the gradient,
+    which is 0 there.
+    """
     for fixed, moved, _ in _images(channels=2):
         weight = torch.zeros(moved.shape[1:], dtype=moved.dtype)
         weight[..., :3] = 1
         far = torch.arange(moved.shape[-1]) >= 3 + _FAR - 1
         other = torch.where(far, 50.0, moved)
         _near(
-            *(measure(fixed, m, weight) for m in (moved, other)), 1e-6,
+            *(measure(fixed, m, weight) for m in (moved, other)),
+            1e-6,
             "values without weight changed it",
         )
         beyond = _gradient(measure, fixed, other, weight)[..., far].abs().max().item()
@@ -79,7 +84,9 @@ def agrees_in_single_precision(measure: Measure):
     for fixed, moved, weight in _images():
         single = [image.float() for image in (fixed, moved, weight)]
         _near(
-            measure(*single).double(), measure(fixed, moved, weight), _SINGLE_ERROR,
+            measure(*single).double(),
+            measure(fixed, moved, weight),
+            _SINGLE_ERROR,
             "float32 and float64",
         )
         a, b = (_gradient(measure, *images).double() for images in (single, (fixed, moved, weight)))

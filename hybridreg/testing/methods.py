@@ -30,9 +30,10 @@ _SHOWN = 0.1  # of blobs, whose values go to about 2
 def check_method(method: RegistrationMethod):
     """Runs every promise of a registration method on small oblique phantoms, in 2D and 3D.
 
-    The method must be set for small smooth images of one contrast. AssertionError says which promise
-    is broken. See ``METHOD_CHECKS`` for the promises, each a function of the method alone, and
-    ``projections.PROJECTION_CHECKS`` for those of a method of radiographs, on a phantom implant.
+    The method must be set for small smooth images of one contrast. AssertionError says which
+    promise is broken. See ``METHOD_CHECKS`` for the promises, each a function of the method alone,
+    and ``projections.PROJECTION_CHECKS`` for those of a method of radiographs, on a phantom
+    implant.
     """
     for check in checks_of(method):
         check(method)
@@ -95,9 +96,7 @@ def obeys_the_fixed_mask(method: RegistrationMethod):
     inside = grid.points()[~away]
     error = (method.register(pair).transform(inside) - case.true_transform(inside)).norm(dim=-1)
     allowed = min(grid.spacing)
-    require(
-        error.median() < allowed, f"inside the fixed mask it ended {error.median():.2f} mm off"
-    )
+    require(error.median() < allowed, f"inside the fixed mask it ended {error.median():.2f} mm off")
 
 
 def changes_no_input(method: RegistrationMethod):
@@ -153,7 +152,9 @@ def traces_its_optimization(method: RegistrationMethod):
 
 
 def is_its_configuration(method: RegistrationMethod):
-    """A frozen dataclass whose TOML table builds it again, where it stands in the table of methods."""
+    """A frozen dataclass whose TOML table builds it again,
+    where it stands in the table of methods.
+    """
     require(is_dataclass(method) and method.__dataclass_params__.frozen, "no frozen dataclass")
     if METHODS.name_of(type(method)) in METHODS:
         table = describe_method(method)

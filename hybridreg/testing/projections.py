@@ -22,7 +22,9 @@ _BACK_MM = 1e-6
 
 
 def finds_the_pose(method: RegistrationMethod):
-    """From a few degrees and mm away, the pose is found to 2 % of the object's length on the detector."""
+    """From a few degrees and mm away, the pose is found to 2 % of the object's length on the
+    detector.
+    """
     case, start = _scene()
     result = method.register(case.pair, start)
     require(isinstance(result, RegistrationResult), f"register gave a {type(result).__name__}")
@@ -65,7 +67,9 @@ def repeats_exactly(method: RegistrationMethod):
 
 
 def refuses_what_cannot_be_registered(method: RegistrationMethod):
-    """A CT that is not in HU and an initial transform that is not rigid are ValueErrors that say so."""
+    """A CT that is not in HU and an initial transform that is not rigid are ValueErrors that say
+    so.
+    """
     case, start = _scene()
     unsigned = Image(case.pair.moving.data + 1000, case.pair.moving.grid)
     larger = AffineTransform(torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64)))

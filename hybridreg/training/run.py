@@ -47,8 +47,8 @@ def train(
     weights are those with the lowest validation loss.
 
     resume: continues the run in the folder, or starts it if there is none; killed at any moment, it
-    loses at most save_every_s. The batch of step n depends on (seed, n, number of the device) alone,
-    and so do random numbers within the network: a resumed run takes the same steps as
+    loses at most save_every_s. The batch of step n depends on (seed, n, number of the device)
+    alone, and so do random numbers within the network: a resumed run takes the same steps as
     one that never stopped.
     precision: float32, or bfloat16 or float16 where the network's operations support it.
     devices: GPUs (or CPU processes), each of which processes its own batch at every step.
@@ -177,7 +177,8 @@ def _fit(trainer: pl.Trainer, learner: pl.LightningModule, state: Path | None):
         if state is None or "current_epoch" not in str(error):
             raise
         raise ValueError(
-            f"this run has already had more than {trainer.max_epochs} epochs: give a larger number, "
+            f"this run has already had more than {trainer.max_epochs} epochs: give a "
+            "larger number, "
             "or none"
         ) from error
     except SystemExit:

@@ -20,7 +20,9 @@ _BALANCED = 0.7  # fraction of voxels drawn evenly from the structures, the othe
 
 
 class Labeled(NamedTuple):
-    """values: (1, *shape) in [0, 1]. classes: (*shape), -1 for unknown ones. tissues: (*shape), 0 to 3."""
+    """values: (1, *shape) in [0, 1]. classes: (*shape), -1 for unknown ones. tissues: (*shape),
+    0 to 3.
+    """
 
     values: Tensor
     classes: Tensor
@@ -80,11 +82,15 @@ class Source:
         """pose: (3, 3), from the axes that the encoder sees to those of the image, (z, y, x)."""
         size = torch.tensor(self._shape)
         strides = torch.tensor([self._shape[1] * self._shape[2], self._shape[2], 1])
-        points = torch.stack([numbers // strides[0], numbers // strides[1] % size[1], numbers % size[2]], 1)
+        points = torch.stack(
+            [numbers // strides[0], numbers // strides[1] % size[1], numbers % size[2]], 1
+        )
         steps = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 3) @ pose.T  # (27, 3)
         taps = []
         for number, scale in enumerate(self._scales):
-            index = (points[:, None] + scale * steps).round_().long().clamp_(min=0).minimum(size - 1)
+            index = (
+                (points[:, None] + scale * steps).round_().long().clamp_(min=0).minimum(size - 1)
+            )
             taps.append(image[number][(index * strides).sum(-1)].float())
         back = torch.linalg.inv(pose)
         spread = (back @ self._covariance @ back.T).diagonal().sqrt()
@@ -93,7 +99,9 @@ class Source:
 
 
 def contrasts_of(person: Labeled, count: int, generator: Generator) -> list[Tensor]:
-    """The image and so many others of the same anatomy: painted by tissue and structure, or remapped."""
+    """The image and so many others of the same anatomy: painted by tissue and structure,
+    or remapped.
+    """
     made = [person.values]
     for number in range(count):
         if number % 2:

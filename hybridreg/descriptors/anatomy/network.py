@@ -21,9 +21,9 @@ _SHOWN = 0.04  # of intensities in [0, 1]: above it is the brain, below the air 
 class AnatomyEncoder(nn.Module):
     """Taps (N, scales, 27) and places (N, 9) of voxels -> unit vectors (N, channels).
 
-    labels: the structures of its training; each has a unit vector too, its prototype, near which the
-    voxels of that structure are mapped. width, depth: of the hidden layers. scales: distances of
-    the taps in voxels; the image is smoothed by half of each.
+    labels: the structures of its training; each has a unit vector too, its prototype, near which
+    the voxels of that structure are mapped. width, depth: of the hidden layers. scales: distances
+    of the taps in voxels; the image is smoothed by half of each.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class AnatomyEncoder(nn.Module):
         super().__init__()
         if min(channels - 1, width, depth, *scales) < 1:
             raise ValueError(
-                "the anatomy encoder needs 2 channels or more, and a width, a depth and scales of 1 or more"
+                "the anatomy encoder needs 2 channels or more, and a width, a depth and "
+                "scales of 1 or more"
             )
         self.labels, self.scales = list(labels), list(scales)
         self.taps = nn.Parameter(torch.zeros(width, len(scales), TAPS))

@@ -33,11 +33,12 @@ class AnatomyTraining(TrainingImages):
     """Trains descriptors from labeled images, for the descriptor ``anatomy``.
 
     labels, validation_labels: a file for each image. tissues: for contrasts "any", a file for each
-    training image: 0 outside, 1 to 3 for three tissues. contrasts: "one" or "any"; then ``made`` other
-    contrasts are made of each image: random functions of intensity, and random intensities of
-    tissues and structures. channels: of the descriptor. width, depth, scales: see ``AnatomyEncoder``.
-    batch_size: voxels per step. learning_rate: after the warm-up; it falls to a tenth over ``decay``
-    steps.
+    training image: 0 outside, 1 to 3 for three tissues. contrasts: "one" or "any"; then ``made``
+    other contrasts are made of each image: random functions of intensity, and random intensities of
+    tissues and structures. channels: of the descriptor. width, depth, scales: see
+    ``AnatomyEncoder``.
+    batch_size: voxels per step. learning_rate: after the warm-up; it falls to a tenth over
+    ``decay`` steps.
     """
 
     labels: tuple[Path, ...]
@@ -92,12 +93,16 @@ class AnatomyTask:
     @cached_property
     def labels(self) -> list[int]:
         """Of all training images, 0 for what has no label."""
-        return sorted(set().union(*(p.classes.unique().tolist() for p in self.persons.values())) | {0})
+        return sorted(
+            set().union(*(p.classes.unique().tolist() for p in self.persons.values())) | {0}
+        )
 
     def _with_classes(self, person: Labeled) -> Labeled:
         known = torch.tensor(self.labels)
         place = torch.searchsorted(known, person.classes.long()).clamp(max=len(known) - 1)
-        return person._replace(classes=torch.where(known[place] == person.classes, place, -1).short())
+        return person._replace(
+            classes=torch.where(known[place] == person.classes, place, -1).short()
+        )
 
     @cached_property
     def _sources(self) -> list[Source]:
@@ -186,11 +191,13 @@ class AnatomyTask:
             self.validation_persons,
             kind=self.kind,
             architecture=f"27 taps at distances of {distances} voxels and the place in the brain, "
-            f"{given.depth + 1} hidden layers of {given.width}; {given.channels} channels of unit norm",
+            f"{given.depth + 1} hidden layers of {given.width}; {given.channels} "
+            "channels of unit norm",
             training_grid=f"voxels of brains, {given.spacing_mm:g} mm",
             arguments=self._arguments,
             training={
-                "task": "which structure a voxel belongs to, by the nearest prototype of unit norm; "
+                "task": "which structure a voxel belongs to, by the nearest prototype "
+                "of unit norm; "
                 "cross-entropy; voxels drawn evenly from the structures; poses varied",
                 "contrasts": given.contrasts,
                 "made": given.made if given.contrasts == "any" else 0,
@@ -219,5 +226,7 @@ def _labels_on(path: Path, image: Image, lattice: TrainedLattice) -> Tensor:
     labels = read_labels(path)
     with naming(path):
         if not labels.grid.matches(image.grid):
-            raise ValueError("these labels do not lie on the grid of their image: resample them onto it")
+            raise ValueError(
+                "these labels do not lie on the grid of their image: resample them onto it"
+            )
     return lattice.labels(LabelMap(labels.data, image.grid))

@@ -28,8 +28,8 @@ class AutoencoderTraining(TrainingImages):
     widths, kernels, dilations: see ``StackedAutoencoder``. contrasts: "one" for images of one
     modality; "any" encodes patches in a random contrast and decodes the original one, so that
     descriptors do not depend on the contrast.
-    layer_steps: of each layer's own training, before all are trained together. batch_size: patches per
-    step. learning_rate: of the first step; halved every ``halving`` steps.
+    layer_steps: of each layer's own training, before all are trained together. batch_size: patches
+    per step. learning_rate: of the first step; halved every ``halving`` steps.
     """
 
     widths: tuple[int, ...] = (16, 16, 12)
@@ -154,10 +154,12 @@ class AutoencoderTask:
             self.validation_images,
             kind=self.kind,
             architecture=f"stacked autoencoder, tanh between layers: {layers}; decoders mirror it",
-            training_grid=f"patches of {size} voxels along {given.dimension} axes, {given.spacing_mm:g} mm",
+            training_grid=f"patches of {size} voxels along {given.dimension} axes, "
+            f"{given.spacing_mm:g} mm",
             arguments=self._architecture,
             training={
-                "task": "decode a patch from its descriptor, its middle weighing most; patches drawn by "
+                "task": "decode a patch from its descriptor, its middle weighing most; "
+                "patches drawn by "
                 "gradient magnitude; layer by layer first, then all together",
                 "contrasts": given.contrasts,
                 "layer_steps": given.layer_steps,
@@ -170,7 +172,9 @@ class AutoencoderTask:
 
 
 def _of_layer(network: StackedAutoencoder, layer: int, given: Tensor) -> Tensor:
-    """The part of the variance of a layer's input, in the middle of patches, that is not decoded."""
+    """The part of the variance of a layer's input, in the middle of patches,
+    that is not decoded.
+    """
     cut = network.reach - network.reach_of(layer)
     given = given[(..., *[slice(cut, n - cut) for n in given.shape[2:]])]
     with torch.no_grad():

@@ -1,7 +1,8 @@
 """The loops themselves, compiled when their module is imported (see ``compiled.loops``).
 
-numba promotes float32 with int64 or a float literal to float64, hence the constants and casts. Rows along x
-are contiguous; a loop over one with a single output needs no alias checks, so LLVM vectorizes it.
+numba promotes float32 with int64 or a float literal to float64, hence the constants and casts. Rows
+along x are contiguous; a loop over one with a single output needs no alias checks, so LLVM
+vectorizes it.
 """
 
 from functools import partial

@@ -13,7 +13,9 @@ ZERO = np.float32(0)
     " f4[:,:,:,::1])"
 )
 def gradient(start, stop, values, shape, vectors, first, steps, scales, adjoint):
-    """Of the samples times an adjoint (C, z, y, x), with respect to first, steps and scales: (3, 7)."""
+    """Of the samples times an adjoint (C, z, y, x), with respect to first, steps and scales: (3,
+    7).
+    """
     _, _, ny, nx = adjoint.shape
     places, weights = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
     slopes, flat = np.empty((3, nx), np.float32), np.empty(nx, np.int32)

@@ -88,13 +88,15 @@ def coadjoint(start, stop, momentum, shape, u, first, steps, scales, out):
 
 
 @compiled(
-    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], f8[::1], f8[:,::1],"
+    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], "
+    "f8[::1], f8[:,::1],"
     " f4[:,::1], f4[:,:,:,::1], f4[:,:,:,::1], f4[:,:,:,::1])"
 )
 def coadjoint_gradient(
     start, stop, momentum, shape, u, first, steps, scales, adjoint, by_entries, out
 ):
-    """Of ``coadjoint`` times an adjoint; by u without its derivatives to ``out``, by the entries of J.
+    """Of ``coadjoint`` times an adjoint; by u without its derivatives to ``out``, by the entries of
+    J.
 
     Gives that by the momentum, of the slices that count and their first.
     """
@@ -128,7 +130,11 @@ def coadjoint_gradient(
                     row[x] *= determinant[x]
             for i in range(3):
                 for j in range(3):
-                    row, of, cofactor = by_entries[3 * i + j, z, y], adjoint[j, z, y], cofactors[3 * i + j]
+                    row, of, cofactor = (
+                        by_entries[3 * i + j, z, y],
+                        adjoint[j, z, y],
+                        cofactors[3 * i + j],
+                    )
                     held = carried[i]
                     for x in range(nx):
                         row[x] = determinant[x] * held[x] * of[x] + product[x] * cofactor[x]

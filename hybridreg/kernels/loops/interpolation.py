@@ -61,7 +61,9 @@ def _displaced(matrix, vectors, scales, x, y, z):
     "void(intp, intp, f4[:,:,:,::1], f8[:,::1], f4[:,:,:,::1], f8[:,::1], f8[::1], f4[:,:,:,::1])"
 )
 def linear(start, stop, values, matrix, vectors, scales, outside, out):
-    """values (C, z, y, x) at index = matrix (x, y, z, 1) + scales u(x, y, z); outside: per channel."""
+    """values (C, z, y, x) at index = matrix (x, y, z, 1) + scales u(x, y, z); outside:
+    per channel.
+    """
     _, nz, ny, nx = values.shape
     for z in range(start, stop):
         for y in range(out.shape[2]):

@@ -97,7 +97,11 @@ def inverted(start, stop, u, out, tolerance, iterations):
     """
     _, ny, nx, _ = u.shape
     w, other, trial = np.zeros(4, np.float32), np.zeros(4, np.float32), np.zeros(4, np.float32)
-    error, step, slopes = np.zeros(4, np.float32), np.zeros(4, np.float32), np.empty((3, 4), np.float32)
+    error, step, slopes = (
+        np.zeros(4, np.float32),
+        np.zeros(4, np.float32),
+        np.empty((3, 4), np.float32),
+    )
     for z in range(start, stop):
         pz = np.float32(z)
         for y in range(ny):

@@ -1,7 +1,7 @@
 """Squared local correlation: running sums along z and y, direct sums along x.
 
-What is summed lies side by side in one row of (nx + 2 radius) each, zero at its ends, so that one loop does for
-all of it. Columns are sums along z, rows those along z and y.
+What is summed lies side by side in one row of (nx + 2 radius) each, zero at its ends, so that one
+loop does for all of it. Columns are sums along z, rows those along z and y.
 """
 
 import numpy as np

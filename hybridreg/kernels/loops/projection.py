@@ -1,8 +1,9 @@
 """Line integrals of a volume by Joseph's rule: a bilinear sample in each plane that a ray crosses.
 
-A ray steps from plane to plane along the voxel axis w that it is steepest to; u and v are the other two. It
-crosses plane k at u = first_u + slope_u k and v = first_v + slope_v k, so the derivatives by the whole ray
-follow from five sums over the planes. All indices are voxels of a volume whose outermost ones are 0.
+A ray steps from plane to plane along the voxel axis w that it is steepest to; u and v are the other
+two. It crosses plane k at u = first_u + slope_u k and v = first_v + slope_v k, so the derivatives
+by the whole ray follow from five sums over the planes. All indices are voxels of a volume whose
+outermost ones are 0.
 """
 
 import numpy as np
@@ -109,7 +110,9 @@ def integrals(start, stop, values, shape, sources, directions, out):
 
 @compiled(f"void({_RAYS}, f4[:,::1], f4[:,:,::1])")
 def derivatives(start, stop, values, shape, sources, directions, out, slopes):
-    """As ``integrals``, and slopes (C, rays, 6): by the source (x, y, z), by the direction (x, y, z)."""
+    """As ``integrals``, and slopes (C, rays, 6): by the source (x, y, z), by the direction (x, y,
+    z).
+    """
     count = len(directions) // len(sources)
     pace = np.array([1, shape[2], shape[1] * shape[2]])
     ray = np.empty(4)

@@ -95,7 +95,8 @@ def sample(start, stop, values, shape, coarse, lower, upper, first, steps, scale
 
 
 @compiled(
-    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], i4[:,::1], f4[:,::1],"
+    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], "
+    "i4[:,::1], f4[:,::1],"
     " f8[::1], f8[:,::1], f4[:,::1], f4[:,:,:,::1])"
 )
 def gradient(start, stop, values, shape, coarse, lower, upper, first, steps, scales, adjoint):

@@ -45,7 +45,9 @@ def _coordinates(z, y, vectors, first, steps, scales, shape, places):
 
 @inner()
 def _cells(places, shape, flat, weights):
-    """Where the 8 neighbors begin in flat values, and the weights of the upper ones; from places."""
+    """Where the 8 neighbors begin in flat values, and the weights of the upper ones;
+    from places.
+    """
     nx = places.shape[1]
     stride = 1
     flat[:] = 0

@@ -54,11 +54,14 @@ def _slices(start, stop, vectors, first, steps, scales, shape, row):
 
 
 @compiled(
-    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], f8[::1], f8[:,::1],"
+    "Tuple((f4[:,:,:,::1], intp))(intp, intp, f4[:,::1], i8[::1], f4[:,:,:,::1], "
+    "f8[::1], f8[:,::1],"
     " f4[:,::1], f4[:,:,:,::1], f4[:,:,:,::1])"
 )
 def gradients(start, stop, values, shape, vectors, first, steps, scales, adjoint, out):
-    """As ``pulled_back``; and the gradient by the values, of the slices that count, and their first."""
+    """As ``pulled_back``; and the gradient by the values, of the slices that count,
+    and their first.
+    """
     nx = out.shape[3]
     places, weights = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
     slopes, flat = np.empty((3, nx), np.float32), np.empty(nx, np.int32)

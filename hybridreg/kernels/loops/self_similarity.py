@@ -19,10 +19,11 @@ def _cut(row, reach, x, rows, out):
 
 @compiled("void(intp, intp, f4[:,:,::1], i8[:,:,::1], i8[::1], f4[:,:,:,::1], f4[:,:,::1])")
 def pair_distances(start, stop, values, pairs, radius, out, mean):
-    """pairs: (pairs, 2, 3) steps to the centers of both patches. radius: of the patches; both (z, y, x).
+    """pairs: (pairs, 2, 3) steps to the centers of both patches. radius: of the patches; both (z,
+    y, x).
 
-    out: (pairs, z, y, x). mean: over the pairs, (z, y, x). Beyond the border values repeat in a patch's
-    place, and windows are cut.
+    out: (pairs, z, y, x). mean: over the pairs, (z, y, x). Beyond the border values repeat in a
+    patch's place, and windows are cut.
     """
     nz, ny, nx = values.shape
     rz, ry, rx = radius

@@ -29,9 +29,13 @@ def force(start, stop, slopes, images, spacing, out):
             for c in range(len(images)):
                 slope, row = slopes[c, z, y], images[c, z, y]
                 if nx > 1:
-                    _add(slope[1 : nx - 1], row[: nx - 2], row[2:], HALF * per_x, out[0, z, y, 1:-1])
+                    _add(
+                        slope[1 : nx - 1], row[: nx - 2], row[2:], HALF * per_x, out[0, z, y, 1:-1]
+                    )
                     _add(slope[:1], row[:1], row[1:], per_x, out[0, z, y, :1])
-                    _add(slope[nx - 1 :], row[nx - 2 :], row[nx - 1 :], per_x, out[0, z, y, nx - 1 :])
+                    _add(
+                        slope[nx - 1 :], row[nx - 2 :], row[nx - 1 :], per_x, out[0, z, y, nx - 1 :]
+                    )
                 _add(slope, images[c, z, y0], images[c, z, y1], per_y, out[1, z, y])
                 _add(slope, images[c, z0, y], images[c, z1, y], per_z, out[2, z, y])
 

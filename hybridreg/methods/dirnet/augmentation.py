@@ -16,8 +16,9 @@ def varied(
 ) -> Tensor:
     """Images (B, C, *shape), each rotated, scaled and mirrored at random.
 
-    rotation_deg: at most, about each axis. scaling: of each axis by a factor between its inverse and
-    itself, mostly the same one for all axes. mirrored: left for right along x in half of the pairs.
+    rotation_deg: at most, about each axis. scaling: of each axis by a factor between its inverse
+    and itself, mostly the same one for all axes. mirrored: left for right along x in half of the
+    pairs.
     """
     count, dimension = len(images), images.ndim - 2
     turns = 2 * dimension - 3

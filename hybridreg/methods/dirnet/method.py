@@ -36,8 +36,8 @@ class Dirnet:
     """Registers by a trained network (de Vos 2017, 2019); unlike others it takes no similarity.
 
     weights: of a ``dirnet`` training, a file NAME.safetensors with its card, or a packaged name.
-    repeats: how often the last stage is applied, each time to what is left; more fit more closely, take
-        longer, and deform more.
+    repeats: how often the last stage is applied, each time to what is left; more fit more closely,
+        take longer, and deform more.
     The images are seen on one grid around the fixed image, in the voxels and intensities of
     the network's training. Where a pair has a fixed mask, both images are seen inside it only.
     """
@@ -89,7 +89,9 @@ def _read(path: str, stamps: tuple[int, ...], device: str) -> tuple[StagedNetwor
 
 
 def input_grid(fixed: Grid, spacing_mm: float, multiple: int) -> Grid:
-    """The grid that the network sees: the fixed image's, in its voxels, extended to whole blocks."""
+    """The grid that the network sees: the fixed image's, in its voxels,
+    extended to whole blocks.
+    """
     grid = fixed
     if set(fixed.spacing) != {spacing_mm}:
         grid = fixed.with_spacing([spacing_mm] * fixed.dimension)

@@ -1,7 +1,7 @@
 """The networks of DIRNet (de Vos 2017) and DLIR (de Vos 2019): stages, each from the image moved so far.
 
-Everything is in voxels, so weights do not depend on a spacing. Displacements are along the voxel axes,
-components (x, y, z), from the fixed to the moving image.
+Everything is in voxels, so weights do not depend on a spacing. Displacements are along the voxel
+axes, components (x, y, z), from the fixed to the moving image.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LIMIT = (
 class Stage:
     """One stage: a regressor of control points of a B-spline, or of an affine matrix.
 
-    spacing: of the control points in voxels, a power of 2. shrink: the network sees images smaller by
-    this factor, a power of 2 up to the spacing; a larger one is faster. width: channels.
+    spacing: of the control points in voxels, a power of 2. shrink: the network sees images smaller
+    by this factor, a power of 2 up to the spacing; a larger one is faster. width: channels.
     layers: convolutions of 3 voxels along each axis; dense: convolutions of 1 voxel after them.
     limited: control points move by at most 0.4 of their spacing, so that nothing folds.
     """
@@ -53,7 +53,8 @@ class Stage:
         for name, least in (("width", 1), ("layers", self.halvings), ("dense", 0)):
             if getattr(self, name) < max(least, 0):
                 raise ValueError(
-                    f"a stage of spacing {self.spacing} and shrink {self.shrink} needs {name} of at "
+                    f"a stage of spacing {self.spacing} and shrink {self.shrink} needs "
+                    f"{name} of at "
                     f"least {least}, found {getattr(self, name)}"
                 )
         if self.shrink > self.spacing:
@@ -81,9 +82,11 @@ def multiple_of(stages: Sequence[Stage]) -> int:
 
 
 class Found(NamedTuple):
-    """The output of each stage: control points (B, D, *control shape), or parameters of an affine map.
+    """The output of each stage: control points (B, D, *control shape), or parameters of an affine
+    map.
 
-    before: the displacement of all stages but the last, (B, D, *shape) in voxels; None for one stage.
+    before: the displacement of all stages but the last, (B, D, *shape) in voxels; None for one
+        stage.
     """
 
     outputs: tuple[Tensor, ...]
@@ -109,7 +112,8 @@ class StagedNetwork(nn.Module):
             else ControlRegressor(dimension, channels, stage)
             for stage in stages
         )
-        # Convolutions and pooling of few channels take a third less time this way (torch 2.13, CPU).
+        # Convolutions and pooling of few channels take a third less time this way (torch 2.13,
+        # CPU).
         self.to(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[dimension])
 
     def forward(self, fixed: Tensor, moving: Tensor, repeats: int = 1) -> Found:
@@ -174,7 +178,9 @@ def composed(first: Tensor | None, then: Tensor) -> Tensor:
 
 
 def displacement_of(stage: Stage, output: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The displacement of a stage at every voxel, (B, D, *shape), float32 whatever the precision."""
+    """The displacement of a stage at every voxel, (B, D, *shape),
+    float32 whatever the precision.
+    """
     with torch.autocast(output.device.type, enabled=False):
         if stage.transform == "affine":
             return affine_displacement(output.float(), shape)

@@ -1,7 +1,7 @@
 """Cubic B-splines of control points on the voxels of an image, differentiable, and their bending.
 
-The control points of a spacing of n voxels lie in the middles of blocks of n voxels, where a network that
-halves its images log2(n) times predicts them. Beyond the image they are zero.
+The control points of a spacing of n voxels lie in the middles of blocks of n voxels, where a
+network that halves its images log2(n) times predicts them. Beyond the image they are zero.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def dense(control: Tensor, spacing: int) -> Tensor:
 
 
 def bending(control: Tensor, spacing: int) -> Tensor:
-    """Mean sum of squared second derivatives, of displacements and positions in voxels (Rueckert 1999).
+    """Mean sum of squared second derivatives, of displacements and positions in voxels (Rueckert
+    1999).
 
     The integrand of the bending energy, with both mixed derivatives.
     """

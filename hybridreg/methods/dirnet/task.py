@@ -38,12 +38,13 @@ KIND = "dirnet"
 class DirnetTraining:
     """Trains a network that predicts B-splines, from pairs of images alone (de Vos 2017, 2019).
 
-    cases: a case table; validation: another, of other persons; by default every tenth person's cases
-    (their column ``subject``; without it every tenth case). A case's initial transform is used.
+    cases: a case table; validation: another, of other persons; by default every tenth person's
+    cases (their column ``subject``; without it every tenth case). A case's initial transform is
+    used.
     size: voxels (x, y, z) of a training pair, multiples of the spacing of its control points.
     spacing_mm: of the voxels. intensity: see ``network_inputs.NetworkInputs``.
-    stage: what is trained. after: the checkpoint of an earlier training, whose stages come first and
-    do not change.
+    stage: what is trained. after: the checkpoint of an earlier training, whose stages come first
+    and do not change.
     bending: weight of the bending energy of displacements in voxels; a larger one is smoother.
     learning_rate: of the first step, halved every ``halving`` steps.
     rotation_deg, scaling, mirrored: random changes of both images of a pair alike, see
@@ -115,7 +116,8 @@ class DirnetTask:
         multiple = multiple_of(self.stages)
         if any(n % multiple for n in self.given.size):
             raise ValueError(
-                f"the size {self.given.size} is no multiple of {multiple} voxels, the largest spacing "
+                f"the size {self.given.size} is no multiple of {multiple} voxels, the "
+                "largest spacing "
                 "of control points: choose another size"
             )
 

@@ -189,9 +189,9 @@ def _stage(itk: SimpleNamespace, job: dict, stage: dict, images: dict, maps: lis
 def _add_images(elastix, fixed: list, moving: list):
     """Adds the images so that elastix compares them in this order.
 
-    It numbers all inputs but the first of each side by one counter, and takes them in the order of their
-    names as text: MovingImage, MovingImage10, MovingImage9. From seven channels on the wrong images would
-    be compared (elastix 5.3.1).
+    It numbers all inputs but the first of each side by one counter, and takes them in the order of
+    their names as text: MovingImage, MovingImage10, MovingImage9. From seven channels on the wrong
+    images would be compared (elastix 5.3.1).
     """
     counter = 0
     for add, (first, *others) in ((elastix.AddFixedImage, fixed), (elastix.AddMovingImage, moving)):

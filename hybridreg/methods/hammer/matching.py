@@ -112,7 +112,9 @@ def cube(radius: int, dimension: int) -> Tensor:
 
 
 def _neighbors(offsets: Tensor) -> Tensor:
-    """Which candidate is one voxel before and after each along each axis, -1 for none; (D, 2, M)."""
+    """Which candidate is one voxel before and after each along each axis, -1 for none; (D, 2,
+    M).
+    """
     rows = []
     for axis in range(offsets.shape[1]):
         for way in (-1, 1):

@@ -34,21 +34,23 @@ from hybridreg.transforms import IDENTITY, DisplacementField, Transform
 class Hammer:
     """Matches attribute vectors at critical points of both images (after Shen and Davatzikos 2002).
 
-    The attribute vectors are the channels of the pair, such as descriptors. In each round critical points
-    of both images are compared with candidates around them in the other, first softly (a weighted mean of
-    candidates), then with the most similar one counting most; matches that disagree with those around are
-    left out; a smooth step follows the others, and is composed with the map.
+    The attribute vectors are the channels of the pair, such as descriptors. In each round critical
+    points of both images are compared with candidates around them in the other, first softly (a
+    weighted mean of candidates), then with the most similar one counting most; matches that
+    disagree with those around are left out; a smooth step follows the others, and is composed with
+    the map.
 
-    spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level before has
-        voxels twice as large.
-    iterations: maximum number of rounds at each level, coarse to fine. The first round matches the most
-        distinctive points alone, each further one more of them, the last all.
-    tolerance: a level of many rounds ends earlier when the decrease per round is at most this fraction
-        of its total decrease.
-    cell: one critical point in a cube of so many voxels of the level. reach: distance to candidates, and
+    spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level
+        before has voxels twice as large.
+    iterations: maximum number of rounds at each level, coarse to fine. The first round matches the
+        most distinctive points alone, each further one more of them, the last all.
+    tolerance: a level of many rounds ends earlier when the decrease per round is at most this
+        fraction of its total decrease.
+    cell: one critical point in a cube of so many voxels of the level. reach: distance to
+        candidates, and
     radius: of the compared neighborhoods, in voxels of the level.
-    step_mm, diffusion_mm: sigma of the Gaussians that interpolate the matches and smooth the map, in voxels
-        of ``spacing_mm``; in larger voxels larger in proportion.
+    step_mm, diffusion_mm: sigma of the Gaussians that interpolate the matches and smooth the map,
+        in voxels of ``spacing_mm``; in larger voxels larger in proportion.
     scaled: scale one-channel images to [0, 1] by percentiles of their foreground first.
     """
 

@@ -23,15 +23,15 @@ class Instance:
 
     smoothness: 1 as tuned on brains; larger gives a smoother map that fits the images less closely.
     similarity: a measure, such as LNCC(radius=2) with its radius in voxels of each level.
-    spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level before has
-        voxels twice as large.
+    spacing_mm: voxels of the finest level, but never finer than the fixed image's; each level
+        before has voxels twice as large.
     iterations: maximum at each level, coarse to fine; a level ends earlier when the decrease per
         iteration is at most ``tolerance`` of its total decrease.
     step: maximum step of an iteration, in voxels of the level. soft: with a larger value steps
         reach that length only at larger gradients. momentum: weight of the gradients before.
-    gradient_sigma, map_sigma: of the Gaussians that smooth the gradient and the map at every iteration,
-        in voxels of the level, times the smoothness. map_sigma_factor: by which the latter is larger at
-        each coarser level.
+    gradient_sigma, map_sigma: of the Gaussians that smooth the gradient and the map at every
+        iteration, in voxels of the level, times the smoothness. map_sigma_factor: by which the
+        latter is larger at each coarser level.
     scaled: scale one-channel images to [0, 1] by percentiles of their foreground first; images of
         several channels are never scaled.
     """

@@ -155,7 +155,8 @@ class ImageTerm:
 class MapTerm:
     """Half the mean squared distance in mm^2 of phi^-1 to a target map.
 
-    target: its displacement (D, *shape) on the lattice of the momentum. weight: of each voxel there.
+    target: its displacement (D, *shape) on the lattice of the momentum. weight: of each voxel
+        there.
     """
 
     target: Tensor

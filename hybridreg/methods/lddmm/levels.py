@@ -96,7 +96,9 @@ def _coarse_grid(grid: Grid, spacing: Sequence[float]) -> Grid:
 
 
 def _onto(data: Tensor, of: Grid, at: Grid, zero: Grid) -> Tensor:
-    """An image (C, ...) smoothed as its new spacing needs and resampled; beyond its border, its border."""
+    """An image (C, ...) smoothed as its new spacing needs and resampled; beyond its border,
+    its border.
+    """
     data = antialiased(data, [new / old for new, old in zip(at.spacing, of.spacing, strict=True)])
     if of.matches(at):
         return data

@@ -186,7 +186,8 @@ class Lddmm:
         if not term.volume > 1e-3 * math.prod(level.at.shape) * math.prod(level.at.spacing):
             raise RegistrationError(
                 "less than a thousandth of the fixed image overlaps the moving image "
-                "(inside both masks, if any): start with an affine registration, or give other masks"
+                "(inside both masks, if any): start with an affine registration, or "
+                "give other masks"
             )
         return Energy(shooter, term, sigma, self.unfolding, self.band)
 

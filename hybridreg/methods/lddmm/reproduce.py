@@ -105,9 +105,7 @@ def momentum_of(
     )
 
 
-def _stages(
-    coarsest: int, bands: Sequence[float], sigma: float
-) -> list[tuple[int, float, float]]:
+def _stages(coarsest: int, bands: Sequence[float], sigma: float) -> list[tuple[int, float, float]]:
     """The coarsening factor, band and sigma of each stage, from coarse to fine."""
     joins = [2**halvings for halvings in range(coarsest.bit_length() - 1, 0, -1)]
     steps = [(join, bands[-1]) for join in joins] + [(1, band) for band in bands]

@@ -29,7 +29,9 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Dissimilarity:
-    """Of fixed(x) and moving(M A(x)), with M a homogeneous matrix in LPS mm and A what comes before."""
+    """Of fixed(x) and moving(M A(x)), with M a homogeneous matrix in LPS mm and A what comes
+    before.
+    """
 
     level: Level
     measure: Measure
@@ -78,7 +80,9 @@ class Dissimilarity:
     def volumes(self) -> tuple[float, float]:
         """That are compared of the fixed and of the moving image, mm^D."""
         level = self.level
-        fixed = math.prod(level.fixed_grid.shape) if level.weight is None else level.weight.sum().item()
+        fixed = (
+            math.prod(level.fixed_grid.shape) if level.weight is None else level.weight.sum().item()
+        )
         return (
             fixed * math.prod(level.fixed_grid.spacing),
             level.seen.sum().item() * math.prod(level.moving_grid.spacing),
@@ -158,7 +162,7 @@ def fitted(
         raise RegistrationError(
             f"under the initial transform the overlap is less than {_MIN_OVERLAP:.0%} of the "
             "foreground of the smaller image (inside the masks, if any): they do not overlap "
-            "enough; give another initial transform, search=\"always\" or other masks"
+            'enough; give another initial transform, search="always" or other masks'
         )
     done = 0
 
@@ -196,7 +200,9 @@ def fitted(
 
 
 def _scale_penalty(matrix: np.ndarray, since: np.ndarray) -> tuple[float, np.ndarray]:
-    """For principal scales beyond 1.4 and 1 / 1.4, and its gradient by the linear part of the matrix."""
+    """For principal scales beyond 1.4 and 1 / 1.4,
+    and its gradient by the linear part of the matrix.
+    """
     inverse = np.linalg.inv(since[:-1, :-1])
     left, scales, right = np.linalg.svd(matrix[:-1, :-1] @ inverse)
     logs = np.log(scales)

@@ -57,8 +57,8 @@ def levels(
 ) -> list[Level]:
     """Coarse to fine.
 
-    before: what acts on fixed points before the linear transform; None for nothing. foreground_mm: see
-    ``Linear``; it does nothing where a fixed mask is given, nor at the coarsest level.
+    before: what acts on fixed points before the linear transform; None for nothing. foreground_mm:
+    see ``Linear``; it does nothing where a fixed mask is given, nor at the coarsest level.
     """
     shown = unit_pair(pair, _unit) if scaled else pair
     images = shown.fixed, shown.moving
@@ -67,7 +67,8 @@ def levels(
         fixed_mask = foreground(_thumbnail(images[0]), margin_mm=foreground_mm)
     found: list[Level] = []
     spacings = _spacings(pair, levels_mm)
-    for spacing in reversed(spacings):  # each from the next finer, which is as smooth and much cheaper
+    # each from the next finer, which is as smooth and much cheaper
+    for spacing in reversed(spacings):
         images = tuple(_coarser(image, spacing, threads) for image in images)
         everywhere = pair.fixed_mask is None and spacing == spacings[0] and len(spacings) > 1
         mask = None if everywhere else fixed_mask

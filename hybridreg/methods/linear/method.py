@@ -36,20 +36,22 @@ _SEARCHED = 0.3  # of the time, about
 
 @dataclass(frozen=True)
 class Linear:
-    """Registers by a rigid, similarity or affine transform, coarse to fine, with quasi-Newton steps.
+    """Registers by a rigid, similarity or affine transform, coarse to fine, with quasi-Newton
+    steps.
 
     transform: what is found, on top of the initial transform.
     similarity: LNCC or NCC for one contrast, MI for any two.
-    levels_mm: voxels at each level, coarse to fine; never finer than the images'. Where the longest side
-        of the fixed image has fewer than 64 voxels of the finest, all are smaller by that factor.
+    levels_mm: voxels at each level, coarse to fine; never finer than the images'. Where the longest
+        side of the fixed image has fewer than 64 voxels of the finest, all are smaller by that
+        factor.
     iterations: maximum at each level. tolerance: a level ends when a step is shorter, in voxels.
-    search: at the coarsest level, rotations up to ``search_deg`` about centers of mass, of the fields of
-        view and as the headers say. "auto": where the initial transform is none or a mere shift; a turned
-        one is a start to trust.
-    foreground_mm: compare, but for the coarsest level, only inside the fixed image's foreground grown by so
-        many mm, where the pair has no fixed mask; None compares everywhere.
-    scaled: bring one-channel images to [0, 1] first (``intensity.to_unit``); images of several channels
-        are always taken as they are.
+    search: at the coarsest level, rotations up to ``search_deg`` about centers of mass, of the
+        fields of view and as the headers say. "auto": where the initial transform is none or a mere
+        shift; a turned one is a start to trust.
+    foreground_mm: compare, but for the coarsest level, only inside the fixed image's foreground
+        grown by so many mm, where the pair has no fixed mask; None compares everywhere.
+    scaled: bring one-channel images to [0, 1] first (``intensity.to_unit``); images of several
+        channels are always taken as they are.
     threads: None takes as many as torch does.
     """
 
@@ -72,7 +74,8 @@ class Linear:
             raise ValueError(f"levels_mm goes from coarse to fine in mm, found {self.levels_mm}")
         if not 0 <= self.search_deg <= 90:
             raise ValueError(
-                f"search_deg is from 0 to 90, found {self.search_deg}: a head turned further around "
+                f"search_deg is from 0 to 90, found {self.search_deg}: a head turned "
+                "further around "
                 "looks like its mirror image"
             )
         for name in ("iterations", "tolerance"):
@@ -132,7 +135,9 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class _Middle:
-    """The center of mass of the fixed image after what comes before, LPS mm, and its mean extent."""
+    """The center of mass of the fixed image after what comes before, LPS mm,
+    and its mean extent.
+    """
 
     center: np.ndarray
     radius: float
@@ -148,7 +153,9 @@ class _Middle:
         return (matrix @ np.append(self.center, 1))[:-1]
 
     def shifted(self, level: Level, start: np.ndarray) -> Iterator[np.ndarray]:
-        """The start moved so that this center comes to the moving image's center of mass, and its middle."""
+        """The start moved so that this center comes to the moving image's center of mass,
+        and its middle.
+        """
         moving = Image(level.moving, level.moving_grid)
         inner = (slice(1, -1),) * moving.grid.dimension
         mask = _mask(level.seen[0][inner], moving.grid) if level.masked else None
@@ -172,7 +179,8 @@ class _Recorder:
         self.trace.append(TraceEntry(self.kind, self.level, iteration, {"dissimilarity": value}))
         done = (self.level + min(iteration / self.most, 1.0)) / self.levels
         progress.report(
-            _SEARCHED + (1 - _SEARCHED) * done, f"{self.kind}, level {self.level + 1} of {self.levels}"
+            _SEARCHED + (1 - _SEARCHED) * done,
+            f"{self.kind}, level {self.level + 1} of {self.levels}",
         )
 
 

@@ -23,8 +23,8 @@ def minimized(
 ) -> np.ndarray:
     """Where an objective (value, gradient) is least, from a start, by BFGS with backtracking.
 
-    tolerance, longest: the length of a step that ends it, and that no step exceeds, in the unit of the
-    parameters. An objective may be infinite where it cannot be computed.
+    tolerance, longest: the length of a step that ends it, and that no step exceeds, in the unit of
+    the parameters. An objective may be infinite where it cannot be computed.
     """
     x = start.copy()
     value, gradient = objective(x)
@@ -73,7 +73,9 @@ def _downhill(
 
 
 def _updated(inverse: np.ndarray | None, step: np.ndarray, change: np.ndarray) -> np.ndarray | None:
-    """The inverse Hessian after a step that changed the gradient (Nocedal and Wright 2006, eq. 6.17)."""
+    """The inverse Hessian after a step that changed the gradient (Nocedal and Wright 2006,
+    eq. 6.17).
+    """
     curvature = float(step @ change)
     if curvature <= 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
         return inverse

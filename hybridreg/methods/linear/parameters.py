@@ -16,8 +16,9 @@ _SMALL = 1e-9
 class Family:
     """x -> c + t + L (x - c): a shift t and a linear part L about a center c in mm.
 
-    rigid: L = R(w); similarity: L = exp(s) R(w); affine: L = I + E. The parameters are t, then w, s or E
-    times a radius, so that each counts the mm by which it moves a point at that distance from the center.
+    rigid: L = R(w); similarity: L = exp(s) R(w); affine: L = I + E. The parameters are t, then w, s
+    or E times a radius, so that each counts the mm by which it moves a point at that distance from
+    the center.
     """
 
     kind: Kind
@@ -32,11 +33,14 @@ class Family:
     def count(self) -> int:
         dimension = self.dimension
         turns = dimension * (dimension - 1) // 2
-        return dimension + {
-            "rigid": turns,
-            "similarity": turns + 1,
-            "affine": dimension**2,
-        }[self.kind]
+        return (
+            dimension
+            + {
+                "rigid": turns,
+                "similarity": turns + 1,
+                "affine": dimension**2,
+            }[self.kind]
+        )
 
     def matrix(self, parameters: np.ndarray) -> np.ndarray:
         """Homogeneous, shape (D+1, D+1)."""
@@ -47,7 +51,9 @@ class Family:
         return found
 
     def gradient(self, parameters: np.ndarray, by_matrix: np.ndarray) -> np.ndarray:
-        """By the parameters, of what has the gradient ``by_matrix`` (D, D+1) by rows of the matrix."""
+        """By the parameters, of what has the gradient ``by_matrix`` (D,
+        D+1) by rows of the matrix.
+        """
         d = self.dimension
         by_shift = by_matrix[:, d]
         by_linear = by_matrix[:, :d] - np.outer(by_shift, self.center)

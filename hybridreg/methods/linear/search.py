@@ -23,7 +23,8 @@ def searched(
     largest_deg: float,
     report: Callable[[float], None],
 ) -> np.ndarray:
-    """The best rigid alignment after each start: turned about the center, and the best of them refined.
+    """The best rigid alignment after each start: turned about the center, and the best of them
+    refined.
 
     center: of the fixed image in LPS mm. starts: matrices fixed -> moving.
     RegistrationError where the images overlap from none of them.
@@ -36,7 +37,8 @@ def searched(
     values = np.array([dissimilarity.value(matrix) for matrix in turned])
     if not np.isfinite(values).any():
         raise RegistrationError(
-            "the images do not overlap from any start that was tried: give an initial transform, or "
+            "the images do not overlap from any start that was tried: give an initial "
+            "transform, or "
             "masks of what both show"
         )
     best = [turned[i] for i in np.argsort(values, kind="stable")[:_REFINED] if values[i] < np.inf]

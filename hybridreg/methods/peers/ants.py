@@ -15,10 +15,10 @@ from hybridreg.transforms import IDENTITY, Transform
 class AntsSyn(Peer):
     """ANTs' symmetric diffeomorphic registration after an affine.
 
-    stages: "SyNOnly" for the deformable one, "SyN" with ANTs' own affine before it, "Rigid" for a rigid
-    transform alone. metric: "mattes" for any two contrasts, "CC" for one, slower and closer. sampling:
-    bins of mattes, radius in voxels of CC. iterations: per level, coarse to fine; the last is at full
-    resolution. affine, python: see ``Peer``.
+    stages: "SyNOnly" for the deformable one, "SyN" with ANTs' own affine before it, "Rigid" for a
+    rigid transform alone. metric: "mattes" for any two contrasts, "CC" for one, slower and closer.
+    sampling: bins of mattes, radius in voxels of CC. iterations: per level, coarse to fine; the
+    last is at full resolution. affine, python: see ``Peer``.
     """
 
     stages: Literal["SyNOnly", "SyN", "Rigid"] = "SyNOnly"

@@ -15,9 +15,9 @@ from hybridreg.transforms import IDENTITY, Transform
 class ConvexAdam(Peer):
     """ConvexAdam's deformable registration after an affine, for any two contrasts.
 
-    weight: of the smoothness of Adam's stage (lambda), larger for a smoother map. grid, search: voxels
-    between the points of the convex search, and how many such steps it reaches. affine: the measure
-    of hybridreg's affine before it; empty for none. python: see the package.
+    weight: of the smoothness of Adam's stage (lambda), larger for a smoother map. grid, search:
+    voxels between the points of the convex search, and how many such steps it reaches. affine: the
+    measure of hybridreg's affine before it; empty for none. python: see the package.
     """
 
     weight: float = 1.25

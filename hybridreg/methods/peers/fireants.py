@@ -17,9 +17,9 @@ _SHORTEST = 32  # voxels, to which it enlarges coarser levels
 class FireAnts(Peer):
     """FireANTs' greedy deformable registration after an affine.
 
-    loss: "cc" for images of one contrast, "mi" for any two. scales, iterations: of each level, coarse
-    to fine. affine: the measure of hybridreg's affine before it; empty for none. python: see the
-    package; its pinned SimpleITK needs an environment of its own.
+    loss: "cc" for images of one contrast, "mi" for any two. scales, iterations: of each level,
+    coarse to fine. affine: the measure of hybridreg's affine before it; empty for none. python: see
+    the package; its pinned SimpleITK needs an environment of its own.
     """
 
     loss: str = "cc"

@@ -16,12 +16,14 @@ from hybridreg.transforms import IDENTITY, Transform
 class Impact(Peer):
     """IMPACT's coarse search and Adam on the features of the user's network, after an affine.
 
-    weights: a TorchScript model that gives a list of feature maps; such a file runs code, so trust it.
+    weights: a TorchScript model that gives a list of feature maps; such a file runs code, so trust
+        it.
     layers: which of them are compared. voxel_mm: of the images as the network sees them. distance:
-    of features, such as "L2", "NCC" or "Cosine". weight: of the smoothness, larger for a smoother map.
-    grid, search: voxels between the points of the search, and how many such steps it reaches. affine:
-    the measure of hybridreg's affine before it; empty for none. python: see the package; the module
-    needs a version of torch of its own.
+    of features, such as "L2", "NCC" or "Cosine". weight: of the smoothness, larger for a smoother
+    map.
+    grid, search: voxels between the points of the search, and how many such steps it reaches.
+    affine: the measure of hybridreg's affine before it; empty for none. python: see the package;
+    the module needs a version of torch of its own.
     """
 
     weights: str = ""

@@ -24,9 +24,10 @@ from hybridreg.transforms import DisplacementField, Transform, compose
 class Peer:
     """A method of another package, which a script of ``scripts`` runs in a Python that has it.
 
-    package: its distribution. weights_from: where there are weights, for a network that comes without.
-    affine: the measure of hybridreg's affine before it, such as "lncc" for one contrast or "mi" for any
-    two; empty for none. python: one that has the package; empty for this one.
+    package: its distribution. weights_from: where there are weights, for a network that comes
+        without.
+    affine: the measure of hybridreg's affine before it, such as "lncc" for one contrast or "mi" for
+    any two; empty for none. python: one that has the package; empty for this one.
     """
 
     package: ClassVar[str]
@@ -86,7 +87,9 @@ def _read(path: Path, grid: Grid) -> Transform:
 
 
 def _write_pair(pair: ImagePair, folder: Path):
-    """fixed.nii.gz, moving.nii.gz, and the masks that there are, fixed_mask.nii.gz and the other."""
+    """fixed.nii.gz, moving.nii.gz, and the masks that there are,
+    fixed_mask.nii.gz and the other.
+    """
     for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
         if (image := getattr(pair, name)) is not None:
             write_image(folder / f"{name}.nii.gz", image)

@@ -28,7 +28,9 @@ def tissue(count: int, shape: tuple[int, int], generator: Generator) -> Tensor:
 
 
 def bodies(count: int, shape: tuple[int, int], generator: Generator) -> Tensor:
-    """A body in air with sharp outlines: hollow bones such as a skull, cavities of air, ribs or teeth."""
+    """A body in air with sharp outlines: hollow bones such as a skull, cavities of air,
+    ribs or teeth.
+    """
     y, x = _places(shape)
     y, x = y[:, None], x[None]
     tissue_in_it = _between(count, generator, 1.5, 5)
@@ -43,7 +45,9 @@ def bodies(count: int, shape: tuple[int, int], generator: Generator) -> Tensor:
 
 
 def _organ(y: Tensor, x: Tensor, count: int, generator: Generator) -> Tensor:
-    """A solid or hollow ellipsoid of bone, or one of air, which absorbs less than what it displaces."""
+    """A solid or hollow ellipsoid of bone, or one of air,
+    which absorbs less than what it displaces.
+    """
     size = 0.02 * 20 ** _between(count, generator)  # 0.02 to 0.4
     kind = torch.rand(count, generator=generator)
     density = torch.where(kind < 0.35, -3.0, 2.0 + 6.0 * _between(count, generator))
@@ -114,10 +118,11 @@ def _bones(count: int, y: Tensor, x: Tensor, generator: Generator) -> Tensor:
 
 
 def varied(shadows: Tensor, behind: Tensor, generator: Generator) -> Tensor:
-    """Regions (B, N, h, w) of an object's line integrals as a detector might show them, before a background.
+    """Regions (B, N, h, w) of an object's line integrals as a detector might show them, before a
+    background.
 
-    The contrast of the object, the background's, scatter and quantum noise differ from image to image. Scattered
-    photons are a multiple of the primary ones around a region and in all regions.
+    The contrast of the object, the background's, scatter and quantum noise differ from image to
+    image. Scattered photons are a multiple of the primary ones around a region and in all regions.
     """
     contrast, other, spread, scatter, photons = (
         _between(len(shadows), generator)[:, None, None, None] for _ in range(5)

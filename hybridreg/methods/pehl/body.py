@@ -51,9 +51,12 @@ def check_body(body: Body, network: PehlNetwork):
     other = abs(body.absorption / seen.absorption - 1) > _SAME
     if other or (wide[0] - wide[1]).abs().max() > _SAME_MM or away > _SAME_MM:
         raise ValueError(
-            f"this CT does not show the object of the training in its place: it absorbs {body.absorption:.4g} mm^2 about "
-            f"{_point(body.center)} mm with a spread of {_point(wide[0])} mm, in training {seen.absorption:.4g} mm^2 "
-            f"about {_point(network.center)} mm and {_point(wide[1])} mm: give that CT, or train on this one "
+            "this CT does not show the object of the training in its place: it absorbs "
+            f"{body.absorption:.4g} mm^2 about "
+            f"{_point(body.center)} mm with a spread of {_point(wide[0])} mm, in training "
+            f"{seen.absorption:.4g} mm^2 "
+            f"about {_point(network.center)} mm and {_point(wide[1])} mm: give that CT, or "
+            "train on this one "
             "(hybridreg train pehl)"
         )
 
@@ -65,8 +68,10 @@ def check_c_arm(detector: Detector, seen: Seen):
     if any(abs(f / w - 1) > _SAME for f, w in zip(found, wanted, strict=True)):
         mirrored = " (the image is mirrored: flip it)" if found[0] < 0 else ""
         raise ValueError(
-            f"the source lies {found[0]:g} mm from the detector and {found[1]:g} mm from the isocenter{mirrored}, in "
-            f"training {wanted[0]:g} and {wanted[1]:g} mm: train with this geometry (hybridreg train pehl)"
+            f"the source lies {found[0]:g} mm from the detector and {found[1]:g} mm from the "
+            f"isocenter{mirrored}, in "
+            f"training {wanted[0]:g} and {wanted[1]:g} mm: train with this geometry "
+            "(hybridreg train pehl)"
         )
 
 

@@ -32,7 +32,8 @@ from hybridreg.transforms import IDENTITY, AffineTransform, Transform
 class Pehl:
     """Estimates the error of a pose from residuals at points of the object, group by group.
 
-    weights: of a ``pehl`` training: a file, or packaged weights by name. They know one object in one C-arm.
+    weights: of a ``pehl`` training: a file, or packaged weights by name. They know one object in
+        one C-arm.
     iterations: of all groups; more converge further, each from a pose nearer to the true one.
     """
 
@@ -49,7 +50,8 @@ class Pehl:
         matrix = rigid_matrix(initial)
         if len(pair.fixed) > 1:
             raise ValueError(
-                f"regressors look at one radiograph and there are {len(pair.fixed)}: give one, or take the "
+                f"regressors look at one radiograph and there are {len(pair.fixed)}: give "
+                "one, or take the "
                 "method projection"
             )
         network = trained_network(self.weights)

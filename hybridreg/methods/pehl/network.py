@@ -18,8 +18,9 @@ _KERNEL = 5
 class Regressor(nn.Module):
     """Residuals (B, N, pixels, pixels) to errors (B, outputs), in units of the trained ranges.
 
-    Every region passes through the same layers: conv 5x5, max pooling 2, conv 5x5, max pooling 2 and a
-    full layer of ``local`` outputs; those of all regions are joined by one of ``joint`` (Miao 2016, Fig. 4).
+    Every region passes through the same layers: conv 5x5, max pooling 2, conv 5x5, max pooling 2
+    and a full layer of ``local`` outputs; those of all regions are joined by one of ``joint`` (Miao
+    2016, Fig. 4).
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class Regressor(nn.Module):
 class Seen:
     """What regressors were trained on; with another object or C-arm their answers mean nothing.
 
-    width_mm, pixel_mm, scatter: of regions, see ``residuals``; pixel_mm of the detector. zone_deg: of zones.
+    width_mm, pixel_mm, scatter: of regions, see ``residuals``; pixel_mm of the detector. zone_deg:
+        of zones.
     source_to_detector_mm, source_to_isocenter_mm: of the C-arm. absorption: the integral of the
     object's attenuation in mm^2, and spread_mm: its standard deviation along each axis of the CT.
     """
@@ -71,9 +73,9 @@ class Seen:
 class PehlNetwork(nn.Module):
     """All regressors, and what they were trained for.
 
-    zones: how many; seen: in training; the rest as for ``Regressor``. Buffers: points (zones, N, 3) CT mm; middles (zones, 2),
-    alpha and beta in degrees; center (3,) and axes (3, 3) of ``placement.Placement``; ranges (groups, 6) of the
-    errors in mm and degrees.
+    zones: how many; seen: in training; the rest as for ``Regressor``. Buffers: points (zones, N, 3)
+    CT mm; middles (zones, 2), alpha and beta in degrees; center (3,) and axes (3, 3) of
+    ``placement.Placement``; ranges (groups, 6) of the errors in mm and degrees.
     """
 
     def __init__(

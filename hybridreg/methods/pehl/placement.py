@@ -1,9 +1,10 @@
 """The pose of an object as seen by one detector: in its plane, in depth, and out of the plane.
 
-Six parameters (tx, ty, theta, tz, alpha, beta) in mm and degrees place the object in the view's frame, whose
-origin is the isocenter and whose axes are those of the detector: along a row, along a column and to the
-X-ray source. A point q of the CT lies there at Rz(theta) Rx(alpha) Ry(beta) B (q - center) + (tx, ty, tz), where
-``center`` is the middle of the object and B turns the axes of the CT to those of the view at zero angles.
+Six parameters (tx, ty, theta, tz, alpha, beta) in mm and degrees place the object in the view's
+frame, whose origin is the isocenter and whose axes are those of the detector: along a row, along a
+column and to the X-ray source. A point q of the CT lies there at Rz(theta) Rx(alpha) Ry(beta) B (q
+- center) + (tx, ty, tz), where ``center`` is the middle of the object and B turns the axes of the
+  CT to those of the view at zero angles.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _FROM_POSE = [3, 4, 2, 5, 0, 1]
 
 
 def corrected(parameters: Tensor, errors: Tensor) -> Tensor:
-    """Parameters (..., 6) with errors (..., 6) added, those of tx and ty along axes turned by theta.
+    """Parameters (..., 6) with errors (..., 6) added, those of tx and ty along axes turned by
+    theta.
 
     Regions turn with the object, so an error as they see it does too.
     """

@@ -1,8 +1,8 @@
 """The points of an object whose local residuals tell its pose, chosen for a zone of angles (Miao 2016, III.B).
 
 Candidates lie on edges of the projection at the middle of the zone that come from one place in
-depth; of these, points are taken one by one whose residual varies most with the error of the pose and
-least with the pose itself.
+depth; of these, points are taken one by one whose residual varies most with the error of the pose
+and least with the pose itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _AT_ONCE = 32
 class Choice:
     """How points are chosen.
 
-    edges: of pixels whose gradient is at least this fraction of the largest. near_mm, focus: a candidate's
-    gradient comes to at least ``focus`` from within near_mm along its ray. overlap: of two regions' areas,
-    at most. candidates: at most. draws: poses, and as many errors of each.
+    edges: of pixels whose gradient is at least this fraction of the largest. near_mm, focus: a
+    candidate's gradient comes to at least ``focus`` from within near_mm along its ray. overlap: of
+    two regions' areas, at most. candidates: at most. draws: poses, and as many errors of each.
     """
 
     edges: float = 0.3
@@ -123,7 +123,8 @@ def chosen_points(
         free &= shared <= choice.overlap
     if len(taken) < count:
         raise ValueError(
-            f"of {len(found)} points on edges only {len(taken)} have regions that overlap by at most "
+            f"of {len(found)} points on edges only {len(taken)} have regions that "
+            "overlap by at most "
             f"{choice.overlap:.0%}, and {count} are wanted: ask for fewer points or smaller regions"
         )
     return found[taken]

@@ -1,8 +1,9 @@
 """Pose-indexed local image residuals: regions of a radiograph and of a projection that move with a pose.
 
-A region is a square around the projection of a point of the object, as wide as ``width_mm`` at the depth of the
-object, and turned with it in the plane. The residual is the difference of the projection at the estimated
-pose and the radiograph in the same regions, so it depends little on the pose itself (Miao 2016, III.B).
+A region is a square around the projection of a point of the object, as wide as ``width_mm`` at the
+depth of the object, and turned with it in the plane. The residual is the difference of the
+projection at the estimated pose and the radiograph in the same regions, so it depends little on the
+pose itself (Miao 2016, III.B).
 """
 
 from __future__ import annotations

@@ -28,11 +28,13 @@ _SHIFT_PX, _ZOOM = 40.0, 0.8  # of backgrounds, from sample to sample
 class Ranges:
     """From where poses and errors are drawn, each uniformly from minus to plus.
 
-    in_plane_mm, in_plane_deg, depth_mm: of tx and ty, theta, tz of a pose; alpha and beta lie in the zone.
+    in_plane_mm, in_plane_deg, depth_mm: of tx and ty, theta, tz of a pose; alpha and beta lie in
+        the zone.
     errors: for each group, those of (tx, ty, theta, tz, alpha, beta); published ones by default.
-    small: the fraction of errors that are made smaller by a random factor, as those of the last iterations are.
-    centered: which of the two lies in the zone: the "estimate", as published, for zones side by side,
-    or the true "pose", for one zone whose estimates may begin outside.
+    small: the fraction of errors that are made smaller by a random factor, as those of the last
+        iterations are.
+    centered: which of the two lies in the zone: the "estimate", as published, for zones side by
+    side, or the true "pose", for one zone whose estimates may begin outside.
     """
 
     in_plane_mm: float = 10.0
@@ -86,8 +88,8 @@ class Look:
 class Pool:
     """Rendered regions of one group in one zone, float16 (S, N, h, w): line integrals.
 
-    projected: at the estimate; shadows: at the true pose. estimates: (S, 6). targets: (S, outputs), errors in
-    units of the ranges.
+    projected: at the estimate; shadows: at the true pose. estimates: (S, 6). targets: (S, outputs),
+    errors in units of the ranges.
     """
 
     projected: Tensor
@@ -126,7 +128,9 @@ class Pool:
 
 
 def _elsewhere(at: Tensor, shape: tuple[int, int], generator: Generator) -> Tensor:
-    """Places (B, N, h, w, 2) on images, turned, mirrored, enlarged and moved; each image by itself."""
+    """Places (B, N, h, w, 2) on images, turned, mirrored, enlarged and moved;
+    each image by itself.
+    """
     draws = torch.rand(5, len(at), generator=generator)
     turn, zoom = 2 * torch.pi * draws[0], _ZOOM * 4 ** (draws[1] - 0.5)
     mirrored = torch.where(draws[2] < 0.5, -1.0, 1.0)

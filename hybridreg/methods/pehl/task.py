@@ -42,10 +42,13 @@ class PehlTraining:
     """Trains regressors of the pose of one object on projections of its CT (Miao 2016).
 
     ct: in HU, of the object alone. geometry: the C-arm, a file as for ``hybridreg project``.
-    zones: along alpha and beta, of zone_deg each, about middle_deg. points, width_mm, pixels: how many regions,
-    how wide at the object, and in pixels. channels, local, joint: see ``network.Regressor``.
-    cache: folder for rendered samples, which a continued run then reads. data, licenses: for the card.
-    pixel_mm: of the detector in training. samples: of each group in each zone; batch_size: of each group in a step.
+    zones: along alpha and beta, of zone_deg each, about middle_deg. points, width_mm, pixels: how
+    many regions, how wide at the object, and in pixels. channels, local, joint: see
+    ``network.Regressor``.
+    cache: folder for rendered samples, which a continued run then reads. data, licenses: for the
+        card.
+    pixel_mm: of the detector in training. samples: of each group in each zone; batch_size: of each
+        group in a step.
     """
 
     ct: Path
@@ -308,8 +311,10 @@ class PehlTask:
         return Card(
             kind=KIND,
             architecture=(
-                f"for each zone and group: in {how.points} regions conv 5x5x{how.channels}, max pooling 2, conv "
-                f"5x5x{how.channels}, max pooling 2, full {how.local}; joined full {how.joint} (Miao 2016)"
+                f"for each zone and group: in {how.points} regions conv 5x5x{how.channels}, max "
+                "pooling 2, conv "
+                f"5x5x{how.channels}, max pooling 2, full {how.local}; joined full "
+                f"{how.joint} (Miao 2016)"
             ),
             training_grid=f"{how.pixels} x {how.pixels} pixels of regions {how.width_mm:g} mm wide",
             intensity_rule="contrast of regions",

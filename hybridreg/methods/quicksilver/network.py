@@ -39,7 +39,8 @@ class MomentumNetwork(nn.Module):
         super().__init__()
         if dimension not in _CONV or width < 1 or not 0 <= dropout < 1 or not scale > 0:
             raise ValueError(
-                "a network needs dimension 2 or 3, width of at least 1, dropout from 0 to less than "
+                "a network needs dimension 2 or 3, width of at least 1, dropout from 0 "
+                "to less than "
                 f"1 and scale above 0; found {dimension}, {width}, {dropout} and {scale}"
             )
         self.dimension, self.scale = dimension, scale

@@ -262,7 +262,8 @@ def facts_of(store: TargetStore, cases: Sequence[str]) -> dict[str, Any]:
         if len(spacing) > 1:
             raise ValueError(
                 f"{store.path}: the case {name} has voxels of {case.grid.spacing} mm; a network "
-                "needs the same spacing along every axis: make the targets with a larger momentum spacing"
+                "needs the same spacing along every axis: make the targets with a larger "
+                "momentum spacing"
             )
         facts = {
             "dimension": case.grid.dimension,

@@ -27,8 +27,8 @@ class QuicksilverTraining:
 
     store: made by `hybridreg targets --kind momentum`. validation: names of the cases that choose
     the weights, with wildcards such as "1013-*"; by default the pairs of every tenth image among
-    themselves. excluded: names of cases that are not used. Cases that share an image with a validation case are
-    not trained on.
+    themselves. excluded: names of cases that are not used. Cases that share an image with a
+    validation case are not trained on.
     width: 64 as published; the cost grows with its square. patch: voxels along each axis of a
     patch, in training and in use: 15 as published, or 19, 23, 27 ...
     dropout: 0.2 for the probabilistic network. start: weights of the same dimension and width to
@@ -130,7 +130,8 @@ class CorrectionTraining(QuicksilverTraining):
         predictor = trained(self.prediction)
         if predictor.patch != self.patch:
             raise ValueError(
-                f"{self.prediction} sees patches of {predictor.patch} voxels and these settings say "
+                f"{self.prediction} sees patches of {predictor.patch} voxels and these "
+                "settings say "
                 f"{self.patch}: set patch = {predictor.patch}"
             )
         about = {"corrects": sha256_of(checkpoint_path(self.prediction))}
@@ -175,7 +176,8 @@ def split(
     if not (train and chosen):
         raise ValueError(
             f"{store.path}: of {len(images)} cases {len(train)} are left to train on and "
-            f"{len(chosen)} to choose the weights by, without a common image: name other validation "
+            f"{len(chosen)} to choose the weights by, without a common image: name "
+            "other validation "
             "cases, or add cases"
         )
     left = len(images) - len(train) - len(chosen)
