@@ -1,6 +1,6 @@
 """Methods compared on real images, by `hybridreg compare`: one command for each table.
 
-    HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py brain --cases 8 --peer-cases 2
+    HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py brain --peer-cases 2
     HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py hippocampus
     HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py cardiac
     HYBRIDREG_DATA=... python examples/benchmarks/comparisons.py lung
