@@ -21,8 +21,9 @@ def inverted(
     tolerance: float = 0.01,
     threads: int | None = None,
 ) -> Tensor:
-    """The displacement w of the inverse of x + u(x): w(y) + u(y + w(y)) = 0, both (D, *shape) in
-    mm.
+    """The displacement w of the inverse of x + u(x): w(y) + u(y + w(y)) = 0.
+
+    Both have shape (D, *shape), in mm.
 
     For a whole lattice of displacements, without a start, in float32 and by compiled loops. Other
     transforms, and points in space, have ``transforms.NumericalInverse``.
